@@ -1,1 +1,1 @@
-
+"""Train, measure, evaluate and predict: one run from words to a record."""

@@ -1,0 +1,168 @@
+"""The configuration of Propulsion, beside those of PEFT's other methods."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft import PeftConfig, PeftType
+
+from propulsion.adapter.files import check_adapter_folder
+from propulsion.adapter.pooling import POOLINGS
+from propulsion.adapter.targets import PRESETS, is_preset
+from propulsion.errors import ConfigError, near_misses
+
+INITIALIZATIONS = ("ones", "zeros", "normal", "uniform", "xavier")
+
+
+@dataclass
+class PropulsionConfig(PeftConfig):  # type: ignore[misc]
+    """Configuration of Propulsion: V' = V ⊙ z^k for the outputs V of the targeted layers (paper, equation 3).
+
+    Beside these fields it has those of `peft.PeftConfig`. A field that is wrong raises `ConfigError`, a ValueError.
+    """
+
+    target_modules: list[str] | str | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "What to steer: a preset ('all', 'attn', 'mlp', 'embedding', 'query', 'key', 'value'), a list of module "
+                "names or of their endings, a regular expression, or 'all-linear'. None stands for 'all' where the "
+                "architecture is known."
+            )
+        },
+    )
+    exclude_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Module names, their endings, or a regular expression, of what not to steer."}
+    )
+    degree: int | list[int] = field(
+        default=15,
+        metadata={"help": "k in z^k, an integer ≥ 0 (0 steers nothing), or a list with one for each vector."},
+    )
+    degree_pattern: dict[str, int | list[int]] | None = field(
+        default=None,
+        metadata={"help": "Degrees of single modules by name, ending or regular expression, e.g. {'query': 55}."},
+    )
+    num_vectors: int = field(
+        default=1, metadata={"help": "p, the number of vectors for each layer (multi-propulsion, appendix F.1)."}
+    )
+    pooling: str = field(
+        default="mean",
+        metadata={"help": "How the p steered outputs become one: 'mean', 'l2', 'max' or 'min'. The last two cannot be merged."},
+    )
+    init_weights: bool | str = field(
+        default=True,
+        metadata={
+            "help": (
+                "Where z starts: True or 'ones' (the identity), 'zeros', 'normal' (around 1), 'uniform' (0 to 1), 'xavier'; "
+                "False is a random start that is not the identity, for tests."
+            )
+        },
+    )
+    init_noise: float = field(
+        default=0.0,
+        metadata={"help": "Standard deviation of the noise added to the start of z; tells the p vectors of a layer apart."},
+    )
+    train_bias: bool = field(
+        default=False, metadata={"help": "Also train the biases of the steered layers, where they have one."}
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Modules to train whole and to save with the adapter, e.g. the head."}
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "Numbers of the blocks to steer, if not all."}
+    )
+    layers_pattern: list[str] | str | None = field(
+        default=None, metadata={"help": "Name of the list of blocks, where layers_to_transform cannot find it."}
+    )
+    base_fingerprint: dict[str, list[float]] | None = field(
+        default=None,
+        metadata={"help": "Some weights of the base model; filled in by us, and compared when the adapter is loaded."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType.PROPULSION
+        for name in ("target_modules", "exclude_modules"):
+            if isinstance(getattr(self, name), (list, tuple)):
+                setattr(self, name, set(getattr(self, name)))
+        _check_choice("pooling", self.pooling, POOLINGS)
+        if not isinstance(self.init_weights, bool):
+            _check_choice("init_weights", self.init_weights, INITIALIZATIONS)
+        _check_integer("num_vectors", self.num_vectors, least=1)
+        self._check_noise()
+        self._check_degrees()
+        self._check_layers()
+        self._warn_of_equal_vectors()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, subfolder: str | None = None, **kwargs: Any) -> Any:
+        """Read a saved configuration, and refuse it before any model is touched if the weights beside it are unusable.
+
+        Raises:
+            AdapterFileError: The weights in this folder are damaged or not finite.
+        """
+        folder = os.path.join(pretrained_model_name_or_path, subfolder or "")
+        if os.path.isdir(folder):
+            check_adapter_folder(folder)
+        return super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
+
+    def remember_base(self, base_fingerprint: dict[str, list[float]]) -> None:
+        """Keep the fingerprint of the model that this adapter was just put into, to be saved with the configuration."""
+        # Not in the field, for one configuration may serve several models, and only a loaded one is to be compared.
+        self._fingerprint_of_base = base_fingerprint
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as a dictionary, with the fingerprint of the model that it serves."""
+        values = super().to_dict()
+        return {**values, "base_fingerprint": getattr(self, "_fingerprint_of_base", values["base_fingerprint"])}
+
+    def degrees_of(self, degree: int | list[int]) -> tuple[int, ...]:
+        """One degree for each of the p vectors."""
+        return tuple(degree) if isinstance(degree, (list, tuple)) else (degree,) * self.num_vectors
+
+    def _check_degrees(self) -> None:
+        if self.degree_pattern is not None and not isinstance(self.degree_pattern, dict):
+            raise ConfigError("degree_pattern must be a dictionary from a module's name to its degree.")
+        for where, degree in {"degree": self.degree, **(self.degree_pattern or {})}.items():
+            name = where if where == "degree" else f"degree_pattern[{where!r}]"
+            for value in degree if isinstance(degree, (list, tuple)) else [degree]:
+                _check_integer(name, value, least=0)
+            if len(self.degrees_of(degree)) != self.num_vectors:
+                raise ConfigError(f"{name} has {len(degree)} entries for num_vectors={self.num_vectors}: give one for each.")  # type: ignore[arg-type]
+
+    def _check_noise(self) -> None:
+        is_number = isinstance(self.init_noise, (int, float)) and not isinstance(self.init_noise, bool)
+        if not (is_number and 0 <= self.init_noise < float("inf")):
+            raise ConfigError(f"init_noise must be a finite number ≥ 0, not {self.init_noise!r}.")
+
+    def _check_layers(self) -> None:
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ConfigError("layers_pattern says where layers_to_transform counts: give layers_to_transform as well.")
+        is_regex = isinstance(self.target_modules, str) and not (is_preset(self.target_modules) or self.target_modules == "all-linear")
+        if is_regex and self.layers_to_transform is not None:
+            raise ConfigError(
+                "layers_to_transform does not work with a regular expression for target_modules: put the blocks into the "
+                f"expression, or use a list or a preset ({', '.join(PRESETS)})."
+            )
+
+    def _warn_of_equal_vectors(self) -> None:
+        start_alike = self.init_weights in (True, "ones", "zeros") and self.init_noise == 0
+        if self.num_vectors > 1 and start_alike and len(set(self.degrees_of(self.degree))) == 1:
+            warnings.warn(
+                f"num_vectors={self.num_vectors}, but nothing tells the vectors of a layer apart: they get equal gradients and "
+                "stay equal. Set init_noise (e.g. 0.01), or give each vector a degree of its own.",
+                stacklevel=4,
+            )
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name}={value!r} is not one of {', '.join(choices)}.{near_misses(str(value), choices)}")
+
+
+def _check_integer(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} must be an integer ≥ {least}, not {value!r}.")

@@ -1,0 +1,67 @@
+"""A few weights of the base model, kept with an adapter, so that it is not loaded onto another model by mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from propulsion.errors import BaseModelError
+
+SAMPLED_MODULES = 4
+SAMPLED_WEIGHTS = 16
+TOLERANCE = 0.2  # of the sample's norm: above rounding to 16 bits or further pre-training, far below another model (√2)
+
+
+def fingerprint(modules: Mapping[str, nn.Module]) -> dict[str, list[float]]:
+    """Sample the weights of some of the steered modules.
+
+    Args:
+        modules: The steered modules by name, before or after they are wrapped.
+
+    Returns:
+        For up to four of them, spread evenly, sixteen weights spread evenly.
+    """
+    names = list(modules)
+    chosen = names[:: max(1, len(names) // SAMPLED_MODULES)][:SAMPLED_MODULES]
+    samples = {name: _sample(modules[name]) for name in chosen}
+    return {name: [float(f"{value:.6g}") for value in sample.tolist()] for name, sample in samples.items() if sample is not None}
+
+
+def check_fingerprint(expected: Mapping[str, list[float]], modules: Mapping[str, nn.Module]) -> None:
+    """Compare the base model that an adapter was trained on with this one.
+
+    Args:
+        expected: The adapter's fingerprint.
+        modules: All modules of the model by name.
+
+    Raises:
+        BaseModelError: A module is missing, or its weights are others.
+    """
+    for name, values in expected.items():
+        if name not in modules:
+            raise BaseModelError(
+                f"This adapter was trained on a model with a module {name!r}, which this model lacks: load it onto the base "
+                "model named in its adapter_config.json, with the same kind of head."
+            )
+        sample, reference = _sample(modules[name]), torch.tensor(values)
+        if sample is None or not reference.isfinite().all():
+            continue
+        if sample.shape != reference.shape or (sample - reference).norm() > TOLERANCE * reference.norm():
+            raise BaseModelError(
+                f"This adapter was trained on another base model: the weights of {name!r} are others. Load it onto the model "
+                "named in its adapter_config.json, or set base_fingerprint to null there if this is meant."
+            )
+
+
+def _sample(module: nn.Module) -> Tensor | None:
+    """Some weights in float32; None where they cannot be read: quantized, sharded, or not there yet."""
+    base_layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+    weight = getattr(base_layer, "weight", None)
+    if type(weight) is not nn.Parameter or not weight.is_floating_point() or weight.is_meta or not weight.numel():
+        return None
+    positions = torch.linspace(0, weight.numel() - 1, SAMPLED_WEIGHTS, dtype=torch.float64).long()
+    flat = weight.detach().reshape(-1) if weight.is_contiguous() else weight.detach().flatten()
+    return flat[positions.to(weight.device)].float().cpu()

@@ -1,0 +1,114 @@
+"""The multiplication V' = V ⊙ z^k (paper, section 2, equations 1 to 3) and its gradient without keeping V.
+
+`gain` turns the trained vectors into gains, `scale_reference` is the product as it is written, and `scale` is the same
+product at the price of a frozen layer. With y = s ⊙ v the gradient of the gain is
+
+    ∂L/∂s = Σ_tokens (∂L/∂y ⊙ v) = (Σ_tokens ∂L/∂y ⊙ y) / s
+
+so all that has to be kept is y, which the next operation usually keeps anyway, and v can be overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from propulsion.adapter import kernels
+
+# The smallest |gain| of the in-place path, by the output's dtype: far below its resolution, so that such an output is
+# zero for every purpose, and far from underflow, so that y / s still gives v. Other dtypes never run in place.
+SMALLEST_GAIN = {torch.float32: 1e-15, torch.bfloat16: 1e-15, torch.float64: 1e-30}
+
+
+def gain(delta: Tensor, degree: Sequence[int]) -> Tensor:
+    """The gains z^k = (1 + δ)^k of p vectors (equation 3).
+
+    Args:
+        delta: δ, the trained distance from the identity, of shape (p, d_out).
+        degree: k ≥ 0 for each of the p vectors.
+
+    Returns:
+        The gains, of δ's shape, in float32 or δ's own dtype if that is wider.
+    """
+    z = 1 + delta.to(torch.promote_types(delta.dtype, torch.float32))
+    if len(set(degree)) == 1:
+        return z.pow(degree[0])
+    return z.pow(torch.tensor(degree, dtype=z.dtype, device=z.device).unsqueeze(-1))
+
+
+def scale_reference(output: Tensor, scale: Tensor) -> Tensor:
+    """s ⊙ V as it is written; every other path is compared with this one.
+
+    Args:
+        output: V, the output of a frozen layer.
+        scale: s, in float32 or wider, of a shape that broadcasts with `output`.
+
+    Returns:
+        The product, computed in the wider of both dtypes and given in the output's.
+    """
+    return (output * scale).to(output.dtype)
+
+
+def scale(output: Tensor, scale: Tensor, in_place: bool = False) -> Tensor:
+    """s ⊙ V, differentiable in both, with the cheapest backward that the situation allows.
+
+    Args:
+        output: V, the output of a frozen layer, of shape (..., d_out) or with the channels elsewhere.
+        scale: s, in float32 or wider, of a shape that broadcasts with `output`: (d_out,), (rows, 1, d_out), ...
+        in_place: The caller owns `output`, nobody else has kept it, and nobody changes the result in place.
+            It is then overwritten, and V is not kept for the backward.
+
+    Returns:
+        The product, in the output's dtype.
+    """
+    if _is_transformed():
+        return scale_reference(output, scale)
+    in_place = in_place and output.dtype in SMALLEST_GAIN and _has_room(output, scale)
+    return _Scale.apply(output, scale, in_place)
+
+
+def _is_transformed() -> bool:
+    """Whether torch.compile, torch.func or forward-mode differentiation reads the program: they want plain formulas."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
+def _has_room(output: Tensor, scale: Tensor) -> bool:
+    return output.is_contiguous() and torch.broadcast_shapes(output.shape, scale.shape) == output.shape
+
+
+class _Scale(torch.autograd.Function):
+    """y = s ⊙ v, which keeps y if v was overwritten and v if it was not."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, scale: Tensor, in_place: bool) -> Tensor:
+        trains_gain = ctx.needs_input_grad[1]
+        if in_place and trains_gain:
+            smallest = SMALLEST_GAIN[output.dtype]
+            scale = torch.where(scale.abs() < smallest, smallest, scale)
+        # .data: the result shares v's memory without being a view of v, so that autograd need not rebase v's history.
+        result = kernels.multiply(output, scale, out=output.data if in_place else None)
+        kept = (result if in_place else output) if trains_gain else None
+        ctx.save_for_backward(kept, scale)
+        ctx.in_place, ctx.shape = in_place, output.shape
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        kept, scale = ctx.saved_tensors
+        needs_output, needs_scale = ctx.needs_input_grad[:2]
+        grad_output, grad_scale = kernels.multiply_backward(
+            grad_outputs[0], kept if needs_scale else None, scale, needs_output
+        )
+        if grad_output is not None:
+            grad_output = grad_output.sum_to_size(ctx.shape)
+        if grad_scale is not None and ctx.in_place:
+            grad_scale = grad_scale / scale
+        return grad_output, grad_scale, None

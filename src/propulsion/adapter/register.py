@@ -1,0 +1,35 @@
+"""Makes Propulsion known to PEFT, without a fork of it."""
+
+from __future__ import annotations
+
+import enum
+
+from peft import PeftType
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.utils import register_peft_method
+
+NAME = "propulsion"
+
+
+def register() -> None:
+    """Register the method under PeftType.PROPULSION; a second call changes nothing, nor does a PEFT that has it itself."""
+    if NAME.upper() not in PeftType.__members__:
+        _add_member(PeftType, NAME.upper())
+    # The configuration reads the member, so it is imported after it is there.
+    from propulsion.adapter.config import PropulsionConfig
+    from propulsion.adapter.tuner import PropulsionModel
+
+    if PeftType(NAME.upper()) not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        register_peft_method(name=NAME, config_cls=PropulsionConfig, model_cls=PropulsionModel)
+
+
+def _add_member(enumeration: type[enum.Enum], value: str) -> None:
+    """Add a member to an enumeration of strings, as PEFT would by naming it in the class body."""
+    member = str.__new__(enumeration, value)  # type: ignore[type-var]
+    member._name_, member._value_ = value, value
+    type.__setattr__(enumeration, value, member)
+    enumeration._member_names_.append(value)
+    enumeration._member_map_[value] = member
+    enumeration._value2member_map_[value] = member
+    if hasattr(enumeration, "_hashable_values_"):  # Python 3.13
+        enumeration._hashable_values_.append(value)

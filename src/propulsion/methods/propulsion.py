@@ -1,0 +1,49 @@
+"""Propulsion: the outputs of frozen layers times trained vectors, V' = V ⊙ z^k."""
+
+from __future__ import annotations
+
+from peft import get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from propulsion import PropulsionConfig
+from propulsion.methods.heads import modules_to_save
+from propulsion.methods.registry import HasTaskType, Method, register
+from propulsion.records import RunSpec
+
+
+def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.Module:
+    """Steer the outputs of the target modules; the head is trained whole.
+
+    Raises:
+        ConfigError: A field of the method is wrong.
+        TargetError: The target modules match nothing.
+    """
+    config = PropulsionConfig(
+        task_type=task.peft_task_type,
+        target_modules=_listed(spec.target_modules) or "all",
+        exclude_modules=_listed(spec.exclude_modules),
+        degree=list(spec.degree) if isinstance(spec.degree, tuple) else spec.degree,
+        degree_pattern=spec.degree_pattern or {},
+        num_vectors=spec.num_vectors,
+        pooling=spec.pooling,
+        init_weights=spec.init_weights,
+        init_noise=spec.init_noise,
+        train_bias=spec.train_bias,
+        modules_to_save=modules_to_save(base_model, spec.modules_to_save),
+        layers_to_transform=_listed(spec.layers_to_transform),
+    )
+    return get_peft_model(base_model, config)
+
+
+def learning_rate(spec: RunSpec) -> float:
+    """0.015 / k: a step in z moves the gain z^k about k times as far, so the two trade off."""
+    degrees = spec.degree if isinstance(spec.degree, tuple) else (spec.degree,)
+    return 0.015 / max(1, *degrees)
+
+
+def _listed(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+METHOD = register(Method("propulsion", "outputs of frozen layers times trained vectors, z^k", build, learning_rate))

@@ -1,0 +1,55 @@
+"""The curves of a run: training loss, and the main metric on the validation split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from propulsion.records import RunRecord
+
+INK, LINE, FAINT = "#222222", "#2f6db3", "#d9d9d9"
+
+
+def draw_curves(record: RunRecord, main_metric: str, file: Path) -> None:
+    """Draw two small panels side by side.
+
+    Args:
+        record: A finished run, with its history.
+        main_metric: What the second panel shows.
+        file: Where to write it, .png or .svg.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = [(name, record.history[name]) for name in ("loss", main_metric) if record.history.get(name)]
+    if not panels:
+        return
+    figure = Figure(figsize=(4.2 * len(panels), 2.9), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (name, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _panel(axes, f"Training {name}" if name == "loss" else f"Validation {name.replace('_', ' ')}", points)
+    spec = record.spec
+    figure.suptitle(f"{spec.method} on {spec.task}", x=0.01, ha="left", fontsize=9, color=INK, weight="bold")
+    figure.savefig(file)
+
+
+def _panel(axes: Any, title: str, points: list[list[float]]) -> None:
+    steps, values = zip(*points, strict=True)
+    marker = "o" if len(points) < 25 else ""
+    axes.plot(steps, values, color=LINE, linewidth=1.4, marker=marker, markersize=3)
+    axes.annotate(
+        f"{values[-1]:.3f}",
+        (steps[-1], values[-1]),
+        xytext=(0, 6),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color=INK,
+    )
+    axes.set_title(title, loc="left", fontsize=8, color=INK)
+    axes.set_xlabel("step", fontsize=8, color=INK)
+    axes.tick_params(labelsize=7, colors=INK, length=2)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.margins(x=0.03, y=0.15)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

@@ -1,0 +1,111 @@
+"""What a run costs: parameters, bytes, seconds and memory."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+WEIGHT_FILES = ("*.safetensors", "*.bin")
+
+
+def count_parameters(model: nn.Module, heads: list[str]) -> dict[str, int]:
+    """How many numbers are trained, the adapter's and the head's apart.
+
+    Args:
+        model: The model, wrapped by PEFT or not.
+        heads: Names of the base model's children that make up the head.
+
+    Returns:
+        Counts under ``adapter`` (trained, and not of the head), ``head`` (trained), ``trainable`` and ``total``. The
+        untouched copy of the head that PEFT keeps beside the trained one is not counted.
+    """
+    counts = {"adapter": 0, "head": 0, "trainable": 0, "total": 0}
+    for name, parameter in model.named_parameters():
+        if ".original_module." in name:
+            continue
+        counts["total"] += parameter.numel()
+        if parameter.requires_grad:
+            counts["trainable"] += parameter.numel()
+            counts["head" if is_head(name, heads) else "adapter"] += parameter.numel()
+    return counts
+
+
+def is_head(name: str, heads: list[str]) -> bool:
+    """Whether a parameter of this name, wrapped by PEFT or not, belongs to the head."""
+    return ".modules_to_save." in name or name.removeprefix("base_model.model.").split(".")[0] in heads
+
+
+def weight_bytes(folder: Path) -> int:
+    """Size of the files with weights in `folder`."""
+    return sum(file.stat().st_size for pattern in WEIGHT_FILES for file in folder.glob(pattern))
+
+
+def peak_memory() -> int:
+    """Most bytes held so far: allocated on the GPU if there is one in use, else resident in this process."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows has no resource module
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def environment(device: torch.device | str) -> dict[str, Any]:
+    """Versions, device and threads: what a number depends on beside the spec."""
+    versions = {"python": platform.python_version()}
+    for name, package in (("propulsion", "propulsion-peft"), *((n, n) for n in ("torch", "transformers", "peft"))):
+        try:
+            versions[name] = version(package)
+        except PackageNotFoundError:
+            versions[name] = "unknown"
+    device = torch.device(device)
+    label = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {"versions": versions, "device": f"{device.type} ({label})", "threads": torch.get_num_threads()}
+
+
+class StepClock(TrainerCallback, ExportableState):
+    """Times the steps; its state travels with the checkpoints, so that a resumed run reports the whole of it."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self.before = 0.0
+        self._start = self._step = time.perf_counter()
+
+    @property
+    def train(self) -> float:
+        """Seconds of training, those before a resumption included."""
+        return self.before + time.perf_counter() - self._start
+
+    @property
+    def per_step_median(self) -> float:
+        """Median seconds of one optimizer step."""
+        return statistics.median(self.steps) if self.steps else 0.0
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"args": {}, "attributes": {"before": self.train, "steps": [round(step, 6) for step in self.steps]}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._start = time.perf_counter()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._step = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.steps.append(time.perf_counter() - self._step)

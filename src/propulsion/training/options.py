@@ -1,0 +1,59 @@
+"""What the commands beside `train` are told. Standard library only, so that the command line starts quickly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from propulsion.errors import ConfigError
+from propulsion.records import option
+
+_option = partial(option, "options")
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Score a finished run again, on its own data or on other data. What is not given is read from its record."""
+
+    task: str | None = _option(None, "another task of the same kind")
+    data_dir: str | None = _option(None, "another folder of data")
+    dataset_name: str | None = _option(None, "another data set on the hub")
+    split: str | None = _option(None, "only this split (default: every split but train)")
+    max_eval_samples: int | None = _option(None, "use at most this many rows of each split")
+    per_device_eval_batch_size: int | None = _option(None, "rows per batch")
+    output: str | None = _option(None, "also write the metrics to this JSON file")
+    disable_tqdm: bool = _option(False, "no progress bar")
+    use_cpu: bool = _option(False, "stay on the CPU even if there is an accelerator")
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Label texts with a finished run."""
+
+    input: str = _option("-", ".jsonl or .csv file, or - for standard input (JSON objects or plain lines)")
+    output: str = _option("predictions.jsonl", "where the rows go, with the prediction added; - for standard output")
+    per_device_eval_batch_size: int = _option(64, "rows per batch")
+    disable_tqdm: bool = _option(False, "no progress bar")
+    use_cpu: bool = _option(False, "stay on the CPU even if there is an accelerator")
+
+    def __post_init__(self) -> None:
+        if self.per_device_eval_batch_size < 1:
+            raise ConfigError("per_device_eval_batch_size must be at least 1.")
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """Show what an adapter has learned: its targets, and the gains of each layer."""
+
+    figure: str | None = _option(None, "also draw the gains as a heat map, .html or .png")
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Train the head alone and Propulsion on the docstrings of installed packages, and compare them."""
+
+    output_dir: str = _option("runs/demo", "where both runs go")
+    seed: int = _option(42, "seed of both runs")
+    max_train_samples: int | None = _option(None, "use at most this many training rows")
+    num_train_epochs: float = _option(2.0, "passes over the training data")
+    disable_tqdm: bool = _option(False, "no progress bars")

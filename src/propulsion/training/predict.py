@@ -1,0 +1,127 @@
+"""Label texts with a finished run, batch by batch, so that the input may be longer than the memory."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from tqdm import tqdm
+
+from propulsion.errors import ConfigError, DataError
+from propulsion.records import RunRecord
+from propulsion.training.evaluate import restore
+from propulsion.training.job import Job
+from propulsion.training.options import PredictOptions
+
+Row = dict[str, Any]
+STANDARD_STREAM = "-"
+
+
+def predict(adapter_dir: Path, options: PredictOptions) -> int:
+    """Read rows, label them, write them as JSON lines with the prediction added.
+
+    Args:
+        adapter_dir: The output folder of `train`.
+        options: Where to read and write.
+
+    Returns:
+        How many rows were labelled.
+
+    Raises:
+        ConfigError: There is no such input, or no record.
+        DataError: A row is not what its file's name says, or has no text.
+    """
+    record = RunRecord.read(adapter_dir)
+    with _opened(options.input) as stream:
+        job = restore(adapter_dir, record)
+        device = torch.device("cuda" if torch.cuda.is_available() and not options.use_cpu else "cpu")
+        job.model.to(device)
+        rows = _rows(stream, options.input)
+        bar = tqdm(unit=" rows", desc="predict", disable=options.disable_tqdm)
+        count = 0
+        with bar, _writer(options.output) as out:
+            for batch in _batches(rows, options.per_device_eval_batch_size):
+                for row, answer in zip(batch, label(job, batch, device), strict=True):
+                    out.write(json.dumps({**row, **answer}, ensure_ascii=False) + "\n")
+                count += len(batch)
+                bar.update(len(batch))
+    return count
+
+
+@torch.inference_mode()
+def label(job: Job, rows: list[Row], device: torch.device) -> list[Row]:
+    """The task's answers for one batch of rows."""
+    encoded = job.task.encode_texts(rows, job.tokenizer, job.spec.max_length)
+    batch = job.tokenizer.pad(encoded, return_tensors="pt").to(device)
+    half = job.spec.bf16 or job.spec.torch_dtype == "bfloat16"
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+        logits = job.model(**batch).logits
+    return job.task.decode(logits.float().cpu().numpy(), job.data.label_names)
+
+
+@contextlib.contextmanager
+def _opened(name: str) -> Iterator[TextIO]:
+    if name == STANDARD_STREAM:
+        yield sys.stdin
+        return
+    path = Path(name)
+    if not path.is_file():
+        raise ConfigError(f"There is no file {name} to predict from.")
+    if path.suffix not in (".jsonl", ".csv"):
+        raise ConfigError(f"Cannot read {name}: the input is a .jsonl or .csv file, or - for standard input.")
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        yield stream
+
+
+def _rows(stream: TextIO, name: str) -> Iterator[Row]:
+    if name.endswith(".csv"):
+        yield from csv.DictReader(stream)
+        return
+    for number, line in enumerate(stream, 1):
+        if line := line.strip():
+            yield _row(line, number, name)
+
+
+def _row(line: str, number: int, name: str) -> Row:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        if name == STANDARD_STREAM:
+            return {"text": line}
+        raise DataError(f"{name}, line {number} is not JSON: {error}.") from error
+    if isinstance(row, dict):
+        return row
+    if name == STANDARD_STREAM:
+        return {"text": line}
+    raise DataError(f"{name}, line {number} is not a JSON object with the text under its column's name.")
+
+
+def _batches(rows: Iterable[Row], length: int) -> Iterator[list[Row]]:
+    rows = iter(rows)
+    while batch := list(islice(rows, length)):
+        yield batch
+
+
+@contextlib.contextmanager
+def _writer(name: str) -> Iterator[TextIO]:
+    """The output, which appears under its name only when all of it is there."""
+    if name == STANDARD_STREAM:
+        yield sys.stdout
+        return
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.tmp")
+    try:
+        with partial.open("w", encoding="utf-8") as stream:
+            yield stream
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,76 @@
+"""Tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from propulsion.records import RunRecord
+
+
+def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> Table:
+    """A plain table.
+
+    Args:
+        title: Stands above it.
+        headings: One for each column.
+        rows: Cells, as text.
+        right: Columns that are aligned to the right, such as numbers.
+    """
+    made = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for number, heading in enumerate(headings):
+        made.add_column(heading, justify="right" if number in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def show(*parts: object) -> None:
+    """Print tables and lines to standard output, without reading markup into data."""
+    console = Console(markup=False, highlight=False, soft_wrap=False)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
+
+
+def metrics_table(metrics: Mapping[str, Mapping[str, float]], title: str) -> Table:
+    """One row for each split, one column for each metric."""
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    rows = [[split, *(number(values.get(name)) for name in names)] for split, values in metrics.items()]
+    return table(title, ["split", *names], rows, right=range(1, len(names) + 1))
+
+
+def run_table(records: Mapping[str, RunRecord], main_metric: str, split: str = "validation") -> Table:
+    """Runs side by side: what each reached, and what it cost."""
+    headings = [main_metric, "adapter params", "head params", "file", "train", "per step", "peak memory"]
+    rows = [
+        [
+            name,
+            number(record.metrics.get(split, {}).get(main_metric)),
+            f"{record.parameters['adapter']:,}",
+            f"{record.parameters['head']:,}",
+            size(record.adapter_bytes),
+            f"{record.seconds['train']:.0f} s",
+            f"{record.seconds['per_step_median'] * 1000:.0f} ms",
+            size(record.peak_memory_bytes),
+        ]
+        for name, record in records.items()
+    ]
+    return table("", ["method", *headings], rows, right=range(1, len(headings) + 1))
+
+
+def number(value: float | None) -> str:
+    """Four significant places, or a dash."""
+    return "–" if value is None else f"{value:.4f}"
+
+
+def size(count: int) -> str:
+    """Bytes with a unit."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}"
+        value /= 1024
+    return f"{value:.2f} GiB"

@@ -1,0 +1,106 @@
+"""One training run, in seven sentences: words → `RunSpec` → … → `RunRecord`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from propulsion.errors import ConfigError
+from propulsion.records import RECORD_FILE, RunRecord, RunSpec
+from propulsion.tasks import get_task
+from propulsion.training.card import write_card
+from propulsion.training.checkpoints import clear, resume_point
+from propulsion.training.figure import draw_curves
+from propulsion.training.job import Job, assemble, data_source, make_trainer, resolve
+from propulsion.training.measure import StepClock, count_parameters, environment, peak_memory, weight_bytes
+from propulsion.training.store import save_trained
+from propulsion.training.trainer import RunTrainer
+
+
+def train(spec: RunSpec) -> RunRecord:
+    """Train, score, measure, and write it all to the output folder; the record comes last.
+
+    Args:
+        spec: What to run. Fields that are None are filled in by the task and the method.
+
+    Returns:
+        What is in record.json.
+
+    Raises:
+        ConfigError: A field is wrong, or the output folder holds a run already.
+        DataError: The data cannot be trained on.
+        NotFiniteError: The loss or a gain left the finite range; the last good checkpoint is kept.
+    """
+    spec = resolve(spec)
+    folder = _output_folder(spec)
+    resume = resume_point(spec, folder)
+    task = get_task(str(spec.task))
+    data = task.load(data_source(spec))
+    job = assemble(spec, task, data)
+    trainer = make_trainer(job)
+    clear(folder, keep_checkpoints=resume is not None)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    record = measure(job, trainer)
+    return write_outputs(job, record, folder) if trainer.is_world_process_zero() else record
+
+
+def _output_folder(spec: RunSpec) -> Path:
+    folder = Path(str(spec.output_dir))
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"output_dir {folder} is a file.")
+    if folder.resolve() == Path(spec.model_name_or_path).resolve():
+        raise ConfigError(f"output_dir {folder} is the folder of the base model, which would be overwritten.")
+    return folder
+
+
+def measure(job: Job, trainer: RunTrainer) -> RunRecord:
+    """Score every split but the training split, and put the costs beside it."""
+    clock = next(item for item in trainer.callback_handler.callbacks if isinstance(item, StepClock))
+    train_seconds, start = clock.train, time.perf_counter()
+    metrics = {split: scores(trainer, job, split) for split in job.eval_splits}
+    return RunRecord(
+        spec=job.spec,
+        metrics=metrics,
+        parameters=count_parameters(job.model, job.heads),
+        adapter_bytes=0,
+        seconds={
+            "train": train_seconds,
+            "evaluate": time.perf_counter() - start,
+            "per_step_median": clock.per_step_median,
+        },
+        peak_memory_bytes=peak_memory(),
+        environment=environment(trainer.args.device),
+        label_names=job.data.label_names,
+        history=history(job, trainer),
+        notes=job.data.notes,
+    )
+
+
+def scores(trainer: RunTrainer, job: Job, split: str) -> dict[str, float]:
+    """The task's metrics and the loss on a split, without Trainer's timings."""
+    found = trainer.evaluate(job.encoded[split])
+    timings = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+    named = {name.removeprefix("eval_"): value for name, value in found.items() if name.startswith("eval_")}
+    return {name: value for name, value in named.items() if name not in timings}
+
+
+def history(job: Job, trainer: RunTrainer) -> dict[str, list[list[float]]]:
+    """The loss, and the main metric of the validation split, as [step, value] pairs without repetition."""
+    curves: dict[str, dict[float, float]] = {}
+    for entry in trainer.state.log_history:
+        for name in ("loss", f"eval_{job.task.main_metric}"):
+            if name in entry:
+                curves.setdefault(name.removeprefix("eval_"), {})[entry["step"]] = entry[name]
+    return {name: [[step, value] for step, value in sorted(points.items())] for name, points in curves.items()}
+
+
+def write_outputs(job: Job, record: RunRecord, folder: Path) -> RunRecord:
+    """Adapter, tokenizer, model card, loss curve, and at last the record, whose presence says that all of it is there."""
+    save_trained(job.model, folder)
+    job.tokenizer.save_pretrained(str(folder))
+    record = replace(record, adapter_bytes=weight_bytes(folder))
+    write_card(record, job.task, folder)
+    draw_curves(record, job.task.main_metric, folder / "loss_curve.png")
+    record.write(folder / RECORD_FILE)
+    return record

@@ -1,0 +1,62 @@
+"""How what was trained is kept and found again, for every method alike.
+
+| Trained | Kept as | Read with |
+|---|---|---|
+| a PEFT adapter | adapter_config.json, adapter_model.safetensors | PeftModel.from_pretrained |
+| every weight | config.json, model.safetensors | AutoModel....from_pretrained |
+| some weights of the base model, for example its head | trained.safetensors | `load_trained`, into the base model |
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from propulsion.errors import AdapterFileError
+
+TRAINED_FILE = "trained.safetensors"
+WHOLE_FILE = "model.safetensors"
+ADAPTER_FILE = "adapter_model.safetensors"
+
+
+def save_trained(model: nn.Module, folder: Path) -> None:
+    """Write what was trained into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, PeftModel):
+        model.save_pretrained(str(folder))
+    elif isinstance(model, PreTrainedModel) and all(parameter.requires_grad for parameter in model.parameters()):
+        model.save_pretrained(str(folder))
+    else:
+        trained = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+        save_file(trained, str(folder / TRAINED_FILE), metadata={"format": "pt"})
+
+
+def load_trained(model: nn.Module, folder: Path) -> None:
+    """Read what `save_trained` wrote back into a model that was built in the same way.
+
+    Raises:
+        AdapterFileError: The weights are missing, damaged, or those of another model.
+    """
+    file = folder / (ADAPTER_FILE if isinstance(model, PeftModel) else TRAINED_FILE)
+    if not isinstance(model, PeftModel) and not file.is_file():
+        file = folder / WHOLE_FILE
+    if not file.is_file():
+        raise AdapterFileError(f"{folder} has no {file.name}: pass a folder that `propulsion train` has finished.")
+    try:
+        _load(model, folder, file)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise AdapterFileError(f"{file} cannot be read into this model: {str(error).splitlines()[0]}") from error
+
+
+def _load(model: nn.Module, folder: Path, file: Path) -> None:
+    if isinstance(model, PeftModel):
+        set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"), model.active_adapters[0])
+        return
+    found = model.load_state_dict(load_file(str(file)), strict=False)
+    if found.unexpected_keys:
+        raise AdapterFileError(f"{file} has {found.unexpected_keys[0]}, which this model lacks: it is of another model.")
