@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from types import MappingProxyType
 
 # Towers for images and sound beside a language model: their blocks can look like the language model's.
@@ -72,10 +72,11 @@ class Architecture:
         return (*self.embedding, *inside) if preset == "all" else inside
 
 
-@lru_cache(maxsize=None)
+@cache
 def _pattern(architecture: Architecture, preset: str) -> re.Pattern[str]:
-    endings = (re.escape(ending).replace(r"\*", "[^.]*") for ending in architecture.endings(preset))
-    return re.compile(rf"(?:.+\.)?(?:{'|'.join(endings)})")
+    endings = [re.escape(ending).replace(r"\*", "[^.]*") for ending in architecture.endings(preset)]
+    nothing = "(?!)"
+    return re.compile(rf"(?:.+\.)?(?:{'|'.join(endings) or nothing})")
 
 
 BERT = Architecture(
@@ -177,14 +178,14 @@ GPT_NEOX = replace(
     fused=("attention.query_key_value",),
     attention_output=("attention.dense",),
 )
-VIT = Architecture(
-    block="layers.*",
+VIT = Architecture(  # the second names are those of the first releases of transformers 5
+    block="layer*.*",
     embedding=("patch_embeddings.projection",),
-    query=("attention.q_proj",),
-    key=("attention.k_proj",),
-    value=("attention.v_proj",),
-    attention_output=("attention.o_proj",),
-    mlp=("mlp.fc1", "mlp.fc2"),
+    query=("attention.q_proj", "attention.attention.query"),
+    key=("attention.k_proj", "attention.attention.key"),
+    value=("attention.v_proj", "attention.attention.value"),
+    attention_output=("attention.o_proj", "attention.output.dense"),
+    mlp=("mlp.fc1", "mlp.fc2", "intermediate.dense", "output.dense"),
 )
 
 # By `config.model_type`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -30,12 +31,13 @@ def fingerprint(modules: Mapping[str, nn.Module]) -> dict[str, list[float]]:
     return {name: [float(f"{value:.6g}") for value in sample.tolist()] for name, sample in samples.items() if sample is not None}
 
 
-def check_fingerprint(expected: Mapping[str, list[float]], modules: Mapping[str, nn.Module]) -> None:
+def check_fingerprint(expected: Mapping[str, list[float]], modules: Mapping[str, nn.Module], strict: bool = True) -> None:
     """Compare the base model that an adapter was trained on with this one.
 
     Args:
         expected: The adapter's fingerprint.
         modules: All modules of the model by name.
+        strict: Raise if the weights are others; otherwise warn. A module that is built anew from code has no identity.
 
     Raises:
         BaseModelError: A module is missing, or its weights are others.
@@ -50,10 +52,13 @@ def check_fingerprint(expected: Mapping[str, list[float]], modules: Mapping[str,
         if sample is None or not reference.isfinite().all():
             continue
         if sample.shape != reference.shape or (sample - reference).norm() > TOLERANCE * reference.norm():
-            raise BaseModelError(
+            message = (
                 f"This adapter was trained on another base model: the weights of {name!r} are others. Load it onto the model "
                 "named in its adapter_config.json, or set base_fingerprint to null there if this is meant."
             )
+            if strict:
+                raise BaseModelError(message)
+            warnings.warn(message, stacklevel=2)
 
 
 def _sample(module: nn.Module) -> Tensor | None:

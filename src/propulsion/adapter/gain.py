@@ -90,25 +90,30 @@ class _Scale(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, output: Tensor, scale: Tensor, in_place: bool) -> Tensor:
         trains_gain = ctx.needs_input_grad[1]
-        if in_place and trains_gain:
-            smallest = SMALLEST_GAIN[output.dtype]
-            scale = torch.where(scale.abs() < smallest, smallest, scale)
+        guarded = _guard(scale, output.dtype) if in_place and trains_gain else scale
         # .data: the result shares v's memory without being a view of v, so that autograd need not rebase v's history.
-        result = kernels.multiply(output, scale, out=output.data if in_place else None)
+        result = kernels.multiply(output, guarded, out=output.data if in_place else None)
         kept = (result if in_place else output) if trains_gain else None
-        ctx.save_for_backward(kept, scale)
+        ctx.save_for_backward(kept, scale, guarded)
         ctx.in_place, ctx.shape = in_place, output.shape
         return result
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        kept, scale = ctx.saved_tensors
+        kept, scale, guarded = ctx.saved_tensors
         needs_output, needs_scale = ctx.needs_input_grad[:2]
+        if ctx.in_place and needs_scale and torch.is_grad_enabled():
+            guarded = _guard(scale, kept.dtype)  # once more: the forward's is not part of the graph
         grad_output, grad_scale = kernels.multiply_backward(
-            grad_outputs[0], kept if needs_scale else None, scale, needs_output
+            grad_outputs[0], kept if needs_scale else None, guarded, needs_output
         )
         if grad_output is not None:
             grad_output = grad_output.sum_to_size(ctx.shape)
         if grad_scale is not None and ctx.in_place:
-            grad_scale = grad_scale / scale
+            grad_scale = grad_scale / guarded
         return grad_output, grad_scale, None
+
+
+def _guard(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    smallest = SMALLEST_GAIN[dtype]
+    return torch.where(scale.abs() < smallest, smallest, scale)

@@ -31,6 +31,7 @@ class PropulsionLayer(nn.Module, BaseTunerLayer):
 
     # Filled in by the kinds of layers below.
     size_name: str  # the base layer's attribute with d_out
+    input_size_name = "in_features"  # and that with d_in
     output_axis = -1  # where the base layer's output has its channels, counted from the end
     weight_axis: int  # where its weight has them
 
@@ -71,7 +72,7 @@ class PropulsionLayer(nn.Module, BaseTunerLayer):
             degree: k for each of its p vectors in this layer.
         """
         base_layer = self.get_base_layer()
-        size = self._output_size()
+        size = self.out_features
         self.propulsion_degree[adapter_name] = tuple(degree)
         self.propulsion_pooling[adapter_name] = config.pooling
         self.propulsion_delta[adapter_name] = nn.Parameter(initial_delta(size, config, degree))
@@ -80,9 +81,16 @@ class PropulsionLayer(nn.Module, BaseTunerLayer):
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def _output_size(self) -> int:
+    @property
+    def out_features(self) -> int:
+        """d_out, the number of gains."""
         size = getattr(self.get_base_layer(), self.size_name)
         return size[-1] if isinstance(size, tuple) else size
+
+    @property
+    def in_features(self) -> int:
+        """d_in, as PEFT's other layers tell it."""
+        return getattr(self.get_base_layer(), self.input_size_name, self.out_features)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # Unlike PEFT's other methods, without casting to the base layer's dtype: z = 1.001 is 1 in bfloat16.
@@ -92,6 +100,13 @@ class PropulsionLayer(nn.Module, BaseTunerLayer):
         for parameters in (self.propulsion_delta, self.propulsion_bias):
             if device is not None and adapter_name in parameters and meta not in (device, parameters[adapter_name].device):
                 parameters[adapter_name] = nn.Parameter(parameters[adapter_name].data.to(device))
+
+    def cast_adapter(self, adapter_name: str, dtype: torch.dtype) -> None:
+        """Change the dtype of an adapter's vectors; the gains are computed in float32 all the same."""
+        for parameters in (self.propulsion_delta, self.propulsion_bias):
+            if adapter_name in parameters:
+                old = parameters[adapter_name]
+                parameters[adapter_name] = nn.Parameter(old.data.to(dtype), requires_grad=old.requires_grad)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The base layer's output, steered by the active adapters or, with `adapter_names`, by one of its own per row."""
@@ -134,19 +149,21 @@ class PropulsionLayer(nn.Module, BaseTunerLayer):
         known = [name for name in dict.fromkeys(adapter_names) if name in self.propulsion_delta]
         if not known:
             return output
+        in_place = self._owns_output and not _is_watched(self.base_layer)
+        if len(set(adapter_names)) == 1:
+            return self._steer(output, known[0], in_place)
         if x.dim() < 2:
             raise AdapterNameError(f"A layer saw an input of shape {tuple(x.shape)}, whose rows cannot be told: run the adapters one by one.")
         names = names_of_rows(adapter_names, output)
         rows = torch.tensor([known.index(name) + 1 if name in known else 0 for name in names], device=output.device)
         shape = (len(rows), *[1] * (output.dim() - 1 + self.output_axis), -1, *[1] * (-1 - self.output_axis))
         if any(name in self.propulsion_bias for name in known):
-            zero = torch.zeros(self._output_size(), device=output.device)
+            zero = torch.zeros(self.out_features, device=output.device)
             biases = [self.propulsion_bias[name] if name in self.propulsion_bias else zero for name in known]
             output = (output + torch.stack([zero, *biases])[rows].view(shape)).to(output.dtype)
         gains = [self.pooled_gain(name) for name in known]
         gains = [gain.expand(max(map(len, gains)), -1) for gain in gains]
         bank = torch.stack([torch.ones_like(gains[0]), *gains], dim=1)
-        in_place = self._owns_output and not _is_watched(self.base_layer)
         return steer(output, bank[:, rows].view(len(bank), *shape), in_place)
 
     def check_mergeable(self, adapter_name: str) -> None:
@@ -195,7 +212,9 @@ class PropulsionLayer(nn.Module, BaseTunerLayer):
         weight, bias = self._merged_values(adapter_names)
         for value in (weight, bias):
             if safe_merge and value is not None and not torch.isfinite(value).all():
-                raise MergeError(f"The merged weights of {', '.join(adapter_names)} are not finite: nothing was merged.")
+                raise MergeError(
+                    f"NaNs detected in the merged weights. The adapter {', '.join(adapter_names)} seems to be broken: nothing was merged."
+                )
         if self._original is None:
             self._original = _Original.of(base_layer)
         self._set_merged(weight, bias)
@@ -272,13 +291,13 @@ class Linear(PropulsionLayer):
 class Conv1D(PropulsionLayer):
     """Steers transformers' Conv1D, a linear layer whose weight is transposed."""
 
-    size_name, weight_axis = "nf", 1
+    size_name, input_size_name, weight_axis = "nf", "nx", 1
 
 
 class Embedding(PropulsionLayer):
     """Steers nn.Embedding."""
 
-    size_name, weight_axis = "embedding_dim", 1
+    size_name, input_size_name, weight_axis = "embedding_dim", "num_embeddings", 1
 
 
 class LayerNorm(PropulsionLayer):
@@ -290,19 +309,19 @@ class LayerNorm(PropulsionLayer):
 class Conv1d(PropulsionLayer):
     """Steers nn.Conv1d by channel."""
 
-    size_name, weight_axis, output_axis = "out_channels", 0, -2
+    size_name, input_size_name, weight_axis, output_axis = "out_channels", "in_channels", 0, -2
 
 
 class Conv2d(PropulsionLayer):
     """Steers nn.Conv2d by channel."""
 
-    size_name, weight_axis, output_axis = "out_channels", 0, -3
+    size_name, input_size_name, weight_axis, output_axis = "out_channels", "in_channels", 0, -3
 
 
 class Conv3d(PropulsionLayer):
     """Steers nn.Conv3d by channel."""
 
-    size_name, weight_axis, output_axis = "out_channels", 0, -4
+    size_name, input_size_name, weight_axis, output_axis = "out_channels", "in_channels", 0, -4
 
 
 KINDS: dict[type[nn.Module], type[PropulsionLayer]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from propulsion.errors import AdapterNameError, LayerError, near_misses
 
 BASE_MODEL = "__base__"  # PEFT's name for a row without adapter
+
+# Modules that repeat one row of a steered layer's output for the whole batch (DeBERTa's relative positions), so that the
+# rows cannot be steered one by one within them: they run once for each adapter.
+RUN_BY_ADAPTER = ("DisentangledSelfAttention",)
 
 
 def check_adapter_names(adapter_names: Any, known: Sequence[str], inputs: Sequence[Any]) -> None:
@@ -52,19 +56,23 @@ def steering_each_row(model: nn.Module, adapter_names: Sequence[str]) -> Iterato
         model: The model with its adapters.
         adapter_names: One name for each row.
     """
-    handles = []
+    rows = _Rows(list(adapter_names))
+    handles, replaced = [], []
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
-            hook = partial(_pass_adapter_names, adapter_names=list(adapter_names))
-            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            handles.append(module.register_forward_pre_hook(rows.pass_names, with_kwargs=True))
         elif isinstance(module, ModulesToSaveWrapper):
-            hook = partial(_forward_each_row, adapter_names=list(adapter_names))
-            handles.append(module.register_forward_hook(hook, with_kwargs=True))
+            handles.append(module.register_forward_hook(rows.forward_head, with_kwargs=True))
+        elif type(module).__name__ in RUN_BY_ADAPTER:
+            replaced.append(module)
+            module.forward = partial(rows.forward_by_adapter, module.forward)
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+        for module in replaced:
+            del module.forward
 
 
 def names_of_rows(adapter_names: Sequence[str], output: Tensor) -> list[str]:
@@ -88,24 +96,60 @@ def names_of_rows(adapter_names: Sequence[str], output: Tensor) -> list[str]:
     return [name for name in adapter_names for _ in range(rows // names)]
 
 
-def _pass_adapter_names(module: nn.Module, args: Any, kwargs: Any, adapter_names: list[str]) -> Any:
-    return args, {**kwargs, "adapter_names": adapter_names}
+class _Rows:
+    """The adapter of each row of the batch, as the modules of the model see it."""
 
+    def __init__(self, adapter_names: list[str]) -> None:
+        self.adapter_names = adapter_names
 
-def _forward_each_row(wrapper: nn.Module, args: Any, kwargs: Any, output: Any, adapter_names: list[str]) -> Tensor:
-    """A whole trained module such as the head, for each row that of its adapter or the base model's."""
-    if not isinstance(output, Tensor):
-        raise LayerError(f"modules_to_save has a {type(wrapper.original_module).__name__}, whose output is no tensor: it cannot serve a mixed batch.")
-    names = names_of_rows(adapter_names, args[0])
-    result = None
-    for name in dict.fromkeys(names):
-        index = torch.tensor([row for row, other in enumerate(names) if other == name], device=output.device)
-        module = wrapper.modules_to_save[name] if name in wrapper.modules_to_save else wrapper.original_module
-        part = module(*(_rows(value, index, len(names)) for value in args), **{k: _rows(v, index, len(names)) for k, v in kwargs.items()})
-        result = part.new_empty(len(names), *part.shape[1:]) if result is None else result
-        result[index] = part
-    return result
+    def pass_names(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Hook before a steered layer's forward."""
+        return args, {**kwargs, "adapter_names": self.adapter_names}
+
+    def forward_head(self, wrapper: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        """Hook after a whole trained module such as the head: each row by that of its adapter, or the base model's."""
+        trained = wrapper.modules_to_save
+
+        def run(name: str, *args: Any, **kwargs: Any) -> Any:
+            return (trained[name] if name in trained else wrapper.original_module)(*args, **kwargs)
+
+        return self._split(run, args, kwargs)
+
+    def forward_by_adapter(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """In the place of a module's forward: runs it for the rows of one adapter after the other."""
+
+        def run(name: str, *args: Any, **kwargs: Any) -> Any:
+            all_names, self.adapter_names = self.adapter_names, [name]
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                self.adapter_names = all_names
+
+        return self._split(run, args, kwargs)
+
+    def _split(self, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        names = names_of_rows(self.adapter_names, next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)))
+        indices, parts = [], []
+        for name in dict.fromkeys(names):
+            index = torch.tensor([row for row, other in enumerate(names) if other == name])
+            indices.append(index)
+            rows = partial(_rows, index=index, batch=len(names))
+            parts.append(run(name, *map(rows, args), **{key: rows(value) for key, value in kwargs.items()}))
+        return _join(parts, torch.cat(indices).argsort())
 
 
 def _rows(value: Any, index: Tensor, batch: int) -> Any:
-    return value[index] if isinstance(value, Tensor) and value.dim() and len(value) == batch else value
+    is_batched = isinstance(value, Tensor) and value.dim() and len(value) == batch
+    return value[index.to(value.device)] if is_batched else value
+
+
+def _join(parts: list[Any], order: Tensor) -> Any:
+    """The results for the rows of each adapter, put back into the batch's order."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(parts)[order.to(first.device)]
+    if isinstance(first, (tuple, list)):
+        return type(first)(_join(list(part), order) for part in zip(*parts, strict=True))
+    if first is None:
+        return None
+    raise LayerError(f"A {type(first).__name__} cannot be split by adapter: run the adapters one by one.")

@@ -2,16 +2,16 @@
 
 | Preset | Stands for |
 |---|---|
-| `attn` | queries, keys and values, of cross-attention too (the paper's K + Q + V); the fused layer where they are one |
+| `attn` | queries, keys and values, of cross-attention too (the paper's K + Q + V); the fused layer if they are one |
 | `query`, `key`, `value` | one of them; refused where they are fused |
 | `mlp` | every linear of the feed-forward parts |
 | `embedding` | every embedding of the input layer: words, positions, token types; a vision model's patch projection |
 | `all` | every embedding of the input layer and every linear of the blocks, encoder and decoder |
 
 LayerNorms and heads (classifier, pooler, lm_head, ...) belong to none of them: heads are trained whole, through
-`modules_to_save`. The paper counts one trainable number per output dimension of each of these layers, and for the preset
-`all` (but not for `attn`) adds the output dimensions of the head's linears: 85,248 + 768 + 2 = 86,018 for RoBERTa-base
-with two labels.
+`modules_to_save`. The paper counts one trainable number per output dimension of each of these layers, and for `all`,
+but not for `attn`, adds the output dimensions of the head's linears: 85,248 + 768 + 2 = 86,018 for RoBERTa-base with
+two labels.
 
 `encoder.embed_tokens` and `decoder.embed_tokens` are steered in T5 and BART, not `shared`, which only owns the matrix.
 Mixtral's experts are bare parameters, so its preset `mlp` is empty and refused. What else is left out, and why, is told
@@ -61,8 +61,8 @@ def resolve_preset(model: nn.Module, preset: str) -> list[str]:
         raise TargetError(f"{_unknown_architecture(model, preset)} {_advice(model)}")
     if preset in ("query", "key", "value") and architecture.fused:
         raise TargetError(
-            f"There is no {preset!r} on its own in this architecture: {_listed(architecture.fused)} computes queries, "
-            "keys and values together. Use target_modules='attn'."
+            f"There is no {preset!r} on its own in a {type(model).__name__}: its {architecture.fused[0]!r} computes "
+            "queries, keys and values together. Use target_modules='attn'."
         )
     _refuse_bypassed_layers(model)
     names = [name for name, _ in model.named_modules(remove_duplicate=False) if architecture.matches(name, preset)]
@@ -125,8 +125,12 @@ def check_every_entry_matches(module_names: Iterable[str], target_modules: str |
         raise TargetError(f"target_modules is empty. Name at least one module, or a preset: {_listed(PRESETS)}.")
     missing = missing_entries(module_names, target_modules)
     if missing:
-        entries = ", ".join(f"{entry!r} matches no module.{_near_endings(entry, module_names)}" for entry in missing)
-        raise TargetError(f"In target_modules, {entries}")
+        raise TargetError(
+            " ".join(
+                f"The entry {entry!r} of target_modules matches no module.{_near_endings(entry, module_names)}"
+                for entry in missing
+            )
+        )
 
 
 def layer_index(name: str, layers_pattern: str | list[str] | None) -> int | None:
@@ -178,7 +182,7 @@ def _read(config: Any, field: str) -> Any:
 
 def _refuse_bypassed_layers(model: nn.Module) -> None:
     config = getattr(model, "config", None)
-    if _read(config, "slow_but_exact") and _read(config, "pretraining_tp") > 1:
+    if _read(config, "slow_but_exact") and (_read(config, "pretraining_tp") or 1) > 1:
         raise TargetError(
             "With slow_but_exact=True and pretraining_tp > 1, BLOOM multiplies with slices of the weights itself and "
             "never calls these layers, so they cannot be steered. Load the model with slow_but_exact=False."

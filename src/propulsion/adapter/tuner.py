@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from peft.tuners.tuners_utils import (
     BaseTuner,
     _maybe_include_all_linear_layers,
@@ -26,6 +27,7 @@ from propulsion.adapter.layers import PropulsionLayer, kind_of
 from propulsion.adapter.mixed_batch import check_adapter_names, steering_each_row
 from propulsion.adapter.targets import (
     check_every_entry_matches,
+    give_each_its_own,
     is_preset,
     layer_index,
     leaves_outputs_alone,
@@ -56,11 +58,14 @@ class PropulsionModel(BaseTuner):  # type: ignore[misc]
         if peft_config.target_modules == DUMMY_TARGET_MODULES:
             return
         _maybe_include_all_linear_layers(peft_config, model)
+        if is_preset(peft_config.target_modules):
+            give_each_its_own(model, self._preset_names(peft_config, model))
         modules = {name: module for name, module in model.named_modules() if name}
         matched = {name: module for name, module in modules.items() if self._matches(peft_config, name, model)}
         _check_targets(peft_config, modules, matched)
         if peft_config.base_fingerprint:
-            check_fingerprint(peft_config.base_fingerprint, modules)
+            is_pretrained = hasattr(getattr(model, "config", None), "model_type")
+            check_fingerprint(peft_config.base_fingerprint, modules, strict=is_pretrained)
         peft_config.remember_base(fingerprint(matched))
 
     def _check_target_module_exists(self, peft_config: PropulsionConfig, key: str) -> Any:
@@ -113,6 +118,14 @@ class PropulsionModel(BaseTuner):  # type: ignore[misc]
     def _post_injection_hook(self, model: nn.Module, config: PropulsionConfig, adapter_name: str) -> None:
         if hasattr(model, "add_model_tags"):
             model.add_model_tags(["propulsion"])
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        # The vectors are float32 from the start; only who asks for it gets the base layer's dtype.
+        for layer in self.model.modules():
+            if isinstance(layer, PropulsionLayer):
+                _, dtype = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
+                is_float = dtype is not None and dtype.is_floating_point
+                layer.cast_adapter(adapter_name, dtype if is_float and not autocast_adapter_dtype else torch.float32)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:

@@ -1,0 +1,33 @@
+# Each target does all of its own set-up; an environment of your own is used with `make test VENV=path`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test check slow benchmarks clean
+
+help:  ## show the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Propulsion needs Python 3.10 or newer: make PYTHON=python3.x ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## train the packaged MiniLM on sentences of docstrings, head only against Propulsion
+	HF_HUB_OFFLINE=1 $(BIN)/propulsion demo
+
+test: $(STAMP)  ## run the whole suite, without network
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2
+
+check: $(STAMP)  ## lint, types, import rules, spelling, the fast tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 -m 'not slow'
+
+clean:  ## remove the environment and what the tools left
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
