@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -21,13 +21,16 @@ BASE_MODEL = "__base__"  # PEFT's name for a row without adapter
 RUN_BY_ADAPTER = ("DisentangledSelfAttention",)
 
 
-def check_adapter_names(adapter_names: Any, known: Sequence[str], inputs: Sequence[Any]) -> None:
-    """Refuse names that fit neither the adapters nor the batch.
+def check_adapter_names(adapter_names: Any, known: Sequence[str], inputs: Iterable[Any]) -> bool:
+    """Refuse names that do not fit the adapters or the batch.
 
     Args:
         adapter_names: What the caller gave.
         known: The adapters that are loaded.
-        inputs: The arguments of the forward pass; the first tensor among them gives the size of the batch.
+        inputs: The arguments at hand; the first tensor among them gives the size of the batch.
+
+    Returns:
+        Whether there was a tensor among them.
 
     Raises:
         AdapterNameError: Names what is wrong.
@@ -40,24 +43,33 @@ def check_adapter_names(adapter_names: Any, known: Sequence[str], inputs: Sequen
             f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}. Loaded are {', '.join(known)} and "
             f"{BASE_MODEL!r} for none.{near_misses(unknown[0], known)}"
         )
-    batch = next((len(value) for value in inputs if isinstance(value, Tensor) and value.dim()), len(adapter_names))
-    if batch != len(adapter_names):
+    batch = _batch_size(inputs)
+    if batch not in (None, len(adapter_names)):
         raise AdapterNameError(
             f"Length of `adapter_names` should be the same as the number of inputs, but got {len(adapter_names)} and "
             f"{batch} respectively."
         )
+    return batch is not None
+
+
+def _batch_size(inputs: Iterable[Any]) -> int | None:
+    return next((len(value) for value in inputs if isinstance(value, Tensor) and value.dim()), None)
 
 
 @contextmanager
-def steering_each_row(model: nn.Module, adapter_names: Sequence[str]) -> Iterator[None]:
+def steering_each_row(model: nn.Module, adapter_names: Sequence[str], repeats: bool) -> Iterator[None]:
     """Let every layer of a model steer each row of the batch by the adapter of its name.
 
     Args:
         model: The model with its adapters.
         adapter_names: One name for each row.
+        repeats: The model may see each row several times over, as generation does for beams; otherwise the number of names
+            has to be that of the model's inputs.
     """
     rows = _Rows(list(adapter_names))
     handles, replaced = [], []
+    handles.append(model.register_forward_pre_hook(partial(rows.enter_model, repeats), with_kwargs=True))
+    handles.append(model.register_forward_hook(rows.leave_model, always_call=True))
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             handles.append(module.register_forward_pre_hook(rows.pass_names, with_kwargs=True))
@@ -100,7 +112,20 @@ class _Rows:
     """The adapter of each row of the batch, as the modules of the model see it."""
 
     def __init__(self, adapter_names: list[str]) -> None:
-        self.adapter_names = adapter_names
+        self.given_names = self.adapter_names = adapter_names
+
+    def enter_model(self, repeats: bool, model: nn.Module, args: Any, kwargs: Any) -> None:
+        """Hook before the whole model's forward: one name for each row that it sees."""
+        inputs = [*args, *kwargs.values()]
+        batch = _batch_size(inputs)
+        if repeats and batch and batch % len(self.given_names) == 0:
+            self.adapter_names = [name for name in self.given_names for _ in range(batch // len(self.given_names))]
+        else:
+            check_adapter_names(self.given_names, self.given_names, inputs)
+
+    def leave_model(self, model: nn.Module, args: Any, output: Any) -> None:
+        """Hook after the whole model's forward."""
+        self.adapter_names = self.given_names
 
     def pass_names(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Hook before a steered layer's forward."""

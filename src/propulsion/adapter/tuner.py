@@ -46,6 +46,15 @@ class PropulsionModel(BaseTuner):  # type: ignore[misc]
     prefix = "propulsion_"
     tuner_layer_cls = PropulsionLayer
 
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Put an adapter into a model; as PEFT's, but refuses a name that PyTorch cannot store parameters under."""
+        if not adapter_name or "." in adapter_name or hasattr(nn.ParameterDict, adapter_name):
+            raise AdapterNameError(
+                f"An adapter cannot be named {adapter_name!r}, which has a dot, is empty, or is a method of torch's "
+                "ParameterDict: choose another name."
+            )
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+
     def _prepare_adapter_config(self, peft_config: PropulsionConfig, model_config: dict[str, Any]) -> PropulsionConfig:
         if peft_config.target_modules is None:
             if "model_type" not in model_config or model_config["model_type"] == "custom":
@@ -135,8 +144,9 @@ class PropulsionModel(BaseTuner):  # type: ignore[misc]
             return
         if self.training:
             raise AdapterNameError("Cannot pass `adapter_names` when the model is in training mode: call model.eval() first.")
-        check_adapter_names(adapter_names, list(self.peft_config), [*args, *kwargs.values()])
-        with steering_each_row(self, adapter_names):
+        # PEFT passes the inputs themselves here for `generate`, and only other arguments for `forward`.
+        is_generation = check_adapter_names(adapter_names, list(self.peft_config), [*args, *kwargs.values()])
+        with steering_each_row(self.model, adapter_names, repeats=is_generation):
             yield
 
     @classmethod
@@ -235,14 +245,12 @@ def _check_targets(
     peft_config: PropulsionConfig, modules: dict[str, nn.Module], matched: dict[str, nn.Module]
 ) -> None:
     targets = peft_config.target_modules
-    if isinstance(targets, (set, list)):
+    if not is_preset(targets):
         check_every_entry_matches(modules, targets)
-    if not matched and not peft_config.exclude_modules and not peft_config.modules_to_save:
-        blocks = peft_config.layers_to_transform
-        within = "" if blocks is None else f" Note: You specified 'layers_to_transform': {blocks}."
+    if not matched and peft_config.layers_to_transform is not None:
         raise TargetError(
-            f"Target modules {targets} not found in the base model.{within}"
-            f"{near_misses(str(targets), {name.rpartition('.')[2] for name in modules})}"
+            f"Target modules {targets} not found in the base model. Note: You specified 'layers_to_transform': "
+            f"{peft_config.layers_to_transform}, which leaves none of them."
         )
     for name, module in matched.items():
         kind_of(module, name)
