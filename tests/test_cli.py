@@ -1,0 +1,118 @@
+"""Laws of the command line: one sentence and status 2 for what is wrong, the same names in files and in flags."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from propulsion.cli import COMMANDS, _parse, main
+from propulsion.records import RunSpec
+
+
+def parse(*words: str) -> RunSpec:
+    values = _parse("train", COMMANDS["train"], list(words))
+    assert values is not None
+    return RunSpec(**values)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trian"], "train"),
+        (["frobnicate"], "evaluate"),
+        (["train", "--learnign_rate", "1e-3"], "learning_rate"),
+        (["train", "--learning_rate", "fast"], "learning_rate"),
+        (["train", "--learning_rate", "-1"], "learning_rate"),
+        (["train", "--degree", "1.5"], "degree"),
+        (["train", "--eval_strategy", "sometimes"], "epoch"),
+        (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["train", "stray"], "stray"),
+        (["evaluate"], "adapter_dir"),
+        (["evaluate", "nowhere"], "propulsion train"),
+        (["predict", "nowhere", "--inptu", "x"], "input"),
+        (["train", "--method", "propulsoin"], "propulsion"),
+    ],
+)
+def test_bad_words_give_one_sentence_and_status_2(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert said in printed.err
+    assert "Traceback" not in printed.err
+    assert len(printed.err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_flags_and_yaml_have_the_same_names_and_flags_win(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("learning_rate: 1e-4\ntarget_modules: [query, value]\ndegree_pattern: {query: 5}\nbf16: true\n")
+    spec = parse("--config", str(file), "--learning_rate", "2e-3")
+    assert spec == RunSpec(
+        learning_rate=2e-3, target_modules=("query", "value"), degree_pattern={"query": 5}, bf16=True
+    )
+
+
+def test_unknown_key_in_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("degre: 3\n")
+    assert main(["train", "--config", str(file)]) == 2
+    assert "'degree'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["--degree", "[1, 15]"], {"degree": (1, 15)}),
+        (["--target_modules", "all"], {"target_modules": "all"}),
+        (["--target_modules", r".*\.(query|key)$"], {"target_modules": r".*\.(query|key)$"}),
+        (["--target_modules=[a,b]"], {"target_modules": ("a", "b")}),
+        (["--bf16"], {"bf16": True}),
+        (["--bf16", "--seed", "3"], {"bf16": True, "seed": 3}),
+        (["--bf16", "false"], {"bf16": False}),
+        (["--resume_from_checkpoint"], {"resume_from_checkpoint": True}),
+        (["--resume_from_checkpoint", "run/checkpoint-3"], {"resume_from_checkpoint": "run/checkpoint-3"}),
+        (["--init_weights", "normal"], {"init_weights": "normal"}),
+        (["--init_weights", "false"], {"init_weights": False}),
+        (["--layers_to_transform", "[0, 1]"], {"layers_to_transform": (0, 1)}),
+        (["--max_train_samples", "6400"], {"max_train_samples": 6400}),
+        (["--report_to", "[tensorboard, wandb]"], {"report_to": ("tensorboard", "wandb")}),
+    ],
+)
+def test_words_become_the_spec(words: list[str], wanted: dict[str, object]) -> None:
+    assert parse(*words) == RunSpec(**wanted)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_help_names_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"--{name}" in printed for name in COMMANDS[command].options.__dataclass_fields__)
+
+
+def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods"]) == 0
+    assert "propulsion" in capsys.readouterr().out
+
+
+def test_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tasks"]) == 0
+    assert "text-classification" in capsys.readouterr().out
+
+
+def test_the_command_line_does_not_import_training_for_its_help() -> None:
+    code = "import sys; from propulsion.cli import main; main(['--help']); assert 'datasets' not in sys.modules"
+    code += "; assert 'propulsion.training.run' not in sys.modules and 'matplotlib' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in COMMANDS)

@@ -1,0 +1,135 @@
+"""Laws of records: both ways without loss, whole or not at all, and nothing unknown."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from propulsion.errors import ConfigError, UnknownNameError
+from propulsion.records import RunRecord, RunSpec, write_atomically
+
+NAMES = st.text(min_size=1, max_size=12)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+SPECS = st.builds(
+    RunSpec,
+    model_name_or_path=NAMES,
+    target_modules=st.none() | NAMES | st.lists(NAMES, min_size=1, max_size=3).map(tuple),
+    degree=st.integers(0, 99) | st.lists(st.integers(0, 99), min_size=1, max_size=3).map(tuple),
+    degree_pattern=st.none() | st.dictionaries(NAMES, st.integers(0, 99), max_size=2),
+    init_weights=st.booleans() | st.just("normal"),
+    learning_rate=st.none() | st.floats(1e-9, 1e9),
+    seed=st.integers(0, 2**32 - 1),
+    bf16=st.booleans(),
+    resume_from_checkpoint=st.none() | st.booleans() | NAMES,
+)
+RECORDS = st.builds(
+    RunRecord,
+    spec=SPECS,
+    metrics=st.dictionaries(NAMES, st.dictionaries(NAMES, FINITE, max_size=3), max_size=3),
+    parameters=st.fixed_dictionaries(dict.fromkeys(("adapter", "head", "trainable", "total"), st.integers(0, 10**12))),
+    adapter_bytes=st.integers(0, 10**12),
+    seconds=st.dictionaries(NAMES, FINITE, max_size=3),
+    peak_memory_bytes=st.integers(0, 10**12),
+    environment=st.just({"versions": {"torch": "2"}, "device": "cpu", "threads": 2}),
+    label_names=st.none() | st.lists(NAMES, max_size=3).map(tuple),
+    history=st.dictionaries(NAMES, st.lists(st.lists(FINITE, min_size=2, max_size=2), max_size=3), max_size=2),
+    notes=st.lists(NAMES, max_size=2).map(tuple),
+)
+
+
+@given(RECORDS)
+def test_json_and_back_is_the_same(record: RunRecord) -> None:
+    assert RunRecord.from_json(record.to_json()) == record
+
+
+@given(RECORDS)
+def test_keys_that_other_tools_read(record: RunRecord) -> None:
+    keys = {"schema_version", "spec", "metrics", "parameters", "adapter_bytes", "seconds", "peak_memory_bytes"}
+    assert keys | {"environment"} <= json.loads(record.to_json()).keys()
+
+
+def example(**changes: object) -> RunRecord:
+    empty = {"metrics": {}, "parameters": {}, "adapter_bytes": 0, "seconds": {}, "peak_memory_bytes": 0}
+    return RunRecord(**{"spec": RunSpec(), "environment": {}, **empty, **changes})  # type: ignore[arg-type]
+
+
+def test_a_number_that_is_not_finite_becomes_null() -> None:
+    text = example(metrics={"validation": {"f1": float("nan")}}).to_json()
+    assert json.loads(text)["metrics"] == {"validation": {"f1": None}}
+
+
+@pytest.mark.parametrize(("key", "meant"), [("metrixs", "metrics"), ("secondz", "seconds")])
+def test_unknown_key_of_a_record_is_refused_with_its_near_miss(key: str, meant: str) -> None:
+    values = json.loads(example().to_json()) | {key: 1}
+    with pytest.raises(UnknownNameError, match=meant):
+        RunRecord.from_json(json.dumps(values))
+
+
+def test_unknown_field_of_a_spec_is_refused_with_its_near_miss() -> None:
+    with pytest.raises(UnknownNameError, match="learning_rate"):
+        RunSpec.from_dict({"learnign_rate": 1e-3})
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema_version": 99}', '{"schema_version": 1}'])
+def test_what_is_no_record_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="record"):
+        RunRecord.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("learning_rate", 0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", "fast"),
+        ("num_train_epochs", -1),
+        ("per_device_train_batch_size", 0),
+        ("per_device_train_batch_size", 1.5),
+        ("num_vectors", 0),
+        ("init_noise", -0.1),
+        ("weight_decay", float("inf")),
+        ("max_train_samples", 0),
+        ("seed", -1),
+        ("torch_dtype", "int8"),
+        ("eval_strategy", "sometimes"),
+        ("save_strategy", "always"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=field):
+        replace(RunSpec(), **{field: value})  # type: ignore[arg-type]
+
+
+def test_the_best_checkpoint_needs_evaluations() -> None:
+    with pytest.raises(ConfigError, match="eval_strategy"):
+        RunSpec(load_best_model_at_end=True, eval_strategy="no")
+
+
+def test_every_field_has_help() -> None:
+    assert all(item.metadata["help"] for item in fields(RunSpec))
+
+
+def test_write_leaves_the_old_file_when_it_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "record.json"
+    write_atomically(file, "old")
+
+    def killed(source: object, target: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(file, "new")
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_read_accepts_the_folder_and_names_what_is_missing(tmp_path: Path) -> None:
+    example().write(tmp_path / "record.json")
+    assert RunRecord.read(tmp_path) == RunRecord.read(tmp_path / "record.json") == example()
+    with pytest.raises(ConfigError, match="propulsion train"):
+        RunRecord.read(tmp_path / "elsewhere")

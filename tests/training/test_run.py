@@ -1,0 +1,253 @@
+"""Laws of a run: it is scored as it is recorded, goes on where it was killed, and stops before it keeps nonsense."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Trainer, TrainerCallback
+
+from propulsion.errors import AdapterFileError, ConfigError, NotFiniteError
+from propulsion.methods import method_names
+from propulsion.records import RunRecord, RunSpec
+from propulsion.training import job, trainer
+from propulsion.training.checkpoints import checkpoints
+from propulsion.training.evaluate import evaluate
+from propulsion.training.options import EvaluateOptions, PredictOptions
+from propulsion.training.predict import predict
+from propulsion.training.run import train
+
+MakeSpec = Callable[..., RunSpec]
+QUIET = {"disable_tqdm": True, "use_cpu": True}
+
+
+def adapter_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def assert_equal_adapters(one: Path, other: Path) -> None:
+    first, second = adapter_of(one), adapter_of(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+class KilledAt(TrainerCallback):
+    """Raises after a step, as a kill would, with whatever was written by then."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """The next trainers die at this step; undone by `monkeypatch.undo`."""
+    original = job.RunTrainer
+
+    def made(**kwargs: Any) -> Any:
+        kwargs["callbacks"] = [*kwargs["callbacks"], KilledAt(step)]
+        return original(**kwargs)
+
+    monkeypatch.setattr(job, "RunTrainer", made)
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_every_method_is_evaluated_as_it_was_recorded(method: str, make_spec: MakeSpec) -> None:
+    spec = make_spec(method=method)
+    record = train(spec)
+    folder = Path(str(spec.output_dir))
+    assert RunRecord.read(folder) == record
+    again = evaluate(folder, EvaluateOptions(**QUIET))["validation"]
+    assert again == pytest.approx(record.metrics["validation"], rel=1e-5)
+    counts = record.parameters
+    assert counts["trainable"] == counts["adapter"] + counts["head"] <= counts["total"]
+    assert counts["head"] == 2 * 64 + 2
+    assert (counts["adapter"] == 0) == (method == "head")
+
+
+def test_propulsion_learns_and_writes_everything(make_spec: MakeSpec) -> None:
+    spec = make_spec(num_train_epochs=8, learning_rate=1e-2, degree=5)
+    record = train(spec)
+    assert record.metrics["validation"]["accuracy"] >= 0.8
+    assert record.history["loss"][-1][1] < record.history["loss"][0][1]
+    folder = Path(str(spec.output_dir))
+    files = {path.name for path in folder.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md", "record.json", "loss_curve.png"} <= files
+    card = (folder / "README.md").read_text()
+    assert "propulsion" in card
+    assert f"{record.metrics['validation']['accuracy']:.4f}" in card
+    assert record.adapter_bytes == (folder / "adapter_model.safetensors").stat().st_size
+    assert record.seconds["per_step_median"] > 0
+    assert record.peak_memory_bytes > 2**20
+
+
+def test_seed_decides_everything(make_spec: MakeSpec, tmp_path: Path) -> None:
+    for name, seed in (("one", 1), ("same", 1), ("other", 2)):
+        train(make_spec(seed=seed, output_dir=str(tmp_path / name), max_steps=3))
+    assert_equal_adapters(tmp_path / "one", tmp_path / "same")
+    with pytest.raises(AssertionError):
+        assert_equal_adapters(tmp_path / "one", tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("at", "changes"),
+    [
+        (5, {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2}),
+        (11, {"save_strategy": "epoch", "num_train_epochs": 2}),
+        (5, {"save_strategy": "steps", "save_steps": 1, "gradient_accumulation_steps": 2, "num_train_epochs": 2}),
+        (5, {"method": "head", "save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-2}),
+    ],
+    ids=["inside an epoch", "between epochs", "accumulating", "head alone"],
+)
+def test_killed_and_resumed_is_as_never_killed(
+    at: int, changes: dict[str, Any], make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"logging_steps": 1, **changes}
+    whole = train(make_spec(output_dir=str(tmp_path / "whole"), **changes))
+    killed = make_spec(output_dir=str(tmp_path / "killed"), **changes)
+    kill_at(monkeypatch, at)
+    with pytest.raises(KeyboardInterrupt):
+        train(killed)
+    monkeypatch.undo()
+    assert not (tmp_path / "killed/record.json").exists()
+    with pytest.raises(ConfigError, match="resume_from_checkpoint"):
+        train(killed)
+    resumed = train(make_spec(output_dir=str(tmp_path / "killed"), resume_from_checkpoint=True, **changes))
+    assert resumed.metrics == whole.metrics
+    assert resumed.history["loss"] == whole.history["loss"]
+    if changes.get("method") != "head":
+        assert_equal_adapters(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_half_a_checkpoint_is_passed_over(make_spec: MakeSpec, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(make_spec(save_strategy="steps", save_steps=4, save_total_limit=None))
+    (folder / "checkpoint-8/trainer_state.json").write_text('{"global_st')
+    assert [path.name for path in checkpoints(folder)] == ["checkpoint-4"]
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    spec = make_spec(save_strategy="steps", save_steps=1, learning_rate=300.0, degree=55, max_grad_norm=0.0)
+    with pytest.raises(NotFiniteError) as caught:
+        train(spec)
+    said = str(caught.value)
+    assert "The gain of bert." in said
+    kept = checkpoints(tmp_path / "run")
+    for checkpoint in kept:
+        assert all(torch.isfinite(value).all() for value in adapter_of(checkpoint).values())
+    assert (str(kept[-1]) if kept else "No checkpoint") in said
+    assert not (tmp_path / "run/record.json").exists()
+
+
+def test_a_nan_loss_leaves_a_good_checkpoint_behind(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Trainer.training_step
+
+    def poisoned(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = original(self, *args, **kwargs)
+        return loss * float("nan") if self.state.global_step == 5 else loss
+
+    monkeypatch.setattr(trainer.Trainer, "training_step", poisoned)
+    with pytest.raises(NotFiniteError, match="checkpoint-4"):
+        train(make_spec(save_strategy="steps", save_steps=2))
+    monkeypatch.undo()
+    train(make_spec(save_strategy="steps", save_steps=2, resume_from_checkpoint=True))
+    assert RunRecord.read(tmp_path / "run").metrics["validation"]
+
+
+def test_accumulated_batches_are_one_batch(make_spec: MakeSpec, tmp_path: Path) -> None:
+    # The data has dropout only in BERT; with it off, two halves of a batch must give the gradient of the whole.
+    norms = {}
+    for name, changes in (("one", {"per_device_train_batch_size": 16}), ("two", {"gradient_accumulation_steps": 2})):
+        spec = job.resolve(make_spec(output_dir=str(tmp_path / name), max_steps=1, **changes))
+        task = job.get_task(str(spec.task))
+        made = job.assemble(spec, task, task.load(job.data_source(spec)))
+        for module in made.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        run = job.make_trainer(made, logging_steps=1, save_strategy="no", eval_strategy="no")
+        run.train()
+        norms[name] = next(entry["grad_norm"] for entry in run.state.log_history if "grad_norm" in entry)
+    assert norms["one"] == pytest.approx(norms["two"], rel=1e-4)
+
+
+def test_early_stopping_ends_with_the_best_weights(make_spec: MakeSpec) -> None:
+    spec = make_spec(
+        num_train_epochs=30,
+        learning_rate=1e-2,
+        degree=5,
+        early_stopping_patience=2,
+        load_best_model_at_end=True,
+    )
+    record = train(spec)
+    curve = [value for _, value in record.history["accuracy"]]
+    assert len(curve) < 30
+    assert record.metrics["validation"]["accuracy"] == max(curve)
+
+
+def test_a_finished_run_is_not_overwritten_unasked(make_spec: MakeSpec, tmp_path: Path) -> None:
+    train(make_spec(max_steps=2))
+    before = (tmp_path / "run/record.json").read_text()
+    with pytest.raises(ConfigError, match="overwrite_output_dir"):
+        train(make_spec(max_steps=2))
+    assert (tmp_path / "run/record.json").read_text() == before
+    (tmp_path / "run/notes.txt").write_text("mine")
+    assert train(make_spec(max_steps=3, overwrite_output_dir=True)).spec.max_steps == 3
+    assert (tmp_path / "run/notes.txt").read_text() == "mine"
+
+
+def test_the_base_model_is_never_the_output_folder(make_spec: MakeSpec, tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match="base model"):
+        train(make_spec(output_dir=str(tiny_model), overwrite_output_dir=True))
+
+
+def test_nothing_is_written_when_the_target_matches_nothing(make_spec: MakeSpec, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="quary"):
+        train(make_spec(target_modules=("quary",)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_damaged_weights_are_refused(make_spec: MakeSpec, tmp_path: Path) -> None:
+    train(make_spec(max_steps=1))
+    (tmp_path / "run/adapter_model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(AdapterFileError, match="adapter_model"):
+        evaluate(tmp_path / "run", EvaluateOptions(**QUIET))
+
+
+def test_predict_writes_one_line_for_each_row(make_spec: MakeSpec, tmp_path: Path) -> None:
+    train(make_spec(max_steps=2))
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps({"text": "a good film", "id": number}) + "\n" for number in range(7)))
+    options = PredictOptions(input=str(source), output=str(target), per_device_eval_batch_size=3, **QUIET)
+    assert predict(tmp_path / "run", options) == 7
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [row["id"] for row in rows] == list(range(7))
+    assert {row["prediction"]["label"] for row in rows} <= {"positive", "negative"}
+
+
+def test_bf16_trains_in_float32(make_spec: MakeSpec, tmp_path: Path) -> None:
+    record = train(make_spec(torch_dtype="bfloat16", max_steps=4))
+    assert {value.dtype for value in adapter_of(tmp_path / "run").values()} == {torch.float32}
+    again = evaluate(tmp_path / "run", EvaluateOptions(**QUIET))
+    assert again["validation"] == pytest.approx(record.metrics["validation"], rel=1e-4)
+
+
+def test_the_head_has_its_own_learning_rate_and_the_vectors_decay(make_spec: MakeSpec) -> None:
+    spec = job.resolve(make_spec(head_learning_rate=1e-4, weight_decay=0.1))
+    task = job.get_task(str(spec.task))
+    made = job.make_trainer(job.assemble(spec, task, task.load(job.data_source(spec))))
+    names = {parameter: name for name, parameter in made.model.named_parameters()}
+    for group in made.parameter_groups(made.model):
+        for name in (names[parameter] for parameter in group["params"]):
+            assert group["lr"] == (1e-4 if "classifier" in name else 5e-3)
+            assert group["weight_decay"] == (0.1 if "propulsion_" in name or name.endswith("weight") else 0.0)
