@@ -14,7 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from propulsion import PropulsionConfig
-from propulsion.errors import AdapterFileError, AdapterNameError, BaseModelError, ConfigError, PropulsionError, TargetError
+from propulsion.errors import (
+    AdapterFileError,
+    AdapterNameError,
+    BaseModelError,
+    ConfigError,
+    PropulsionError,
+    TargetError,
+)
 from tests.adapter.steered import batch, config, layers, result, steered_model
 from tests.tiny_models import tiny_model
 
@@ -53,7 +60,9 @@ def test_vectors_that_nothing_tells_apart_are_warned_of(fields: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("fields", [{"init_noise": 0.01}, {"degree": [1, 2]}, {"init_weights": "normal"}])
-def test_vectors_that_are_told_apart_are_not_warned_of(fields: dict[str, Any], recwarn: pytest.WarningsRecorder) -> None:
+def test_vectors_that_are_told_apart_are_not_warned_of(
+    fields: dict[str, Any], recwarn: pytest.WarningsRecorder
+) -> None:
     PropulsionConfig(num_vectors=2, **fields)
     assert not [w for w in recwarn if "apart" in str(w.message)]
 
@@ -96,7 +105,7 @@ def test_unknown_architectures_are_told_what_to_pass() -> None:
 
 def test_a_degree_for_what_is_not_steered_is_refused() -> None:
     base = tiny_model("roberta", "cls")
-    with pytest.raises(TargetError, match="degree_pattern has 'qeury'.*Did you mean 'query'"):
+    with pytest.raises(TargetError, match=r"degree_pattern has .qeury.*Did you mean .query."):
         get_peft_model(base, config(degree_pattern={"qeury": 3}))
     assert not list(layers(base))
 

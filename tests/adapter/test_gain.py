@@ -48,9 +48,7 @@ def gradients(product: Any, output: Tensor, gains: Tensor, grad: Tensor) -> tupl
     return result.detach(), *torch.autograd.grad(result, (output, gains), grad)
 
 
-def assert_agrees(
-    output: Tensor, gains: Tensor, grad: Tensor, tolerance: dict[torch.dtype, float] = TOLERANCE
-) -> None:
+def assert_agrees(output: Tensor, gains: Tensor, grad: Tensor, tolerance: dict[torch.dtype, float] = TOLERANCE) -> None:
     """Both paths against the reference in float64, for the product and both gradients."""
     expected = gradients(scale_reference, output.double(), gains.double(), grad.double())
     for in_place in (False, True):
@@ -269,7 +267,9 @@ def assert_same(actual: list[Tensor], expected: list[Tensor], tolerance: float) 
     assert len(actual) == len(expected)
     for value, reference in zip(actual, expected, strict=True):
         # Keys have no gradient but rounding where nothing tells the positions apart.
-        torch.testing.assert_close(value, reference, rtol=tolerance, atol=tolerance * max(1e-2, float(reference.norm())))
+        torch.testing.assert_close(
+            value, reference, rtol=tolerance, atol=tolerance * max(1e-2, float(reference.norm()))
+        )
 
 
 @pytest.fixture(params=["roberta", "llama", "gpt2", "t5"])

@@ -16,7 +16,9 @@ HOW = [{}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}]
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "opt", "bart", "t5", "phi"])
 def test_each_row_is_generated_as_with_its_adapter_alone(name: str, how: dict) -> None:
     model = steered_model(name, "lm", degree=2)
-    model.add_adapter("second", PropulsionConfig(task_type=model.peft_config["default"].task_type, target_modules="attn"))
+    model.add_adapter(
+        "second", PropulsionConfig(task_type=model.peft_config["default"].task_type, target_modules="attn")
+    )
     with torch.no_grad():
         for layer in layers(model):
             for delta in layer.propulsion_delta.values():

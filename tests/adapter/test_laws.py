@@ -128,7 +128,9 @@ def test_fast_path_has_the_gradients_of_the_formula(
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_mixed_batch_is_each_adapter_alone(name: str, targets: str) -> None:
     model = steered_model(name, target_modules=targets, degree=15)
-    model.add_adapter("other", model.peft_config["default"].__class__(task_type="SEQ_CLS", target_modules="mlp", degree=2))
+    model.add_adapter(
+        "other", model.peft_config["default"].__class__(task_type="SEQ_CLS", target_modules="mlp", degree=2)
+    )
     train_by_chance(model, "other", seed=2)
     inputs = batch(name, batch=4)
     alone = {"__base__": base_result(model, inputs)}
@@ -146,7 +148,9 @@ def test_a_mixed_batch_is_each_adapter_alone(name: str, targets: str) -> None:
 @pytest.mark.parametrize("train_bias", [False, True])
 def test_merging_one_after_the_other_is_both_active(name: str, train_bias: bool) -> None:
     model = steered_model(name, train_bias=train_bias, modules_to_save=None, task_type=None)
-    model.add_adapter("other", model.peft_config["default"].__class__(target_modules="attn", degree=3, train_bias=train_bias))
+    model.add_adapter(
+        "other", model.peft_config["default"].__class__(target_modules="attn", degree=3, train_bias=train_bias)
+    )
     train_by_chance(model, "other", seed=2)
     model.base_model.set_adapter(["default", "other"])
     inputs = batch(name)

@@ -33,7 +33,13 @@ def test_trainer_trains_evaluates_and_resumes_nothing_but_the_adapter(tmp_path: 
     model = steered_model("roberta", trained=False)
     frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
     arguments = TrainingArguments(
-        str(tmp_path), max_steps=6, learning_rate=1e-2, report_to="none", logging_steps=1, use_cpu=True, label_names=["labels"]
+        str(tmp_path),
+        max_steps=6,
+        learning_rate=1e-2,
+        report_to="none",
+        logging_steps=1,
+        use_cpu=True,
+        label_names=["labels"],
     )
     data = rows("roberta", "cls")
     trainer = Trainer(model, arguments, train_dataset=data, eval_dataset=data)
@@ -57,7 +63,14 @@ def test_trl_trains_with_our_configuration(tmp_path: Path) -> None:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", bos_token="<s>")
     data = datasets.Dataset.from_dict({"text": [" ".join(str((i + j) % 80) for j in range(8)) for i in range(16)]})
     arguments = trl.SFTConfig(
-        str(tmp_path), max_steps=3, report_to="none", use_cpu=True, bf16=False, logging_steps=1, learning_rate=1e-2, max_length=16
+        str(tmp_path),
+        max_steps=3,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        logging_steps=1,
+        learning_rate=1e-2,
+        max_length=16,
     )
     trainer = trl.SFTTrainer(
         tiny_model("llama", "lm"),

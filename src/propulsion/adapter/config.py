@@ -18,7 +18,7 @@ INITIALIZATIONS = ("ones", "zeros", "normal", "uniform", "xavier")
 
 
 @dataclass
-class PropulsionConfig(PeftConfig):  # type: ignore[misc]
+class PropulsionConfig(PeftConfig):
     """Configuration of Propulsion: V' = V ⊙ z^k for the outputs V of the targeted layers (paper, equation 3).
 
     Beside these fields it has those of `peft.PeftConfig`. A field that is wrong raises `ConfigError`, a ValueError.
@@ -28,9 +28,9 @@ class PropulsionConfig(PeftConfig):  # type: ignore[misc]
         default=None,
         metadata={
             "help": (
-                "What to steer: a preset ('all', 'attn', 'mlp', 'embedding', 'query', 'key', 'value'), a list of module "
-                "names or of their endings, a regular expression, or 'all-linear'. None stands for 'all' where the "
-                "architecture is known."
+                "What to steer: a preset ('all', 'attn', 'mlp', 'embedding', 'query', 'key', 'value'), a list "
+                "of module names or of their endings, a regular expression, or 'all-linear'. None stands for 'all' "
+                "where the architecture is known."
             )
         },
     )
@@ -50,20 +50,24 @@ class PropulsionConfig(PeftConfig):  # type: ignore[misc]
     )
     pooling: str = field(
         default="mean",
-        metadata={"help": "How the p steered outputs become one: 'mean', 'l2', 'max' or 'min'. The last two cannot be merged."},
+        metadata={
+            "help": "How the p steered outputs become one: 'mean', 'l2', 'max' or 'min'. The last two cannot be merged."
+        },
     )
     init_weights: bool | str = field(
         default=True,
         metadata={
             "help": (
-                "Where z starts: True or 'ones' (the identity), 'zeros', 'normal' (around 1), 'uniform' (0 to 1), 'xavier'; "
-                "False is a random start that is not the identity, for tests."
+                "Where z starts: True or 'ones' (the identity), 'zeros', 'normal' (around 1), 'uniform' (0 to 1), "
+                "'xavier'; False is a random start that is not the identity, for tests."
             )
         },
     )
     init_noise: float = field(
         default=0.0,
-        metadata={"help": "Standard deviation of the noise added to the start of z; tells the p vectors of a layer apart."},
+        metadata={
+            "help": "Standard deviation of the noise added to the start of z; tells the p vectors of a layer apart."
+        },
     )
     train_bias: bool = field(
         default=False, metadata={"help": "Also train the biases of the steered layers, where they have one."}
@@ -130,8 +134,11 @@ class PropulsionConfig(PeftConfig):  # type: ignore[misc]
             name = where if where == "degree" else f"degree_pattern[{where!r}]"
             for value in degree if isinstance(degree, (list, tuple)) else [degree]:
                 _check_integer(name, value, least=0)
-            if len(self.degrees_of(degree)) != self.num_vectors:
-                raise ConfigError(f"{name} has {len(degree)} entries for num_vectors={self.num_vectors}: give one for each.")  # type: ignore[arg-type]
+            entries = len(self.degrees_of(degree))
+            if entries != self.num_vectors:
+                raise ConfigError(
+                    f"{name} has {entries} entries for num_vectors={self.num_vectors}: give one for each."
+                )
 
     def _check_noise(self) -> None:
         is_number = isinstance(self.init_noise, (int, float)) and not isinstance(self.init_noise, bool)
@@ -141,19 +148,21 @@ class PropulsionConfig(PeftConfig):  # type: ignore[misc]
     def _check_layers(self) -> None:
         if self.layers_pattern and self.layers_to_transform is None:
             raise ConfigError("layers_pattern says where layers_to_transform counts: give layers_to_transform as well.")
-        is_regex = isinstance(self.target_modules, str) and not (is_preset(self.target_modules) or self.target_modules == "all-linear")
+        is_regex = isinstance(self.target_modules, str) and not (
+            is_preset(self.target_modules) or self.target_modules == "all-linear"
+        )
         if is_regex and self.layers_to_transform is not None:
             raise ConfigError(
-                "layers_to_transform does not work with a regular expression for target_modules: put the blocks into the "
-                f"expression, or use a list or a preset ({', '.join(PRESETS)})."
+                "layers_to_transform does not work with a regular expression for target_modules: put the blocks into "
+                f"the expression, or use a list or a preset ({', '.join(PRESETS)})."
             )
 
     def _warn_of_equal_vectors(self) -> None:
         start_alike = self.init_weights in (True, "ones", "zeros") and self.init_noise == 0
         if self.num_vectors > 1 and start_alike and len(set(self.degrees_of(self.degree))) == 1:
             warnings.warn(
-                f"num_vectors={self.num_vectors}, but nothing tells the vectors of a layer apart: they get equal gradients and "
-                "stay equal. Set init_noise (e.g. 0.01), or give each vector a degree of its own.",
+                f"num_vectors={self.num_vectors}, but nothing tells the vectors of a layer apart: they get equal "
+                "gradients and stay equal. Set init_noise (e.g. 0.01), or give each vector a degree of its own.",
                 stacklevel=4,
             )
 

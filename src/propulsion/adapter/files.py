@@ -58,9 +58,11 @@ def check_adapter_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, 
     check_finite(tensors, f"Adapter {adapter_name!r}")
     for key, tensor in expected.items():
         if key not in tensors:
-            raise AdapterFileError(f"Adapter {adapter_name!r} has no vector for {key}: the file is incomplete, or of another model.")
+            raise AdapterFileError(
+                f"Adapter {adapter_name!r} has no vector for {key}: the file is incomplete, or of another model."
+            )
         if tensors[key].shape != tensor.shape:
             raise BaseModelError(
-                f"Adapter {adapter_name!r} has the shape {tuple(tensors[key].shape)} for {key}, this model {tuple(tensor.shape)}: "
-                "load it onto the base model named in its adapter_config.json."
+                f"Adapter {adapter_name!r} has the shape {tuple(tensors[key].shape)} for {key}, this model "
+                f"{tuple(tensor.shape)}: load it onto the base model named in its adapter_config.json."
             )

@@ -28,10 +28,16 @@ def fingerprint(modules: Mapping[str, nn.Module]) -> dict[str, list[float]]:
     names = list(modules)
     chosen = names[:: max(1, len(names) // SAMPLED_MODULES)][:SAMPLED_MODULES]
     samples = {name: _sample(modules[name]) for name in chosen}
-    return {name: [float(f"{value:.6g}") for value in sample.tolist()] for name, sample in samples.items() if sample is not None}
+    return {
+        name: [float(f"{value:.6g}") for value in sample.tolist()]
+        for name, sample in samples.items()
+        if sample is not None
+    }
 
 
-def check_fingerprint(expected: Mapping[str, list[float]], modules: Mapping[str, nn.Module], strict: bool = True) -> None:
+def check_fingerprint(
+    expected: Mapping[str, list[float]], modules: Mapping[str, nn.Module], strict: bool = True
+) -> None:
     """Compare the base model that an adapter was trained on with this one.
 
     Args:
@@ -45,16 +51,16 @@ def check_fingerprint(expected: Mapping[str, list[float]], modules: Mapping[str,
     for name, values in expected.items():
         if name not in modules:
             raise BaseModelError(
-                f"This adapter was trained on a model with a module {name!r}, which this model lacks: load it onto the base "
-                "model named in its adapter_config.json, with the same kind of head."
+                f"This adapter was trained on a model with a module {name!r}, which this model lacks: load it onto the "
+                "base model named in its adapter_config.json, with the same kind of head."
             )
         sample, reference = _sample(modules[name]), torch.tensor(values)
         if sample is None or not reference.isfinite().all():
             continue
         if sample.shape != reference.shape or (sample - reference).norm() > TOLERANCE * reference.norm():
             message = (
-                f"This adapter was trained on another base model: the weights of {name!r} are others. Load it onto the model "
-                "named in its adapter_config.json, or set base_fingerprint to null there if this is meant."
+                f"This adapter was trained on another base model: the weights of {name!r} are others. Load it onto the "
+                "model named in its adapter_config.json, or set base_fingerprint to null there if this is meant."
             )
             if strict:
                 raise BaseModelError(message)
@@ -65,7 +71,13 @@ def _sample(module: nn.Module) -> Tensor | None:
     """Some weights in float32; None where they cannot be read: quantized, sharded, or not there yet."""
     base_layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     weight = getattr(base_layer, "weight", None)
-    if type(weight) is not nn.Parameter or not weight.is_floating_point() or weight.is_meta or not weight.numel():
+    if (
+        not isinstance(weight, nn.Parameter)
+        or type(weight) is not nn.Parameter
+        or not weight.is_floating_point()
+        or weight.is_meta
+        or not weight.numel()
+    ):
         return None
     positions = torch.linspace(0, weight.numel() - 1, SAMPLED_WEIGHTS, dtype=torch.float64).long()
     flat = weight.detach().reshape(-1) if weight.is_contiguous() else weight.detach().flatten()

@@ -74,9 +74,7 @@ def scale(output: Tensor, scale: Tensor, in_place: bool = False) -> Tensor:
 def _is_transformed() -> bool:
     """Whether torch.compile, torch.func or forward-mode differentiation reads the program: they want plain formulas."""
     return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
+        torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     )
 
 

@@ -16,8 +16,8 @@ from propulsion.errors import AdapterNameError, LayerError, near_misses
 
 BASE_MODEL = "__base__"  # PEFT's name for a row without adapter
 
-# Modules that repeat one row of a steered layer's output for the whole batch (DeBERTa's relative positions), so that the
-# rows cannot be steered one by one within them: they run once for each adapter.
+# Modules that repeat one row of a steered layer's output for the whole batch (DeBERTa's relative positions), so that
+# the rows cannot be steered one by one within them: they run once for each adapter.
 RUN_BY_ADAPTER = ("DisentangledSelfAttention",)
 
 
@@ -63,8 +63,8 @@ def steering_each_row(model: nn.Module, adapter_names: Sequence[str], repeats: b
     Args:
         model: The model with its adapters.
         adapter_names: One name for each row.
-        repeats: The model may see each row several times over, as generation does for beams; otherwise the number of names
-            has to be that of the model's inputs.
+        repeats: The model may see each row several times over, as generation does for beams; otherwise the number of
+            names has to be that of the model's inputs.
     """
     rows = _Rows(list(adapter_names))
     handles, replaced = [], []
@@ -102,8 +102,8 @@ def names_of_rows(adapter_names: Sequence[str], output: Tensor) -> list[str]:
     time_first = output.dim() > 2 and rows != names and output.shape[1] == names
     if rows % names or time_first:
         raise AdapterNameError(
-            f"adapter_names has {names} entries, but a layer's output for this batch has the shape {tuple(output.shape)}, "
-            "in which the rows of the batch cannot be told."
+            f"adapter_names has {names} entries, but a layer's output for this batch has the shape "
+            f"{tuple(output.shape)}, in which the rows of the batch cannot be told."
         )
     return [name for name in adapter_names for _ in range(rows // names)]
 
@@ -136,7 +136,8 @@ class _Rows:
         trained = wrapper.modules_to_save
 
         def run(name: str, *args: Any, **kwargs: Any) -> Any:
-            return (trained[name] if name in trained else wrapper.original_module)(*args, **kwargs)
+            module = trained[name] if name in trained else wrapper.original_module  # noqa: SIM401
+            return module(*args, **kwargs)
 
         return self._split(run, args, kwargs)
 
@@ -153,7 +154,9 @@ class _Rows:
         return self._split(run, args, kwargs)
 
     def _split(self, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        names = names_of_rows(self.adapter_names, next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)))
+        names = names_of_rows(
+            self.adapter_names, next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        )
         indices, parts = [], []
         for name in dict.fromkeys(names):
             index = torch.tensor([row for row, other in enumerate(names) if other == name])

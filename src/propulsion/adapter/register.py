@@ -12,7 +12,7 @@ NAME = "propulsion"
 
 
 def register() -> None:
-    """Register the method under PeftType.PROPULSION; a second call changes nothing, nor does a PEFT that has it itself."""
+    """Register the method under PeftType.PROPULSION, unless that has been done or PEFT has the method itself."""
     if NAME.upper() not in PeftType.__members__:
         _add_member(PeftType, NAME.upper())
     # The configuration reads the member, so it is imported after it is there.

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from propulsion.adapter.config import PropulsionConfig
 from propulsion.adapter.files import check_adapter_tensors
 from propulsion.adapter.fingerprint import check_fingerprint, fingerprint
-from propulsion.adapter.layers import PropulsionLayer, kind_of
+from propulsion.adapter.kinds import kind_of
+from propulsion.adapter.layers import PropulsionLayer
 from propulsion.adapter.mixed_batch import check_adapter_names, steering_each_row
 from propulsion.adapter.targets import (
     check_every_entry_matches,
@@ -37,7 +38,7 @@ from propulsion.adapter.weighting import COMBINATIONS, combine, combine_bias
 from propulsion.errors import AdapterNameError, ConfigError, TargetError, near_misses
 
 
-class PropulsionModel(BaseTuner):  # type: ignore[misc]
+class PropulsionModel(BaseTuner):
     """A frozen model whose targeted layers' outputs are multiplied with trained vectors (paper, section 2).
 
     Made by `peft.get_peft_model(model, PropulsionConfig(...))`; arguments and attributes are those of PEFT's tuners.
@@ -94,7 +95,7 @@ class PropulsionModel(BaseTuner):  # type: ignore[misc]
         key = (peft_config.target_modules, str(blocks), str(pattern))
         if key not in known:
             chosen = None if blocks is None else {blocks} if isinstance(blocks, int) else set(blocks)
-            names = resolve_preset(model, peft_config.target_modules)
+            names = resolve_preset(model, str(peft_config.target_modules))
             known[key] = {name for name in names if chosen is None or layer_index(name, pattern) in chosen}
         return known[key]
 
@@ -143,7 +144,9 @@ class PropulsionModel(BaseTuner):  # type: ignore[misc]
             yield
             return
         if self.training:
-            raise AdapterNameError("Cannot pass `adapter_names` when the model is in training mode: call model.eval() first.")
+            raise AdapterNameError(
+                "Cannot pass `adapter_names` when the model is in training mode: call model.eval() first."
+            )
         # PEFT passes the inputs themselves here for `generate`, and only other arguments for `forward`.
         is_generation = check_adapter_names(adapter_names, list(self.peft_config), [*args, *kwargs.values()])
         with steering_each_row(self.model, adapter_names, repeats=is_generation):
@@ -160,7 +163,7 @@ class PropulsionModel(BaseTuner):  # type: ignore[misc]
         return remapped
 
     def _check_merge_allowed(self) -> None:
-        """Nothing to warn of: a merged layer gets parameters of its own, so that those tied to the old ones keep them."""
+        """Nothing to warn of: a merged layer gets parameters of its own; what is tied to the old ones keeps them."""
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Fold adapters into the weights of all layers, or of none if one of them cannot be merged.
@@ -220,31 +223,46 @@ class PropulsionModel(BaseTuner):  # type: ignore[misc]
             if adapter_name in layer.propulsion_bias:
                 layer.propulsion_bias[adapter_name].data.copy_(combine_bias(layer, adapters, weights))
 
-    def _check_weighted(self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str) -> None:
+    def _check_weighted(
+        self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str
+    ) -> None:
         for name in adapters:
             if name not in self.peft_config:
                 raise AdapterNameError(f"Adapter {name} does not exist.{near_misses(name, self.peft_config)}")
         if adapter_name in self.peft_config:
-            raise AdapterNameError(f"There is already an adapter {adapter_name!r}: choose another name, or delete it first.")
+            raise AdapterNameError(
+                f"There is already an adapter {adapter_name!r}: choose another name, or delete it first."
+            )
         if not adapters or len(adapters) != len(weights):
-            raise ConfigError(f"Got {len(adapters)} adapters and {len(weights)} weights: give one weight for each adapter.")
+            raise ConfigError(
+                f"Got {len(adapters)} adapters and {len(weights)} weights: give one weight for each adapter."
+            )
         if combination_type not in COMBINATIONS:
             raise ConfigError(
                 f"combination_type={combination_type!r} is not one of {', '.join(COMBINATIONS)}."
                 f"{near_misses(combination_type, COMBINATIONS)}"
             )
-        for field in ("degree", "degree_pattern", "num_vectors", "pooling", "train_bias", "layers_to_transform", "layers_pattern"):
+        for field in (
+            "degree",
+            "degree_pattern",
+            "num_vectors",
+            "pooling",
+            "train_bias",
+            "layers_to_transform",
+            "layers_pattern",
+        ):
             if len({str(getattr(self.peft_config[name], field)) for name in adapters}) > 1:
                 raise ConfigError(f"The adapters differ in {field}, so that their vectors cannot be combined.")
         for module in self.modules():
-            if isinstance(module, ModulesToSaveWrapper) and sum(name in module.modules_to_save for name in adapters) > 1:
+            if (
+                isinstance(module, ModulesToSaveWrapper)
+                and sum(name in module.modules_to_save for name in adapters) > 1
+            ):
                 raise ConfigError("Cannot add weighted adapters targeting the same module with modules_to_save.")
 
 
-def _check_targets(
-    peft_config: PropulsionConfig, modules: dict[str, nn.Module], matched: dict[str, nn.Module]
-) -> None:
-    targets = peft_config.target_modules
+def _check_targets(peft_config: PropulsionConfig, modules: dict[str, nn.Module], matched: dict[str, nn.Module]) -> None:
+    targets = peft_config.target_modules or ()
     if not is_preset(targets):
         check_every_entry_matches(modules, targets)
     if not matched and peft_config.layers_to_transform is not None:
