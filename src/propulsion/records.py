@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from functools import partial
@@ -51,10 +50,12 @@ class RunSpec:
     max_length: int = _data(128, "truncate to this many tokens")
 
     method: str = _method("propulsion", "how to fine-tune; see `propulsion methods`")
-    target_modules: str | tuple[str, ...] | None = _method(None, "preset, list, regex or all-linear; None: the method's")
+    target_modules: str | tuple[str, ...] | None = _method(
+        None, "preset, list, regex or all-linear; None: the method's"
+    )
     exclude_modules: str | tuple[str, ...] | None = _method(None, "list or regex of modules to leave alone")
     degree: int | tuple[int, ...] = _method(15, "degree k of the gain z^k, or one per vector")
-    degree_pattern: dict[str, int | list[int]] | None = _method(None, "degree per module name, for example {query: 5}")
+    degree_pattern: dict[str, int | list[int]] | None = _method(None, "degree per module name, for example {query: 5}")  # noqa: RUF009
     num_vectors: int = _method(1, "vectors per layer (multi-propulsion)")
     pooling: str = _method("mean", "how the outputs of several vectors are pooled: mean, max, min or l2")
     init_weights: bool | str = _method(True, "true (the identity), false, or zeros, normal, uniform, xavier")
@@ -76,7 +77,7 @@ class RunSpec:
 
     num_train_epochs: float = _loop(3.0, "passes over the training data")
     max_steps: int = _loop(-1, "stop after this many steps; overrides num_train_epochs if positive")
-    per_device_train_batch_size: int = _loop(32, "rows per step and device")
+    per_device_train_batch_size: int = _loop(16, "rows per step and device")
     per_device_eval_batch_size: int = _loop(64, "rows per evaluation batch and device")
     gradient_accumulation_steps: int = _loop(1, "batches per step")
     early_stopping_patience: int | None = _loop(None, "stop after this many evaluations without a better metric")
@@ -151,7 +152,7 @@ def _check_numbers(spec: RunSpec) -> None:
     for names, wanted, holds in rules:
         for name in names:
             value = getattr(spec, name)
-            optional = type(spec).__dataclass_fields__[name].default is None
+            optional = "None" in str(type(spec).__dataclass_fields__[name].type)
             if value is None and optional:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
@@ -241,16 +242,15 @@ class RunRecord:
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader, or a kill, never meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    partial_file = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with partial_file.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        os.replace(partial_file, path)
+    finally:
+        partial_file.unlink(missing_ok=True)
 
 
 def refuse_unknown(values: Mapping[str, Any], known: list[str], what: str) -> None:

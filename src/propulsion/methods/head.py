@@ -26,4 +26,4 @@ def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.M
     return base_model
 
 
-METHOD = register(Method("head", "the classifier head alone, the backbone frozen", build, lambda spec: 1e-3))
+METHOD = register(Method("head", "the classifier head alone, the backbone frozen", build, lambda spec: 5e-3))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from peft import get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
@@ -42,7 +44,7 @@ def learning_rate(spec: RunSpec) -> float:
     return 0.015 / max(1, *degrees)
 
 
-def _listed(value: object) -> object:
+def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 

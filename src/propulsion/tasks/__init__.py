@@ -1,1 +1,10 @@
+"""What can be trained for: tasks by name, each with its data, its tensors and its scores."""
 
+from propulsion.tasks.base import DataSource, Task, TaskData
+from propulsion.tasks.named import TASKS
+from propulsion.tasks.registry import get_task, register, task_names
+
+for _task in TASKS:
+    register(_task)
+
+__all__ = ["DataSource", "Task", "TaskData", "get_task", "register", "task_names"]

@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from propulsion.errors import ConfigError, near_misses
-from propulsion.methods import get_method
+from propulsion.errors import ConfigError, DataError, near_misses
 from propulsion.records import RunRecord, RunSpec
 from propulsion.tasks import TaskData, get_task
 from propulsion.training.job import Job, assemble, data_source, make_trainer
-from propulsion.training.models import quiet_transformers
 from propulsion.training.options import EvaluateOptions
 from propulsion.training.run import scores
-from propulsion.training.store import load_trained
 
 
 def evaluate(adapter_dir: Path, options: EvaluateOptions) -> dict[str, dict[str, float]]:
@@ -32,15 +29,13 @@ def evaluate(adapter_dir: Path, options: EvaluateOptions) -> dict[str, dict[str,
         AdapterFileError: The weights are missing, damaged, or those of another model.
     """
     record = RunRecord.read(adapter_dir)
-    spec = _changed(record.spec, options)
-    task = get_task(str(spec.task))
-    data = task.load(data_source(spec))
-    if record.label_names and data.label_names != record.label_names:
-        data = _with_labels(data, record.label_names)
-    job = restore(adapter_dir, replace(record, spec=spec), data)
-    splits = _chosen(job, options.split)
+    record = replace(record, spec=_changed(record.spec, options))
+    data = get_task(str(record.spec.task)).load(data_source(record.spec))
+    _refuse_other_labels(data, record)
+    data = replace(data, splits={name: data.splits[name] for name in _chosen(data, options.split)})
+    job = restore(adapter_dir, record, data)
     trainer = make_trainer(job, eval_strategy="no", save_strategy="no", load_best_model_at_end=False)
-    return {split: scores(trainer, job, split) for split in splits}
+    return {split: scores(trainer, job, split)[0] for split in data.splits}
 
 
 def _changed(spec: RunSpec, options: EvaluateOptions) -> RunSpec:
@@ -53,18 +48,22 @@ def _changed(spec: RunSpec, options: EvaluateOptions) -> RunSpec:
     )
 
 
-def _with_labels(data: TaskData, label_names: tuple[str, ...]) -> TaskData:
-    raise ConfigError(
-        f"The labels of this data ({', '.join(data.label_names or ('none',))}) are not those that the adapter was "
-        f"trained with ({', '.join(label_names)})."
-    )
+def _refuse_other_labels(data: TaskData, record: RunRecord) -> None:
+    if data.label_names != record.label_names:
+        raise DataError(
+            f"The labels of this data ({', '.join(data.label_names or ('numbers',))}) are not those that the adapter "
+            f"was trained with ({', '.join(record.label_names or ('numbers',))})."
+        )
 
 
-def _chosen(job: Job, split: str | None) -> list[str]:
+def _chosen(data: TaskData, split: str | None) -> list[str]:
     if split is None:
-        return job.eval_splits
-    if split not in job.data.splits:
-        hint = near_misses(split, job.data.splits) or f" There are {', '.join(job.data.splits)}."
+        chosen = [name for name in data.splits if name != "train"]
+        if not chosen:
+            raise DataError("The data has no split beside train: add a validation file, or pass --split train.")
+        return chosen
+    if split not in data.splits:
+        hint = near_misses(split, data.splits) or f" There are {', '.join(data.splits)}."
         raise ConfigError(f"The data has no split {split!r}.{hint}")
     return [split]
 
@@ -80,11 +79,7 @@ def restore(adapter_dir: Path, record: RunRecord, data: TaskData | None = None) 
     Raises:
         AdapterFileError: The weights are missing, damaged, or those of another model.
     """
-    get_method(record.spec.method)
     data = data or TaskData(splits={}, label_names=record.label_names, notes=())
-    tokenizer = str(adapter_dir) if (adapter_dir / "tokenizer_config.json").exists() else None
-    with quiet_transformers():
-        job = assemble(record.spec, get_task(str(record.spec.task)), data, tokenizer)
-    load_trained(job.model, adapter_dir)
+    job = assemble(record.spec, get_task(str(record.spec.task)), data, trained=adapter_dir)
     job.model.eval()
     return job

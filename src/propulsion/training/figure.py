@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +27,45 @@ def draw_curves(record: RunRecord, main_metric: str, file: Path) -> None:
         return
     figure = Figure(figsize=(4.2 * len(panels), 2.9), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
+    last_step = max(points[-1][0] for _, points in panels)
     for axes, (name, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _panel(axes, f"Training {name}" if name == "loss" else f"Validation {name.replace('_', ' ')}", points)
+        title = "Training loss (running mean)" if name == "loss" else f"Validation {name.replace('_', ' ')}"
+        _panel(axes, title, points, last_step, smoothed=name == "loss")
     spec = record.spec
     figure.suptitle(f"{spec.method} on {spec.task}", x=0.01, ha="left", fontsize=9, color=INK, weight="bold")
     figure.savefig(file)
 
 
-def _panel(axes: Any, title: str, points: list[list[float]]) -> None:
+def _panel(axes: Any, title: str, points: list[list[float]], last_step: float, smoothed: bool) -> None:
     steps, values = zip(*points, strict=True)
-    marker = "o" if len(points) < 25 else ""
-    axes.plot(steps, values, color=LINE, linewidth=1.4, marker=marker, markersize=3)
+    if smoothed:
+        axes.plot(steps, values, color=LINE, linewidth=0.8, alpha=0.3)
+        values = tuple(_running_mean(values))
+    axes.plot(steps, values, color=LINE, linewidth=1.6, marker="" if smoothed else "o", markersize=3.5)
     axes.annotate(
         f"{values[-1]:.3f}",
         (steps[-1], values[-1]),
-        xytext=(0, 6),
+        xytext=(0, 7),
         textcoords="offset points",
         ha="right",
         fontsize=8,
         color=INK,
     )
+    axes.set_xlim(0, last_step * 1.03)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title(title, loc="left", fontsize=8, color=INK)
     axes.set_xlabel("step", fontsize=8, color=INK)
     axes.tick_params(labelsize=7, colors=INK, length=2)
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    axes.margins(x=0.03, y=0.15)
+    axes.margins(y=0.2)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _running_mean(values: Sequence[float], memory: float = 0.8) -> list[float]:
+    """Exponential, corrected for its start."""
+    means, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = memory * total + (1 - memory) * value, memory * weight + (1 - memory)
+        means.append(total / weight)
+    return means

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
-from datasets import Dataset
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
@@ -21,6 +21,7 @@ from propulsion.records import RunSpec
 from propulsion.tasks import DataSource, Task, TaskData, get_task
 from propulsion.training.measure import StepClock
 from propulsion.training.models import load_base, load_tokenizer, model_path
+from propulsion.training.store import ADAPTER_CONFIG, load_trained, open_adapter
 from propulsion.training.trainer import RunTrainer
 
 
@@ -55,9 +56,14 @@ class Job:
     heads: list[str]
 
     @cached_property
-    def encoded(self) -> dict[str, Dataset]:
+    def encoded(self) -> dict[str, datasets.Dataset]:
         """The splits as token ids with labels."""
-        return self.task.encode(self.data, self.tokenizer, self.spec.max_length)
+        if self.spec.disable_tqdm:
+            datasets.disable_progress_bars()
+        try:
+            return self.task.encode(self.data, self.tokenizer, self.spec.max_length)
+        finally:
+            datasets.enable_progress_bars()
 
     @property
     def eval_splits(self) -> list[str]:
@@ -66,29 +72,36 @@ class Job:
         return sorted(names, key=lambda name: not name.startswith("validation"))
 
 
-def assemble(spec: RunSpec, task: Task, data: TaskData, tokenizer_path: str | None = None) -> Job:
+def assemble(spec: RunSpec, task: Task, data: TaskData, trained: Path | None = None) -> Job:
     """Seed, then build: tokenizer, base model with a fresh head, and the method around it.
 
     Args:
         spec: A resolved spec.
         task: The task of that name.
         data: Its data; only the label names are read.
-        tokenizer_path: Where the tokenizer is, if it is not beside the base model.
+        trained: A folder with what an earlier run of this spec trained and saved, to be read in.
 
     Raises:
         ConfigError: The model cannot be had, or a field of the method is wrong.
+        AdapterFileError: What was trained is missing, damaged, or of another model.
     """
     set_seed(spec.seed)  # before the head and the adapter are made, or the seed would not decide them
-    tokenizer = load_tokenizer(tokenizer_path or model_path(spec.model_name_or_path))
+    saved_tokenizer = trained is not None and (trained / "tokenizer_config.json").exists()
+    tokenizer = load_tokenizer(str(trained) if saved_tokenizer else model_path(spec.model_name_or_path))
     base, random_modules = load_base(spec, task.auto_class, task.model_kwargs(data))
     if random_modules:
         wanted = dict.fromkeys((*(spec.modules_to_save or ()), *random_modules))
         spec = replace(spec, modules_to_save=tuple(wanted))
     heads = head_modules(base)
-    model = get_method(spec.method).build(base, spec, task)
+    if trained is not None and (trained / ADAPTER_CONFIG).exists():
+        model = open_adapter(base, trained)
+    else:
+        model = get_method(spec.method).build(base, spec, task)
     for parameter in model.parameters():
         if parameter.requires_grad:  # PEFT leaves the head of a bfloat16 model in bfloat16, where small steps are lost
             parameter.data = parameter.data.float()
+    if trained is not None:
+        load_trained(model, trained)
     return Job(spec, task, data, tokenizer, model, heads)
 
 
@@ -107,6 +120,7 @@ def make_trainer(job: Job, **overrides: Any) -> RunTrainer:
     return RunTrainer(
         heads=job.heads,
         head_learning_rate=spec.head_learning_rate,
+        loss_is_mean="Classification" in job.task.auto_class,
         model=job.model,
         args=TrainingArguments(**{**_arguments(job), **overrides}),
         data_collator=job.task.collator(job.tokenizer),

@@ -106,9 +106,7 @@ def load_base(spec: RunSpec, auto_class: str, model_kwargs: dict[str, Any]) -> t
         model.config.pad_token_id = load_tokenizer(path).pad_token_id
     parameters = dict(model.named_parameters())
     backbone = [
-        name
-        for name in info["missing_keys"]
-        if name in parameters and name.startswith(f"{model.base_model_prefix}.")
+        name for name in info["missing_keys"] if name in parameters and name.startswith(f"{model.base_model_prefix}.")
     ]
     if len(backbone) > MOST_NEW_BACKBONE_PARAMETERS:
         raise ConfigError(

@@ -31,7 +31,7 @@ class PredictOptions:
     """Label texts with a finished run."""
 
     input: str = _option("-", ".jsonl or .csv file, or - for standard input (JSON objects or plain lines)")
-    output: str = _option("predictions.jsonl", "where the rows go, with the prediction added; - for standard output")
+    output: str = _option("predictions.jsonl", "where the rows go, each with its `prediction`; - for standard output")
     per_device_eval_batch_size: int = _option(64, "rows per batch")
     disable_tqdm: bool = _option(False, "no progress bar")
     use_cpu: bool = _option(False, "stay on the CPU even if there is an accelerator")
@@ -55,5 +55,6 @@ class DemoOptions:
     output_dir: str = _option("runs/demo", "where both runs go")
     seed: int = _option(42, "seed of both runs")
     max_train_samples: int | None = _option(None, "use at most this many training rows")
+    max_eval_samples: int | None = _option(None, "use at most this many validation rows")
     num_train_epochs: float = _option(2.0, "passes over the training data")
     disable_tqdm: bool = _option(False, "no progress bars")

@@ -26,7 +26,7 @@ STANDARD_STREAM = "-"
 
 
 def predict(adapter_dir: Path, options: PredictOptions) -> int:
-    """Read rows, label them, write them as JSON lines with the prediction added.
+    """Read rows, label them, write them as JSON lines with what the task makes of the logits under `prediction`.
 
     Args:
         adapter_dir: The output folder of `train`.
@@ -50,18 +50,19 @@ def predict(adapter_dir: Path, options: PredictOptions) -> int:
         with bar, _writer(options.output) as out:
             for batch in _batches(rows, options.per_device_eval_batch_size):
                 for row, answer in zip(batch, label(job, batch, device), strict=True):
-                    out.write(json.dumps({**row, **answer}, ensure_ascii=False) + "\n")
+                    out.write(json.dumps({**row, "prediction": answer}, ensure_ascii=False) + "\n")
                 count += len(batch)
                 bar.update(len(batch))
     return count
 
 
-@torch.inference_mode()
+@torch.inference_mode()  # type: ignore[untyped-decorator]
 def label(job: Job, rows: list[Row], device: torch.device) -> list[Row]:
     """The task's answers for one batch of rows."""
-    encoded = job.task.encode_texts(rows, job.tokenizer, job.spec.max_length)
+    spec = job.spec
+    encoded = job.task.encode_texts(rows, job.tokenizer, spec.max_length, spec.text_column, spec.text_pair_column)
     batch = job.tokenizer.pad(encoded, return_tensors="pt").to(device)
-    half = job.spec.bf16 or job.spec.torch_dtype == "bfloat16"
+    half = spec.bf16 or spec.torch_dtype == "bfloat16"
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
         logits = job.model(**batch).logits
     return job.task.decode(logits.float().cpu().numpy(), job.data.label_names)

@@ -22,7 +22,8 @@ def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], ri
     """
     made = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     for number, heading in enumerate(headings):
-        made.add_column(heading, justify="right" if number in right else "left", overflow="fold")
+        is_number = number in right
+        made.add_column(heading, justify="right" if is_number else "left", no_wrap=is_number or number == 0)
     for row in rows:
         made.add_row(*row)
     return made
@@ -44,7 +45,8 @@ def metrics_table(metrics: Mapping[str, Mapping[str, float]], title: str) -> Tab
 
 def run_table(records: Mapping[str, RunRecord], main_metric: str, split: str = "validation") -> Table:
     """Runs side by side: what each reached, and what it cost."""
-    headings = [main_metric, "adapter params", "head params", "file", "train", "per step", "peak memory"]
+    costs = ["adapter\nparams", "head\nparams", "adapter\nfile", "train", "one\nstep", "peak\nmemory"]
+    headings = [main_metric, *costs]
     rows = [
         [
             name,
@@ -73,4 +75,4 @@ def size(count: int) -> str:
         if value < 1024:
             return f"{value:.0f} {unit}"
         value /= 1024
-    return f"{value:.2f} GiB"
+    return f"{value:.1f} GiB"

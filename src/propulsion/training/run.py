@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +18,12 @@ from propulsion.training.store import save_trained
 from propulsion.training.trainer import RunTrainer
 
 
-def train(spec: RunSpec) -> RunRecord:
+def train(spec: RunSpec, tell: Callable[[str], object] = str) -> RunRecord:
     """Train, score, measure, and write it all to the output folder; the record comes last.
 
     Args:
         spec: What to run. Fields that are None are filled in by the task and the method.
+        tell: Is told, before the training starts, what was guessed or left out.
 
     Returns:
         What is in record.json.
@@ -37,6 +38,8 @@ def train(spec: RunSpec) -> RunRecord:
     resume = resume_point(spec, folder)
     task = get_task(str(spec.task))
     data = task.load(data_source(spec))
+    for note in data.notes:
+        tell(note)
     job = assemble(spec, task, data)
     trainer = make_trainer(job)
     clear(folder, keep_checkpoints=resume is not None)
@@ -57,16 +60,16 @@ def _output_folder(spec: RunSpec) -> Path:
 def measure(job: Job, trainer: RunTrainer) -> RunRecord:
     """Score every split but the training split, and put the costs beside it."""
     clock = next(item for item in trainer.callback_handler.callbacks if isinstance(item, StepClock))
-    train_seconds, start = clock.train, time.perf_counter()
-    metrics = {split: scores(trainer, job, split) for split in job.eval_splits}
+    train_seconds = clock.train
+    found = {split: scores(trainer, job, split) for split in job.eval_splits}
     return RunRecord(
         spec=job.spec,
-        metrics=metrics,
+        metrics={split: values for split, (values, _) in found.items()},
         parameters=count_parameters(job.model, job.heads),
         adapter_bytes=0,
         seconds={
             "train": train_seconds,
-            "evaluate": time.perf_counter() - start,
+            "evaluate": sum(seconds for _, seconds in found.values()),
             "per_step_median": clock.per_step_median,
         },
         peak_memory_bytes=peak_memory(),
@@ -77,12 +80,20 @@ def measure(job: Job, trainer: RunTrainer) -> RunRecord:
     )
 
 
-def scores(trainer: RunTrainer, job: Job, split: str) -> dict[str, float]:
-    """The task's metrics and the loss on a split, without Trainer's timings."""
-    found = trainer.evaluate(job.encoded[split])
+def scores(trainer: RunTrainer, job: Job, split: str) -> tuple[dict[str, float], float]:
+    """The task's metrics and the loss on a split, and the seconds they took; not computed twice for equal weights."""
+    found = _just_found(trainer, job, split) or trainer.evaluate(job.encoded[split])
     timings = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
     named = {name.removeprefix("eval_"): value for name, value in found.items() if name.startswith("eval_")}
-    return {name: value for name, value in named.items() if name not in timings}
+    return {name: value for name, value in named.items() if name not in timings}, named["runtime"]
+
+
+def _just_found(trainer: RunTrainer, job: Job, split: str) -> dict[str, float] | None:
+    """What the evaluation after the last training step gave, if there was one and the weights are still those."""
+    if split != job.eval_splits[0] or trainer.args.load_best_model_at_end:
+        return None
+    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_runtime" in entry), None)
+    return last if last and last["step"] == trainer.state.global_step else None
 
 
 def history(job: Job, trainer: RunTrainer) -> dict[str, list[list[float]]]:
@@ -96,7 +107,7 @@ def history(job: Job, trainer: RunTrainer) -> dict[str, list[list[float]]]:
 
 
 def write_outputs(job: Job, record: RunRecord, folder: Path) -> RunRecord:
-    """Adapter, tokenizer, model card, loss curve, and at last the record, whose presence says that all of it is there."""
+    """Adapter, tokenizer, model card, loss curve; the record comes last, and says that all of it is there."""
     save_trained(job.model, folder)
     job.tokenizer.save_pretrained(str(folder))
     record = replace(record, adapter_bytes=weight_bytes(folder))

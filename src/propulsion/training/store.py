@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
@@ -18,22 +20,35 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from propulsion.errors import AdapterFileError
+from propulsion.training.models import quiet_transformers
 
 TRAINED_FILE = "trained.safetensors"
 WHOLE_FILE = "model.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 def save_trained(model: nn.Module, folder: Path) -> None:
     """Write what was trained into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(model, PeftModel):
-        model.save_pretrained(str(folder))
-    elif isinstance(model, PreTrainedModel) and all(parameter.requires_grad for parameter in model.parameters()):
-        model.save_pretrained(str(folder))
+    whole = isinstance(model, PreTrainedModel) and all(parameter.requires_grad for parameter in model.parameters())
+    if isinstance(model, PeftModel) or whole:
+        with quiet_transformers():
+            model.save_pretrained(str(folder))
     else:
         trained = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
         save_file(trained, str(folder / TRAINED_FILE), metadata={"format": "pt"})
+
+
+def open_adapter(base: PreTrainedModel, folder: Path) -> nn.Module:
+    """The base model with the adapter in `folder`, ready to be trained on, checked as every PEFT user's is.
+
+    Raises:
+        AdapterFileError: It is missing, damaged, or of another model.
+    """
+    _require_file(folder / ADAPTER_FILE)
+    with _explained(folder / ADAPTER_FILE):
+        return PeftModel.from_pretrained(base, str(folder), is_trainable=True)
 
 
 def load_trained(model: nn.Module, folder: Path) -> None:
@@ -45,10 +60,20 @@ def load_trained(model: nn.Module, folder: Path) -> None:
     file = folder / (ADAPTER_FILE if isinstance(model, PeftModel) else TRAINED_FILE)
     if not isinstance(model, PeftModel) and not file.is_file():
         file = folder / WHOLE_FILE
-    if not file.is_file():
-        raise AdapterFileError(f"{folder} has no {file.name}: pass a folder that `propulsion train` has finished.")
-    try:
+    _require_file(file)
+    with _explained(file):
         _load(model, folder, file)
+
+
+def _require_file(file: Path) -> None:
+    if not file.is_file():
+        raise AdapterFileError(f"{file.parent} has no {file.name}: pass a folder that `propulsion train` has finished.")
+
+
+@contextlib.contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    try:
+        yield
     except (SafetensorError, OSError, RuntimeError) as error:
         raise AdapterFileError(f"{file} cannot be read into this model: {str(error).splitlines()[0]}") from error
 
@@ -59,4 +84,6 @@ def _load(model: nn.Module, folder: Path, file: Path) -> None:
         return
     found = model.load_state_dict(load_file(str(file)), strict=False)
     if found.unexpected_keys:
-        raise AdapterFileError(f"{file} has {found.unexpected_keys[0]}, which this model lacks: it is of another model.")
+        raise AdapterFileError(
+            f"{file} has {found.unexpected_keys[0]}, which this model lacks: it is of another model."
+        )

@@ -1,4 +1,4 @@
-"""The `Trainer` of transformers, with a learning rate for the head and a stop at the first number that is not finite."""
+"""The `Trainer` of transformers, with a learning rate for the head and a stop at what is not finite."""
 
 from __future__ import annotations
 
@@ -19,17 +19,26 @@ from propulsion.training.measure import is_head
 from propulsion.training.store import load_trained, save_trained
 
 
-class RunTrainer(Trainer):  # type: ignore[misc]
+class RunTrainer(Trainer):
     """Trains any of our methods.
 
     Args:
         heads: Names of the base model's children that make up the head.
         head_learning_rate: Its step size; None: that of the rest.
+        loss_is_mean: The model's loss is the mean over its batch. Trainer takes any model whose forward has **kwargs
+            for one that divides by the number of labels of all accumulated batches; the classifiers among them do not,
+            and their gradients would grow with `gradient_accumulation_steps`.
         **kwargs: Those of `Trainer`.
     """
 
-    def __init__(self, *, heads: list[str], head_learning_rate: float | None, **kwargs: Any) -> None:
+    optimizer: torch.optim.Optimizer | None
+
+    def __init__(
+        self, *, heads: list[str], head_learning_rate: float | None, loss_is_mean: bool, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
+        if loss_is_mean:
+            self.model_accepts_loss_kwargs = False
         self.heads = heads
         self.head_learning_rate = head_learning_rate
         for noisy in (ProgressCallback, PrinterCallback):
@@ -72,6 +81,15 @@ class RunTrainer(Trainer):  # type: ignore[misc]
         if not torch.isfinite(loss):
             raise not_finite(f"the loss became {loss.item()}", self.model, self.args, self.state)
         return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """An evaluation of `Trainer` that leaves the random numbers of training alone.
+
+        Its data loader draws one, so that a run resumed after an evaluation would differ from one resumed before it.
+        """
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            return super().evaluate(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
@@ -117,7 +135,9 @@ def _all_finite(tensors: Iterable[Tensor]) -> bool:
     if not tensors:
         return True
     # The largest magnitude is finite exactly if all are, and cannot overflow as a sum of squares could.
-    return bool(torch.isfinite(torch.stack([norm.float() for norm in torch._foreach_norm(tensors, ord=float("inf"))])).all())
+    return bool(
+        torch.isfinite(torch.stack([norm.float() for norm in torch._foreach_norm(tensors, ord=float("inf"))])).all()
+    )
 
 
 def gains(model: nn.Module) -> dict[str, Tensor]:
@@ -155,7 +175,7 @@ def not_finite(what: str, model: nn.Module, args: TrainingArguments, state: Trai
     )
 
 
-class QuietProgress(ProgressCallback):  # type: ignore[misc]
+class QuietProgress(ProgressCallback):
     """One bar, with the latest loss beside it instead of a line for each log entry."""
 
     def on_train_begin(
@@ -166,6 +186,14 @@ class QuietProgress(ProgressCallback):  # type: ignore[misc]
             self.training_bar.set_description(os.path.basename(args.output_dir.rstrip("/")) or "train")
             self.training_bar.update(state.global_step)
             self.current_step = state.global_step
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_prediction_step(args, state, control, **kwargs)
+        if self.prediction_bar is not None:
+            self.prediction_bar.leave = False
+            self.prediction_bar.set_description("evaluate", refresh=False)
 
     def on_log(
         self,

@@ -1,0 +1,8 @@
+"""`python -m propulsion` is the command `propulsion`."""
+
+import sys
+
+from propulsion.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""What a saved adapter has learned: `inspect_adapter` gives it as text, and draws it if asked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from propulsion.analysis.saved import read_adapter
+from propulsion.errors import ConfigError, near_misses, require
+
+# The package that draws each kind of figure, and the extra that installs it.
+FIGURES = {".html": ("plotly", "report"), ".png": ("matplotlib", "train"), ".svg": ("matplotlib", "train")}
+
+
+def inspect_adapter(adapter_dir: Path, figure: Path | None) -> str:
+    """Describe a saved adapter, from its own files alone.
+
+    Args:
+        adapter_dir: What `save_pretrained` wrote.
+        figure: Where to draw the gains as a heat map, .html, .png or .svg; None for nowhere.
+
+    Returns:
+        Tables, to be printed; with colours if standard output is a terminal.
+
+    Raises:
+        AdapterFileError: There is no Propulsion adapter, or it is damaged, incomplete or not finite.
+        NotFiniteError: A gain is not finite.
+        ConfigError: The figure cannot be written there.
+        MissingExtraError: The package that draws such figures is not installed.
+    """
+    require("rich", "train")
+    if figure is not None:
+        _check_figure(figure)
+    adapter = read_adapter(adapter_dir)
+    from propulsion.analysis.tables import describe
+
+    text = describe(adapter)
+    if figure is None:
+        return text
+    if figure.suffix.lower() == ".html":
+        from propulsion.analysis.heatmap_html import render
+    else:
+        from propulsion.analysis.heatmap import render
+    _write(figure, render(adapter, figure.suffix.lower().removeprefix(".")))
+    return f"{text}\nHeat map written to {figure}"
+
+
+def _check_figure(figure: Path) -> None:
+    suffix = figure.suffix.lower()
+    if suffix not in FIGURES:
+        hint = near_misses(suffix, FIGURES)
+        raise ConfigError(f"The figure {str(figure)!r} must end in {', '.join(FIGURES)}.{hint}")
+    if figure.is_dir():
+        raise ConfigError(f"The figure {str(figure)!r} is a folder: give the name of a file.")
+    if not figure.parent.is_dir():
+        raise ConfigError(f"There is no folder {str(figure.parent)!r} to write the figure to.")
+    require(*FIGURES[suffix])
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a kill, never meets half of it."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, file)
+    except OSError as error:
+        raise ConfigError(f"The figure cannot be written to {file}: {error.strerror}.") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,253 @@
+"""The command line: words → dataclass → one function call. A command imports what it needs, and no other does."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+import typing
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from propulsion.errors import ConfigError, PropulsionError, UnknownNameError, near_misses, require
+from propulsion.records import RunSpec, refuse_unknown, write_atomically
+from propulsion.training.options import DemoOptions, EvaluateOptions, InspectOptions, PredictOptions
+
+USAGE_ERROR, INTERRUPTED = 2, 130
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No options."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word after `propulsion`."""
+
+    description: str
+    options: type[Any]
+    run: Callable[..., None]
+    positional: str | None = None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The words after `propulsion`; those of the process if not given.
+
+    Returns:
+        The exit status: 0, 2 after an error of ours (one sentence on standard error), 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words or os.environ.get("PROPULSION_DEBUG", "0") not in ("", "0")
+    words = [word for word in words if word != "--debug"]
+    # PEFT asks transformers under an old name; nothing that a user could change.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    try:
+        _dispatch(words)
+    except PropulsionError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"propulsion: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("propulsion: interrupted; a training run goes on with --resume_from_checkpoint true", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _dispatch(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    name, *rest = words
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(f"propulsion {version('propulsion-peft')}")
+        return
+    if name not in COMMANDS:
+        hint = near_misses(name, COMMANDS) or f" There are {', '.join(COMMANDS)}."
+        raise UnknownNameError(f"There is no command {name!r}.{hint}")
+    command = COMMANDS[name]
+    if (values := _parse(name, command, rest)) is not None:
+        positional = [values.pop(command.positional)] if command.positional else []
+        command.run(*positional, command.options(**values))
+
+
+def _overview() -> str:
+    lines = ["usage: propulsion COMMAND [options]", "", "commands:"]
+    lines += [f"  {name:<10} {command.description}" for name, command in COMMANDS.items()]
+    lines += ["", "`propulsion COMMAND --help` lists its options; each may also stand in a file: --config FILE.yaml"]
+    return "\n".join(lines)
+
+
+def _parse(name: str, command: Command, words: list[str]) -> dict[str, Any] | None:
+    """The options' values, from --config and flags, or None after --help."""
+    known = [item.name for item in fields(command.options)]
+    words = _with_bool_values(words, command.options)
+    _refuse_unknown_flags(words, known)
+    _check_config_files(words, known)
+    parser = _parser(name, command)
+    argument_error = require("jsonargparse", "train").ArgumentError
+    try:
+        parsed = parser.parse_args(words)
+    except argument_error as error:
+        raise ConfigError(_one_sentence(str(error), name)) from error
+    except SystemExit as end:
+        if end.code:
+            raise
+        return None
+    values = vars(parsed)
+    values.pop("config", None)
+    values.pop("print_config", None)
+    return {key: value for key, value in values.items() if key in known or key == command.positional}
+
+
+def _parser(name: str, command: Command) -> Any:
+    jsonargparse = require("jsonargparse", "train")
+    positional = f" {command.positional}" if command.positional else ""
+    parser = jsonargparse.ArgumentParser(
+        prog=f"propulsion {name}",
+        usage=f"propulsion {name}{positional} [options]",
+        description=command.description,
+        exit_on_error=False,
+    )
+    if command.positional:
+        parser.add_argument(command.positional, type=str, help="output_dir of a finished `propulsion train`")
+    if fields(command.options):
+        parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    hints = typing.get_type_hints(command.options)
+    groups: dict[str, Any] = {}
+    for item in fields(command.options):
+        title = item.metadata["group"]
+        group = groups.setdefault(title, groups.get(title) or parser.add_argument_group(title))
+        group.add_argument(f"--{item.name}", type=hints[item.name], default=item.default, help=item.metadata["help"])
+    return parser
+
+
+def _with_bool_values(words: list[str], options: type[Any]) -> list[str]:
+    """`--bf16` alone stands for `--bf16 true`, as it does in the scripts of transformers."""
+    switches = {f"--{item.name}" for item in fields(options) if "bool" in str(item.type)}
+    done: list[str] = []
+    for number, word in enumerate(words):
+        done.append(word)
+        following = words[number + 1] if number + 1 < len(words) else "--"
+        if word in switches and following.startswith("--"):
+            done.append("true")
+    return done
+
+
+def _refuse_unknown_flags(words: list[str], known: list[str]) -> None:
+    flags = [word[2:].split("=")[0].split(".")[0].replace("-", "_") for word in words if word.startswith("--")]
+    refuse_unknown(dict.fromkeys(flag for flag in flags if flag), [*known, "config", "print_config", "help"], "option")
+
+
+def _check_config_files(words: list[str], known: list[str]) -> None:
+    for number, word in enumerate(words):
+        if word != "--config" and not word.startswith("--config="):
+            continue
+        file = Path(word.partition("=")[2] or "".join(words[number + 1 : number + 2]))
+        if not file.is_file():
+            raise ConfigError(f"There is no configuration file {str(file)!r}.")
+        yaml = require("yaml", "train")
+        try:
+            values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{file} must hold options as `name: value` lines.")
+        refuse_unknown(values, known, f"option in {file}")
+
+
+def _one_sentence(message: str, name: str) -> str:
+    """jsonargparse's report without the list of everything that was tried."""
+    lines = [line.strip() for line in message.splitlines()]
+    given = next((line.removeprefix("Given value: ") for line in lines if line.startswith("Given value: ")), None)
+    if lines[0].startswith("Parser key ") and given is not None:
+        key = lines[0].split('"')[1]
+        hint = RunSpec.__dataclass_fields__[key].type if key in RunSpec.__dataclass_fields__ else None
+        wanted = f"; it takes {hint}" if hint else ""
+        return f"{key} cannot be {given}{wanted}."
+    return f"{' '.join(lines)} (see `propulsion {name} --help`)"
+
+
+def _train(spec: RunSpec) -> None:
+    run, report = _room("run"), _room("report")
+    record = run.train(spec, tell=report.show)
+    metric = run.get_task(str(record.spec.task)).main_metric
+    report.show(report.run_table({record.spec.method: record}, metric), f"Written to {record.spec.output_dir}")
+
+
+def _evaluate(adapter_dir: str, options: EvaluateOptions) -> None:
+    metrics = _room("evaluate").evaluate(Path(adapter_dir), options)
+    report = _room("report")
+    report.show(report.metrics_table(metrics, adapter_dir))
+    if options.output:
+        write_atomically(Path(options.output), json.dumps(metrics, indent=2) + "\n")
+
+
+def _predict(adapter_dir: str, options: PredictOptions) -> None:
+    count = _room("predict").predict(Path(adapter_dir), options)
+    print(f"{count:,} rows written to {options.output}", file=sys.stderr)
+
+
+def _inspect(adapter_dir: str, options: InspectOptions) -> None:
+    from propulsion.analysis.gains import inspect_adapter
+
+    print(inspect_adapter(Path(adapter_dir), Path(options.figure) if options.figure else None))
+
+
+def _methods(options: Nothing) -> None:
+    from propulsion.methods import get_method, method_names
+
+    rows = [[name, get_method(name).description] for name in method_names()]
+    _list("Methods", rows, "--method")
+
+
+def _tasks(options: Nothing) -> None:
+    require("datasets", "train")
+    from propulsion.tasks import get_task, task_names
+
+    rows = [[task.name, task.main_metric, task.description] for task in map(get_task, task_names())]
+    _list("Tasks", rows, "--task")
+
+
+def _list(title: str, rows: list[list[str]], flag: str) -> None:
+    report = _room("report")
+    headings = [flag, "metric", "description"] if len(rows[0]) == 3 else [flag, "description"]
+    report.show(report.table(title, headings, rows))
+
+
+def _demo(options: DemoOptions) -> None:
+    _room("demo").demo(options)
+
+
+def _room(name: str) -> Any:
+    """A module of `propulsion.training`, after a check of the packages that it needs."""
+    import importlib
+
+    for package in ("rich", "matplotlib", "datasets", "sklearn"):
+        require(package, "train")
+    return importlib.import_module(f"propulsion.training.{name}")
+
+
+ADAPTER_DIR = "adapter_dir"
+COMMANDS = {
+    "train": Command("train an adapter and write it with its record", RunSpec, _train),
+    "evaluate": Command("score a finished run again, also on other data", EvaluateOptions, _evaluate, ADAPTER_DIR),
+    "predict": Command("label texts with a finished run", PredictOptions, _predict, ADAPTER_DIR),
+    "inspect": Command("show what an adapter has learned", InspectOptions, _inspect, ADAPTER_DIR),
+    "methods": Command("list the ways to fine-tune", Nothing, _methods),
+    "tasks": Command("list the tasks", Nothing, _tasks),
+    "demo": Command("head alone against Propulsion, without a download", DemoOptions, _demo),
+}

@@ -1,0 +1,161 @@
+"""From raw rows to a task's data: columns, checks, labels, the validation split, samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from propulsion.errors import DataError
+from propulsion.tasks.base import DataSource, TaskData
+from propulsion.tasks.columns import Columns, find_columns
+from propulsion.tasks.files import read_folder
+from propulsion.tasks.hub import read_hub
+from propulsion.tasks.labels import LabelMap, class_labels, is_hidden
+from propulsion.tasks.tables import RawSplits, Table, carve, length, sample, take
+
+VALIDATION_FRACTION = 0.1
+
+
+def read(data_dir: str | None, dataset_name: str | None, config: str | None) -> RawSplits:
+    """The rows of a folder, or else of a hub data set."""
+    if data_dir is not None:
+        return read_folder(data_dir)
+    if dataset_name is None:
+        raise DataError("No data is named: give --data_dir or --dataset_name.")
+    return read_hub(dataset_name, config)
+
+
+def to_task_data(
+    raw: RawSplits,
+    source: DataSource,
+    given: Columns,
+    known: Columns,
+    label_names: tuple[str, ...] | None,
+    regression: bool = False,
+) -> TaskData:
+    """Check the rows and bring them to the columns ``text``, ``text_pair`` and ``label``.
+
+    Args:
+        raw: What a folder, the hub or a miner gave.
+        source: How many rows to keep.
+        given: Columns that the user named.
+        known: Columns that this data set is known to have.
+        label_names: Names of the label ids, where they are known.
+        regression: Whether labels are numbers to be predicted.
+
+    Raises:
+        DataError: The rows cannot be trained on; says which and what to do.
+    """
+    columns, guess = find_columns(raw.tables["train"], given, known)
+    notes = [*raw.notes, *([guess] if guess else [])]
+    tables = _labelled(raw.tables, columns, notes)
+    tables = {split: _complete(table, columns, split, raw.mendable, notes) for split, table in tables.items()}
+    label_map = LabelMap()
+    if not regression:
+        names = label_names or raw.class_names.get(str(columns.label))
+        label_map = class_labels(tables["train"][str(columns.label)], names)
+    if label_map.note:
+        notes.append(label_map.note)
+    tables = _with_validation(tables, columns, notes)
+    splits = {split: _standard(table, columns, label_map, split) for split, table in tables.items()}
+    return TaskData(_sampled(splits, source, notes), label_map.names, tuple(notes))
+
+
+def check_texts(values: Sequence[Any], column: str, where: str = "") -> list[str]:
+    """The values, if all of them are texts that are not empty.
+
+    Raises:
+        DataError: Some are not; counts them and names the first.
+    """
+    bad = _empty_rows(values)
+    if bad:
+        raise DataError(
+            f"{len(bad)} of {len(values)} rows{where} have no text in column {column!r}, "
+            f"the first is row {bad[0] + 1}: fill or remove them."
+        )
+    for row, value in enumerate(values, 1):
+        if not isinstance(value, str):
+            raise DataError(
+                f"Row {row}{where} has {value!r} in column {column!r}: a text is wanted; name another column."
+            )
+    return list(values)
+
+
+def _empty_rows(values: Sequence[Any]) -> list[int]:
+    return [row for row, value in enumerate(values) if value is None or (isinstance(value, str) and not value.strip())]
+
+
+def _labelled(tables: dict[str, Table], columns: Columns, notes: list[str]) -> dict[str, Table]:
+    """Leave out test splits whose labels are withheld; every other split must have all the columns."""
+    kept = {}
+    for split, table in tables.items():
+        labels = table.get(str(columns.label))
+        if split.startswith("test") and (labels is None or is_hidden(labels)):
+            notes.append(f"The split {split} is left out: its labels are withheld.")
+            continue
+        missing = [name for name in (*columns.texts(), columns.label) if name not in table]
+        if missing:
+            there = ", ".join(map(repr, table))
+            raise DataError(f"The {split} split lacks the column {missing[0]!r} of the training split; it has {there}.")
+        kept[split] = table
+    return kept
+
+
+def _complete(table: Table, columns: Columns, split: str, mendable: bool, notes: list[str]) -> Table:
+    """Refuse empty rows in what the user can mend, drop them from what they cannot."""
+    wanted = [*columns.texts(), str(columns.label)]
+    empty = {name: _empty_rows(table[name]) for name in wanted}
+    bad = set().union(*empty.values())
+    if bad and not mendable:
+        notes.append(f"{len(bad)} of {length(table)} rows of the {split} split have an empty field and are left out.")
+        table = take(table, [row for row in range(length(table)) if row not in bad])
+    elif empty[wanted[-1]]:
+        rows = empty[wanted[-1]]
+        raise DataError(
+            f"{len(rows)} of {length(table)} rows of the {split} split have no label in column {wanted[-1]!r}, "
+            f"the first is row {rows[0] + 1}: fill or remove them."
+        )
+    for name in columns.texts():
+        check_texts(table[name], name, f" of the {split} split")
+    return {name: table[name] for name in wanted}
+
+
+def _with_validation(tables: dict[str, Table], columns: Columns, notes: list[str]) -> dict[str, Table]:
+    """Make sure that there is a validation split: a variant of it, or else a part of the training split."""
+    if "validation" in tables:
+        return tables
+    variant = min((split for split in tables if split.startswith("validation")), default=None)
+    if variant is not None:
+        notes.append(f"{variant} is used as the validation split.")
+        return {"validation" if split == variant else split: table for split, table in tables.items()}
+    train, validation = carve(tables["train"], VALIDATION_FRACTION, columns.texts())
+    if not length(train) or not length(validation):
+        raise DataError(
+            f"{length(tables['train'])} training rows are too few to validate on a part: add a validation file."
+        )
+    notes.append(
+        f"There is no validation split: {length(validation)} of {length(tables['train'])} training rows, chosen by a "
+        "hash of their text, are kept for it."
+    )
+    rest = {split: table for split, table in tables.items() if split != "train"}
+    return {"train": train, "validation": validation, **rest}
+
+
+def _standard(table: Table, columns: Columns, label_map: LabelMap, split: str) -> Table:
+    names = ("text", "text_pair")
+    texts = {standard: table[name] for standard, name in zip(names, columns.texts(), strict=False)}
+    return {**texts, "label": label_map.apply(table[str(columns.label)], split)}
+
+
+def _sampled(splits: dict[str, Table], source: DataSource, notes: list[str]) -> dict[str, Any]:
+    from datasets import Dataset
+
+    chosen = {}
+    for split in sorted(splits, key=lambda name: (name != "train", name != "validation", name)):
+        table = splits[split]
+        limit = source.max_train_samples if split == "train" else source.max_eval_samples
+        part = sample(table, limit, f"{source.seed}:{split}")
+        if length(part) < length(table):
+            notes.append(f"The {split} split is a sample: {length(part)} of {length(table)} rows, seed {source.seed}.")
+        chosen[split] = Dataset.from_dict(part)
+    return chosen
