@@ -1,6 +1,6 @@
 """The time of a forward pass without gradients, unmerged and merged, over that of the base model.
 
-    python benchmarks/inference.py --models minilm roberta-base --dtype float32 --length 128 1
+python benchmarks/inference.py --models minilm roberta-base --dtype float32 --length 128 1
 """
 
 from __future__ import annotations

@@ -129,9 +129,7 @@ def parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
     """The options that the benchmarks share."""
     from subjects import SUBJECTS
 
-    options = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     options.add_argument("--models", nargs="+", choices=SUBJECTS, help="architectures, with random weights")
     options.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32", "bfloat16"], help="of the weights")
     options.add_argument("--batch", type=int, default=4, help="rows")

@@ -1,6 +1,6 @@
 """The memory of one training step of every method: the bytes that autograd keeps, and the peak of a process of its own.
 
-    python benchmarks/memory.py --models roberta-base llama-110m --dtype float32 --batch 8
+python benchmarks/memory.py --models roberta-base llama-110m --dtype float32 --batch 8
 """
 
 from __future__ import annotations

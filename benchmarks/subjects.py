@@ -17,7 +17,7 @@ from propulsion import PropulsionConfig
 from propulsion.adapter.targets import resolve_preset
 
 DEGREE = 15
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # so that every run computes the same
+FLASH = {"attention_probs_dropout_prob": 0.0}  # with dropout of the attention there is no flash attention on the CPU
 LLAMA = {"vocab_size": 32000, "use_cache": False, "pad_token_id": 0}
 
 
@@ -39,13 +39,13 @@ class Subject:
 SUBJECTS = {
     "minilm": Subject(
         "bert",
-        {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536} | NO_DROPOUT,
+        {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536} | FLASH,
     ),
-    "roberta-base": Subject("roberta", {"vocab_size": 50265, "max_position_embeddings": 514} | NO_DROPOUT),
+    "roberta-base": Subject("roberta", {"vocab_size": 50265, "max_position_embeddings": 514} | FLASH),
     "roberta-large": Subject(
         "roberta",
         {"vocab_size": 50265, "max_position_embeddings": 514, "hidden_size": 1024, "num_hidden_layers": 24}
-        | {"num_attention_heads": 16, "intermediate_size": 4096, **NO_DROPOUT},
+        | {"num_attention_heads": 16, "intermediate_size": 4096, **FLASH},
     ),
     "llama-110m": Subject(
         "llama",
@@ -66,7 +66,9 @@ def build(name: str, dtype: torch.dtype, device: str = "cpu") -> nn.Module:
     """A model with random weights, trained as a classifier of two labels or on the next token."""
     subject = SUBJECTS[name]
     config = transformers.AutoConfig.for_model(subject.model_type, **subject.config)
-    auto_class = transformers.AutoModelForCausalLM if subject.causal else transformers.AutoModelForSequenceClassification
+    auto_class = (
+        transformers.AutoModelForCausalLM if subject.causal else transformers.AutoModelForSequenceClassification
+    )
     torch.manual_seed(0)
     return auto_class.from_config(config, dtype=dtype).to(device).train()
 

@@ -83,7 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
         for dtype in options.dtype:
             for length in options.length:
                 rows += measure(options, model_name, dtype, length)
-                show([row for row in rows if (row["model"], row["dtype"], row["length"]) == (model_name, dtype, length)])
+                show(
+                    [row for row in rows if (row["model"], row["dtype"], row["length"]) == (model_name, dtype, length)]
+                )
                 gc.collect()
     print("Written to", write("training_step", options, rows, time.perf_counter() - begin))
 

@@ -10,7 +10,7 @@ so all that has to be kept is y, which the next operation usually keeps anyway, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ def scale_reference(output: Tensor, scale: Tensor) -> Tensor:
     return (output * scale).to(output.dtype)
 
 
-def scale(output: Tensor, scale: Tensor, in_place: bool = False) -> Tensor:
+def scale(output: Tensor, scale: Tensor, in_place: bool = False, again: Callable[[], Tensor] | None = None) -> Tensor:
     """s ⊙ V, differentiable in both, with the cheapest backward that the situation allows.
 
     Args:
@@ -61,6 +61,7 @@ def scale(output: Tensor, scale: Tensor, in_place: bool = False) -> Tensor:
         scale: s, in float32 or wider, of a shape that broadcasts with `output`: (d_out,), (rows, 1, d_out), ...
         in_place: The caller owns `output`, nobody else has kept it, and nobody changes the result in place.
             It is then overwritten, and V is not kept for the backward.
+        again: Computes V, which has no gradient, once more, so that nothing of it has to be kept.
 
     Returns:
         The product, in the output's dtype.
@@ -68,7 +69,9 @@ def scale(output: Tensor, scale: Tensor, in_place: bool = False) -> Tensor:
     if _is_transformed():
         return scale_reference(output, scale)
     in_place = in_place and output.dtype in SMALLEST_GAIN and _has_room(output, scale)
-    return _Scale.apply(output, scale, in_place)
+    if not torch.is_grad_enabled():
+        return kernels.multiply(output, scale, out=output if in_place else None)
+    return _Scale.apply(output, scale, in_place, again)
 
 
 def _is_transformed() -> bool:
@@ -83,33 +86,37 @@ def _has_room(output: Tensor, scale: Tensor) -> bool:
 
 
 class _Scale(torch.autograd.Function):
-    """y = s ⊙ v, which keeps y if v was overwritten and v if it was not."""
+    """y = s ⊙ v, which keeps y if v was overwritten, v if it was not, and neither if v can be had again."""
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, scale: Tensor, in_place: bool) -> Tensor:
+    def forward(ctx: Any, output: Tensor, scale: Tensor, in_place: bool, again: Callable[[], Tensor] | None) -> Tensor:
         trains_gain = ctx.needs_input_grad[1]
-        guarded = _guard(scale, output.dtype) if in_place and trains_gain else scale
+        ctx.again, ctx.divides = again, in_place and trains_gain and again is None
         # .data: the result shares v's memory without being a view of v, so that autograd need not rebase v's history.
-        result = kernels.multiply(output, guarded, out=output.data if in_place else None)
-        kept = (result if in_place else output) if trains_gain else None
-        ctx.save_for_backward(kept, scale, guarded)
-        ctx.in_place, ctx.shape = in_place, output.shape
+        result = kernels.multiply(
+            output, _guard(scale, output.dtype) if ctx.divides else scale, out=output.data if in_place else None
+        )
+        kept = (result if in_place else output) if trains_gain and again is None else None
+        ctx.save_for_backward(kept, scale)
+        ctx.shape = output.shape
         return result
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        kept, scale, guarded = ctx.saved_tensors
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        kept, scale = ctx.saved_tensors
         needs_output, needs_scale = ctx.needs_input_grad[:2]
-        if ctx.in_place and needs_scale and torch.is_grad_enabled():
-            guarded = _guard(scale, kept.dtype)  # once more: the forward's is not part of the graph
+        if needs_scale and ctx.again is not None:
+            kept = ctx.again()
+        if ctx.divides:
+            scale = _guard(scale, kept.dtype)
         grad_output, grad_scale = kernels.multiply_backward(
-            grad_outputs[0], kept if needs_scale else None, guarded, needs_output
+            grad_outputs[0], kept if needs_scale else None, scale, needs_output
         )
         if grad_output is not None:
             grad_output = grad_output.sum_to_size(ctx.shape)
-        if grad_scale is not None and ctx.in_place:
-            grad_scale = grad_scale / guarded
-        return grad_output, grad_scale, None
+        if grad_scale is not None and ctx.divides:
+            grad_scale = grad_scale / scale
+        return grad_output, grad_scale, None, None
 
 
 def _guard(scale: Tensor, dtype: torch.dtype) -> Tensor:

@@ -2,6 +2,7 @@
 
 On the CPU they borrow batch normalisation: with mean 0 and variance 1 its output is s ⊙ v, and the gradient of its
 weight is Σ dy ⊙ v. It computes in float32 on bfloat16 data without a copy of it, in one call and with all threads.
+On CUDA they are Triton kernels where Triton is installed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from itertools import starmap
 
 import torch
 from torch import Tensor
+
+from propulsion.adapter import triton_kernels
 
 _batch_norm = torch.ops.aten.native_batch_norm.out
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
@@ -23,6 +26,8 @@ def multiply(values: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor
         scale: Gains in float32 or wider, of a shape that broadcasts with the activations.
         out: Where the result goes, if not to fresh memory: contiguous, and maybe `values` itself.
     """
+    if triton_kernels.suits(values, scale):
+        return triton_kernels.multiply(values, scale, out)
     if values.dtype == torch.promote_types(values.dtype, scale.dtype):
         return torch.mul(values, scale, out=out)
     if out is None:
@@ -56,6 +61,8 @@ def multiply_backward(
         grad_values = (grad * scale).to(grad.dtype) if needs_values else None
         return grad_values, None if kept is None else _product_sum_reference(grad, kept, scale)
     grad = grad.contiguous()
+    if kept is not None and kept.shape == grad.shape and triton_kernels.suits(grad, scale):
+        return triton_kernels.multiply_backward(grad, kept.contiguous(), scale, needs_values)
     grad_values = multiply(grad, scale) if needs_values else None
     return grad_values, None if kept is None else _product_sum(grad, kept, scale)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -127,15 +128,24 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         in_place = self._owns_output and not _is_watched(self.base_layer)
         for adapter_name in self.active_adapters:
             if adapter_name in self.propulsion_delta:
-                output = self._steer(output, adapter_name, in_place)
-                in_place = False  # the backward of the first product keeps its result
+                output = self._steer(output, adapter_name, in_place, self._again(output, x))
+                in_place, x = False, None  # the backward of the first product keeps its result
         return output
 
-    def _steer(self, output: Tensor, adapter_name: str, in_place: bool) -> Tensor:
+    def _again(self, output: Tensor, x: Tensor | None) -> Callable[[], Tensor] | None:
+        """What computes the output once more for nearly nothing, so that it need not be kept: looking it up."""
+        is_lookup = type(self.base_layer) is nn.Embedding and not self.base_layer._forward_pre_hooks
+        if x is None or not is_lookup or output.requires_grad or _is_watched(self.base_layer):
+            return None
+        return partial(self.base_layer.forward, x)
+
+    def _steer(
+        self, output: Tensor, adapter_name: str, in_place: bool, again: Callable[[], Tensor] | None = None
+    ) -> Tensor:
         pooled = self.pooled_gain(adapter_name)
         if adapter_name in self.propulsion_bias:
             output = (output + self._align(self.propulsion_bias[adapter_name])).to(output.dtype)
-        return steer(output, self._align(pooled), in_place)
+        return steer(output, self._align(pooled), in_place, again)
 
     def pooled_gain(self, adapter_name: str) -> Tensor:
         """The pooled gains of an adapter: (1, d_out), or (2, d_out) for max and min pooling."""

@@ -6,6 +6,8 @@ sign of V: max_i (s_i v) = v max_i s_i where v ≥ 0 and v min_i s_i where v < 0
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -40,16 +42,16 @@ def pool(gains: Tensor, pooling: str) -> Tensor:
     return ordered if pooling == "max" else ordered.flip(0)
 
 
-def steer(output: Tensor, pooled: Tensor, in_place: bool = False) -> Tensor:
+def steer(output: Tensor, pooled: Tensor, in_place: bool = False, again: Callable[[], Tensor] | None = None) -> Tensor:
     """Multiply a frozen layer's output with pooled gains.
 
     Args:
         output: V, of any shape.
         pooled: One or two gains as from `pool`, stacked in front: (1, ...) or (2, ...), the rest broadcasting with V.
-        in_place: As for `propulsion.adapter.gain.scale`.
+        in_place, again: As for `propulsion.adapter.gain.scale`.
     """
     if len(pooled) == 1:
-        return scale(output, pooled[0], in_place)
+        return scale(output, pooled[0], in_place, again)
     return (output * torch.where(output >= 0, pooled[0], pooled[1])).to(output.dtype)
 
 

@@ -73,7 +73,18 @@ def multiply_backward(
         grid = (rows, parts, triton.cdiv(channels, BLOCK))
         into = grad if grad_values is None else grad_values
         _backward[grid](
-            grad, kept, bank, index, into, sums, channels, tokens, triton.cdiv(tokens, parts), needs_values, TOKENS, BLOCK
+            grad,
+            kept,
+            bank,
+            index,
+            into,
+            sums,
+            channels,
+            tokens,
+            triton.cdiv(tokens, parts),
+            needs_values,
+            TOKENS,
+            BLOCK,
         )
     totals = torch.zeros(bank.shape, dtype=torch.float32, device=grad.device)
     totals.index_add_(0, index.long(), sums.sum(1))
@@ -83,7 +94,12 @@ def multiply_backward(
 def _rows(values: Tensor, scale: Tensor) -> int | None:
     """How many rows of gains there are, each for an equal part of the tokens; None for other shapes."""
     channels = values.shape[-1] if values.dim() else 0
-    if not scale.numel() or scale.dtype != torch.float32 or values.dtype == torch.float64 or scale.shape[-1] != channels:
+    if (
+        not scale.numel()
+        or scale.dtype != torch.float32
+        or values.dtype == torch.float64
+        or scale.shape[-1] != channels
+    ):
         return None
     rows = scale.numel() // channels
     if rows == 1:
@@ -102,7 +118,7 @@ def _bank(values: Tensor, scale: Tensor, index: Tensor | None) -> tuple[Tensor, 
 
 if AVAILABLE:
 
-    @triton.jit
+    @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
     def _multiply(
         values: Any, bank: Any, index: Any, out: Any, rows: Any, channels: Any, tokens: Any,
         TOKENS: tl.constexpr, BLOCK: tl.constexpr,
@@ -117,7 +133,7 @@ if AVAILABLE:
         value = tl.load(values + place, mask=is_inside, other=0.0).to(tl.float32)
         tl.store(out + place, (value * gain).to(out.dtype.element_ty), mask=is_inside)
 
-    @triton.jit
+    @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
     def _backward(
         grad: Any, kept: Any, bank: Any, index: Any, grad_values: Any, sums: Any, channels: Any, tokens: Any, share: Any,
         NEEDS_VALUES: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr,

@@ -13,13 +13,18 @@ from propulsion.analysis.panels import Panel, heading, lines_of, panels, reach
 from propulsion.analysis.saved import SavedAdapter
 
 QUANTITIES = {"gain": "gain z^k", "z": "z"}
-INK, FAINT = "#222222", "#6b6b6b"
+SCALES = {"gain": "coloraxis", "z": "coloraxis2"}  # names of plotly
+INK, FAINT, FONT = "#222222", "#6b6b6b", "system-ui, Segoe UI, Helvetica, Arial, sans-serif"
+NOTE = (
+    "Each row is a block, each column an output dimension. White is 1, the frozen model; red amplifies, blue damps; "
+    "what is off the scale takes its last colour. Drag to zoom, double-click to zoom out."
+)
 
 # Pixels; SPACING is a share of the width.
-ROW, SMALLEST, GAP, HEAD, FOOT, SPACING = 17, 46, 64, 165, 40, 0.05
+ROW, SMALLEST, GAP, HEAD, FOOT, SPACING = 17, 46, 64, 95, 40, 0.05
 
 
-def render(adapter: SavedAdapter, kind: str = "html") -> bytes:
+def render(adapter: SavedAdapter, kind: str) -> bytes:
     """Draw the gains and z of an adapter.
 
     Args:
@@ -30,21 +35,30 @@ def render(adapter: SavedAdapter, kind: str = "html") -> bytes:
         The file's content.
     """
     lines = lines_of(panels(adapter, "gain"))
-    figure = _grid(lines)
+    figure = _grid(lines, room=max(1, adapter.config.num_vectors / len(adapter.layers[0].gain)))
     places = [(row, column) for row, line in enumerate(lines, 1) for column in range(1, len(line) + 1)]
-    for number, quantity in enumerate(QUANTITIES, 1):
+    for quantity, scale in SCALES.items():
         shown = panels(adapter, quantity)
         for panel, (row, column) in zip(shown, places, strict=True):
-            figure.add_trace(_heat(panel, quantity, number), row=row, col=column)
-        figure.update_layout({f"coloraxis{number}": _colours(quantity, reach(shown), is_shown=number == 1)})
-    _dress(figure, adapter, len(places))
+            figure.add_trace(_heat(panel, quantity), row=row, col=column)
+        figure.update_layout({scale: _colours(quantity, reach(shown))})
+    _dress(figure, len(places))
     page: str = figure.to_html(include_plotlyjs=True, config={"displaylogo": False, "responsive": True})
-    title = html.escape(f"propulsion inspect: {adapter.folder.resolve().name}")
-    return page.replace("<head>", f"<head><title>{title}</title>", 1).encode("utf-8")
+    return _with_words(page, adapter).encode("utf-8")
 
 
-def _grid(lines: list[list[Panel]]) -> Any:
-    heights = [max(SMALLEST, ROW * len(line[0].rows)) for line in lines]
+def _with_words(page: str, adapter: SavedAdapter) -> str:
+    """The page with a title, and with words above the figure, where they wrap as the window asks."""
+    title, facts = map(html.escape, heading(adapter))
+    name = html.escape(f"propulsion inspect: {adapter.folder.resolve().name}")
+    words = f'<h1 style="font-size:20px;color:{INK};margin:0 0 6px">{title}</h1>{facts}<br>{NOTE}'
+    style = f"font:13px/1.5 {FONT};color:{FAINT};margin:16px 30px 0 70px"
+    page = page.replace("<head>", f"<head><title>{name}</title>", 1)
+    return page.replace("<body>", f'<body><div style="{style}">{words}</div>', 1)
+
+
+def _grid(lines: list[list[Panel]], room: float) -> Any:
+    heights = [max(SMALLEST, room * ROW * len(line[0].rows)) for line in lines]
     body = sum(heights) + GAP * (len(lines) - 1)
     figure = make_subplots(
         rows=len(lines),
@@ -67,30 +81,32 @@ def _title(panel: Panel) -> str:
     return f"<b>{html.escape(panel.kind)}</b>{ending}"
 
 
-def _heat(panel: Panel, quantity: str, number: int) -> Any:
+def _heat(panel: Panel, quantity: str) -> Any:
     return go.Heatmap(
         z=panel.values.astype(np.float32),
         y=list(panel.rows),
-        coloraxis=f"coloraxis{number}",
-        visible=number == 1,
+        coloraxis=SCALES[quantity],
+        ygap=1,
+        visible=quantity == "gain",
         hovertemplate=f"{panel.kind} %{{y}}<br>dimension %{{x}}<br>{quantity} %{{z:.4f}}<extra></extra>",
     )
 
 
-def _colours(quantity: str, limit: float, is_shown: bool) -> dict[str, Any]:
+def _colours(quantity: str, limit: float) -> dict[str, Any]:
     return {
         "colorscale": "RdBu_r",
         "cmin": 1 - limit,
         "cmax": 1 + limit,
-        "showscale": is_shown,
+        "showscale": quantity == "gain",
         "colorbar": {
             "title": {"text": QUANTITIES[quantity], "side": "top"},
             "orientation": "h",
             "x": 1,
             "xanchor": "right",
             "y": 1,
-            "yanchor": "bottom",
-            "ypad": 42,
+            "yref": "container",
+            "yanchor": "top",
+            "ypad": 6,
             "len": 330,
             "lenmode": "pixels",
             "thickness": 12,
@@ -99,20 +115,14 @@ def _colours(quantity: str, limit: float, is_shown: bool) -> dict[str, Any]:
     }
 
 
-def _dress(figure: Any, adapter: SavedAdapter, count: int) -> None:
-    title, facts = heading(adapter)
-    note = "One row per block, one column per output dimension. White is 1, the frozen model. Drag to zoom."
-    small = f'<span style="font-size:12px;color:{FAINT}">'
+def _dress(figure: Any, count: int) -> None:
     buttons = []
-    for number, quantity in enumerate(QUANTITIES, 1):
-        scales = {f"coloraxis{other}.showscale": other == number for other in (1, 2)}
-        visible = [shown == number for shown in (1, 2) for _ in range(count)]
-        buttons.append({"label": QUANTITIES[quantity], "method": "update", "args": [{"visible": visible}, scales]})
-    text = f"<b>{html.escape(title)}</b><br>{small}{html.escape(facts)}</span><br>{small}{note}</span>"
+    for quantity, label in QUANTITIES.items():
+        visible = [other == quantity for other in QUANTITIES for _ in range(count)]
+        scales = {f"{scale}.showscale": other == quantity for other, scale in SCALES.items()}
+        buttons.append({"label": label, "method": "update", "args": [{"visible": visible}, scales]})
     figure.update_layout(
-        title={"text": text, "x": 0, "xref": "paper", "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 18}},
-        title_font={"size": 18, "color": INK},
-        font={"family": "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif", "size": 11, "color": FAINT},
+        font={"family": FONT, "size": 11, "color": FAINT},
         plot_bgcolor="white",
         updatemenus=[
             {

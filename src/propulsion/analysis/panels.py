@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from propulsion.analysis.places import KINDS, stack_names
 from propulsion.analysis.saved import Array, SavedAdapter, SavedLayer
+
+# So many dimensions can be told apart in half a line.
+HALF_LINE = 1024
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ def _panel(kind: str, ending: str, layers: Sequence[SavedLayer], quantity: str) 
     rows: list[str] = []
     for layer in layers:
         place = layer.place
-        name = f"{stacks[place.stack]} {place.block or place.ending}".strip()
+        own = place.block or place.ending.rpartition(".")[2].removesuffix("_embeddings")
+        name = f"{stacks[place.stack]} {own}".strip()
         rows += [name + mark for mark in _marks(layer, quantity)]
     values = np.concatenate([layer.gain if quantity == "gain" else layer.z for layer in layers])
     return Panel(kind, ending, tuple(rows), values)
@@ -64,20 +69,25 @@ def _marks(layer: SavedLayer, quantity: str) -> Sequence[str]:
 
 
 def lines_of(shown: Sequence[Panel]) -> list[list[Panel]]:
-    """The panels in lines of one or two: neighbours with equally many rows share a line."""
+    """The panels in lines of one or two: neighbours with equally many rows share a line, unless they are wide."""
     lines: list[list[Panel]] = []
     for panel in shown:
-        if lines and len(lines[-1]) == 1 and len(lines[-1][0].rows) == len(panel.rows):
+        if lines and len(lines[-1]) == 1 and _fit(lines[-1][0], panel):
             lines[-1].append(panel)
         else:
             lines.append([panel])
     return lines
 
 
+def _fit(left: Panel, right: Panel) -> bool:
+    return len(left.rows) == len(right.rows) and max(left.values.shape[1], right.values.shape[1]) <= HALF_LINE
+
+
 def reach(shown: Sequence[Panel]) -> float:
-    """Half the width of the colour scale around 1: the 99 % quantile of the distances from 1."""
+    """Half the width of the colour scale around 1: the 99 % quantile of the distances from 1, but not below 0."""
     distances = np.concatenate([np.abs(panel.values - 1).ravel() for panel in shown])
-    return float(np.quantile(distances, 0.99)) or float(distances.max()) or 1e-3
+    limit = float(np.quantile(distances, 0.99)) or float(distances.max()) or 1e-3
+    return limit if any((panel.values < 0).any() for panel in shown) else min(limit, 1.0)
 
 
 def needs_own_z(adapter: SavedAdapter) -> bool:
@@ -86,30 +96,20 @@ def needs_own_z(adapter: SavedAdapter) -> bool:
     return adapter.config.num_vectors > 1 or len(degrees) > 1 or degrees == {(0,)}
 
 
-def shrink(values: Array, columns: int) -> Array:
-    """At most so many columns: of the neighbours that fall into one, the value that is furthest from 1 is kept.
-
-    Args:
-        values: Shape (rows, d).
-        columns: How many columns there is room for.
-    """
-    size = values.shape[1]
-    if size <= columns:
-        return values
-    starts = np.arange(columns) * size // columns
-    most, least = np.maximum.reduceat(values, starts, axis=1), np.minimum.reduceat(values, starts, axis=1)
-    return np.where(most - 1 >= 1 - least, most, least)
-
-
 def heading(adapter: SavedAdapter) -> tuple[str, str]:
     """A title, and a line below it that says what was steered and how."""
     degrees = sorted({degree for layer in adapter.layers for degree in layer.degree})
     vectors = adapter.config.num_vectors
     facts = [
-        f"base model {adapter.config.base_model_name_or_path or 'not recorded'}",
+        f"base model {_short(adapter.config.base_model_name_or_path)}",
         f"{len(adapter.layers)} layers",
         f"degree {', '.join(map(str, degrees))}",
         *([f"{vectors} vectors pooled by {adapter.config.pooling}"] if vectors > 1 else []),
         f"{adapter.vectors:,} trained numbers",
     ]
-    return f"What {adapter.folder.resolve().name} multiplies each output dimension with", "  ·  ".join(facts)
+    return f"The gain of every output dimension in “{adapter.folder.resolve().name}”", "  ·  ".join(facts)
+
+
+def _short(base_model: str | None) -> str:
+    """The last two parts of a path; a hub id has no more."""
+    return "/".join(Path(base_model).parts[-2:]) if base_model else "not recorded"

@@ -39,7 +39,7 @@ def describe(adapter: SavedAdapter) -> str:
     parts = [
         _facts(adapter),
         _spreads(
-            "Gain, what each output is multiplied with: z^k, pooled (moved: root mean square of value - 1)",
+            "Gain z^k, what outputs are multiplied with (moved: root mean square of gain - 1)",
             groups,
             of_gain=True,
         ),
@@ -76,7 +76,7 @@ def _facts(adapter: SavedAdapter) -> Table:
     facts = {
         "adapter": str(adapter.folder),
         "base model": config.base_model_name_or_path or "not recorded",
-        "targets": f"{_targets(config.target_modules)}, {_many(len(adapter.layers), 'layer')}",
+        "targets": f"{_targets(config.target_modules)} ({_many(len(adapter.layers), 'layer')})",
         "degree": _degrees(adapter),
         "vectors": _vectors(adapter),
         "adapter parameters": f"{adapter.vectors + adapter.biases:,}",

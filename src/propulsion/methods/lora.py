@@ -28,4 +28,4 @@ def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.M
     return get_peft_model(base_model, config)
 
 
-METHOD = register(Method("lora", f"low-rank updates of the weights, r = {RANK}", build, lambda spec: 1e-3))
+METHOD = register(Method("lora", f"low-rank updates of the weights, r = {RANK}", build, lambda spec: 1e-3, 5e-3))

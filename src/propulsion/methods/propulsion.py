@@ -48,4 +48,8 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-METHOD = register(Method("propulsion", "outputs of frozen layers times trained vectors, z^k", build, learning_rate))
+# The head is new and has everything to learn: on SST-2 in one epoch 5e-3 gave 0.805 and 0.817 where 1e-3 gave 0.794
+# and 0.804 (batches of 32 and 16).
+METHOD = register(
+    Method("propulsion", "outputs of frozen layers times trained vectors, z^k", build, learning_rate, 5e-3)
+)

@@ -33,12 +33,14 @@ class Method:
         description: One line for `propulsion methods`.
         build: Wraps the base model, or changes it in place, so that exactly what the method trains requires grad.
         learning_rate: The step size that suits the method when none is given.
+        head_learning_rate: That of a new head beside it; None: the same.
     """
 
     name: str
     description: str
     build: Callable[[PreTrainedModel, RunSpec, HasTaskType], nn.Module]
     learning_rate: Callable[[RunSpec], float]
+    head_learning_rate: float | None = None
 
 
 _METHODS: dict[str, Method] = {}

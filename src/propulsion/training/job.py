@@ -33,10 +33,12 @@ def resolve(spec: RunSpec) -> RunSpec:
     """
     task = spec.task or ("text-classification" if spec.data_dir or spec.dataset_name else "docstrings")
     get_task(task)
-    rate = spec.learning_rate or get_method(spec.method).learning_rate(spec)
+    method = get_method(spec.method)
+    rate = spec.learning_rate or method.learning_rate(spec)
+    head_rate = spec.head_learning_rate or method.head_learning_rate
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", spec.model_name_or_path.rstrip("/").rpartition("/")[2])
     folder = spec.output_dir or f"runs/{task}-{spec.method}-{model}-seed{spec.seed}"
-    return replace(spec, task=task, learning_rate=rate, output_dir=folder)
+    return replace(spec, task=task, learning_rate=rate, head_learning_rate=head_rate, output_dir=folder)
 
 
 def data_source(spec: RunSpec) -> DataSource:

@@ -1,0 +1,118 @@
+"""The benchmarks can show a difference: they catch the formula as it is written. Bytes only, never a time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("rich", reason="the benchmarks need rich: pip install 'propulsion-peft[train]'")
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+
+
+@pytest.fixture(name="small")
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    import subjects
+
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 12, "num_attention_heads": 4}
+    for name in ("roberta-base", "llama-110m"):
+        subject = subjects.SUBJECTS[name]
+        small = subjects.Subject(subject.model_type, {**subject.config, **sizes, "vocab_size": 30000}, subject.causal)
+        monkeypatch.setitem(subjects.SUBJECTS, name, small)
+
+
+def saved_ratio(model_name: str, method: str) -> float:
+    from measuring import saved_bytes
+    from subjects import METHODS, Trainee, batch, build, share_weights
+
+    model = build(model_name, torch.float32)
+    inputs = batch(model_name, 2, 64)
+    floor, tuned = (Trainee(METHODS[name](share_weights(model)), inputs) for name in ("floor", method))
+    return saved_bytes(tuned.model, tuned.loss) / saved_bytes(floor.model, floor.loss)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("model_name", "method", "least", "most"),
+    [
+        ("roberta-base", "naive-eager", 1.5, 2.5),
+        ("roberta-base", "propulsion-all", 1.0, 1.2),
+        ("roberta-base", "propulsion-attn", 0.9, 1.02),
+        ("llama-110m", "propulsion-all", 1.0, 1.2),
+    ],
+)
+def test_the_naive_form_is_caught_by_its_bytes(model_name: str, method: str, least: float, most: float) -> None:
+    assert least < saved_ratio(model_name, method) < most
+
+
+@pytest.mark.usefixtures("small")
+def test_floor_trains_nothing_and_reaches_the_embeddings() -> None:
+    from subjects import METHODS, Trainee, batch, build, share_weights
+
+    model = build("roberta-base", torch.float32)
+    floor = Trainee(METHODS["floor"](share_weights(model)), batch("roberta-base", 2, 8))
+    assert floor.parameters == 0
+    seen: list[bool] = []
+
+    def look(module: Any, args: Any, output: torch.Tensor) -> None:
+        output.register_hook(lambda grad: seen.append(True))
+
+    floor.model.get_input_embeddings().register_forward_hook(look)
+    floor.step()
+    assert seen == [True]
+
+
+@pytest.mark.usefixtures("small")
+def test_one_round_writes_what_the_report_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import inference
+    import report
+    import training_step
+
+    common = ["--models", "roberta-base", "--batch", "1", "--length", "8", "--rounds", "3", "--minutes", "0"]
+    few = ["--methods", "propulsion-all", "propulsion-attn", "ia3-all", "ia3-attn", "lora-all"]
+    training_step.main([*common, "--dtype", "bfloat16", *few, "--output", str(tmp_path / "steps.json")])
+    inference.main([*common, "--dtype", "float32", "--output", str(tmp_path / "inference.json")])
+    record = json.loads((tmp_path / "steps.json").read_text())
+    assert {row["method"] for row in record["rows"]} == {"floor", *few[1:]}
+    assert all(len(row["ratios"]) == 3 for row in record["rows"])
+    page = tmp_path / "performance.md"
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(report, "PAGE", page)
+    report.main()
+    assert "step / IA3 on the same modules, bfloat16" in page.read_text()
+    assert "propulsion-all, merged" in page.read_text()
+    assert "not measured" in page.read_text()  # memory was not
+
+
+def test_a_goal_is_met_or_says_by_how_much_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    import report
+
+    rows: list[dict[str, Any]] = [
+        {"model": "roberta-base", "dtype": "float32", "batch": 1, "length": 8, "method": method, "saved_ratio": ratio}
+        for method, ratio in {"floor": 1.0, "propulsion-all": 1.16, "propulsion-attn": 1.25}.items()
+    ]
+    table = "\n".join(report.goals([{"benchmark": "memory", "rows": rows}]))
+    assert "| all | ≤ 1.17 | 1.160 | met |" in table
+    assert "| attn | ≤ 1.00 | 1.250 | missed by 0.250 |" in table
+
+
+def test_runs_alternate_with_the_reference() -> None:
+    from measuring import alternate
+
+    order: list[str] = []
+    runs = {name: lambda name=name: order.append(name) for name in "abcdef"}
+    samples = alternate(runs, rounds=4)
+    assert all(len(values) == 4 for values in samples.values())
+    assert order.count("b") == 5  # once to warm up
+    longest = max(len(stretch) for stretch in "".join(order[6:]).split("a"))
+    assert longest <= 2
