@@ -29,7 +29,7 @@ from tests.tiny_models import tiny_model
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"degree": -1}, "degree must be an integer ≥ 0, not -1"),
+        ({"degree": -1}, "degree must be an integer ≥ 0 and ≤ 100000, not -1"),
         ({"degree": 1.5}, "degree must be an integer"),
         ({"degree": True}, "degree must be an integer"),
         ({"degree": "15"}, "degree must be an integer"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ from propulsion.adapter.pooling import POOLINGS
 from propulsion.adapter.targets import PRESETS, is_preset
 from propulsion.errors import ConfigError, near_misses
 
+LARGEST_DEGREE = 100_000  # (1 + 1e-4)^k overflows float32 before that
 INITIALIZATIONS = ("ones", "zeros", "normal", "uniform", "xavier")
 
 
@@ -89,6 +90,9 @@ class PropulsionConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType.PROPULSION
+        for name in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern"):
+            _check_names(name, getattr(self, name))
+        self._check_fingerprint()
         for name in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, name), (list, tuple)):
                 setattr(self, name, set(getattr(self, name)))
@@ -101,17 +105,18 @@ class PropulsionConfig(PeftConfig):
         self._check_layers()
         self._warn_of_equal_vectors()
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, subfolder: str | None = None, **kwargs: Any) -> Any:
-        """Read a saved configuration, and refuse it before any model is touched if the weights beside it are unusable.
+    def check_files(self, folder: str) -> None:
+        """Refuse a local folder with unusable weights before any model is touched, and remember what they steer.
 
         Raises:
-            AdapterFileError: The weights in this folder are damaged or not finite.
+            AdapterFileError: The weights are damaged, not finite, or not this configuration's.
         """
-        folder = os.path.join(pretrained_model_name_or_path, subfolder or "")
-        if os.path.isdir(folder):
-            check_adapter_folder(folder)
-        return super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
+        self._saved_shapes = check_adapter_folder(folder, self.num_vectors, self.modules_to_save or ())
+
+    @property
+    def saved_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of δ for each layer in the file that this configuration was read with; empty without one."""
+        return getattr(self, "_saved_shapes", {})
 
     def remember_base(self, base_fingerprint: dict[str, list[float]]) -> None:
         """Keep the fingerprint of the model that this adapter was just put into, to be saved with the configuration."""
@@ -130,19 +135,26 @@ class PropulsionConfig(PeftConfig):
     def _check_degrees(self) -> None:
         if self.degree_pattern is not None and not isinstance(self.degree_pattern, dict):
             raise ConfigError("degree_pattern must be a dictionary from a module's name to its degree.")
+        for pattern in self.degree_pattern or ():
+            _check_expression("degree_pattern", pattern)
         for where, degree in {"degree": self.degree, **(self.degree_pattern or {})}.items():
             name = where if where == "degree" else f"degree_pattern[{where!r}]"
             for value in degree if isinstance(degree, (list, tuple)) else [degree]:
-                _check_integer(name, value, least=0)
+                _check_integer(name, value, least=0, most=LARGEST_DEGREE)
             entries = len(self.degrees_of(degree))
             if entries != self.num_vectors:
                 raise ConfigError(
                     f"{name} has {entries} entries for num_vectors={self.num_vectors}: give one for each."
                 )
 
+    def _check_fingerprint(self) -> None:
+        values = self.base_fingerprint
+        is_list = isinstance(values, dict) and all(isinstance(sample, list) for sample in values.values())
+        if values is not None and not (is_list and all(_is_finite(x) for sample in values.values() for x in sample)):
+            raise ConfigError("base_fingerprint must be a dictionary from modules' names to lists of numbers, or null.")
+
     def _check_noise(self) -> None:
-        is_number = isinstance(self.init_noise, (int, float)) and not isinstance(self.init_noise, bool)
-        if not (is_number and 0 <= self.init_noise < float("inf")):
+        if not _is_finite(self.init_noise) or self.init_noise < 0:
             raise ConfigError(f"init_noise must be a finite number ≥ 0, not {self.init_noise!r}.")
 
     def _check_layers(self) -> None:
@@ -172,6 +184,30 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ConfigError(f"{name}={value!r} is not one of {', '.join(choices)}.{near_misses(str(value), choices)}")
 
 
-def _check_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} must be an integer ≥ {least}, not {value!r}.")
+def _check_integer(name: str, value: object, least: int, most: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+        up_to = "" if most is None else f" and ≤ {most}"
+        raise ConfigError(f"{name} must be an integer ≥ {least}{up_to}, not {value!r}.")
+
+
+def _check_names(name: str, value: object) -> None:
+    """A list of names or, where PEFT takes one, a regular expression."""
+    if isinstance(value, str) and name != "modules_to_save":
+        _check_expression(name, value)
+    elif value is not None and not (
+        isinstance(value, (list, tuple, set)) and all(isinstance(item, str) and item for item in value)
+    ):
+        raise ConfigError(
+            f"{name} must be a list of names{'' if name == 'modules_to_save' else ' or a string'}, not {value!r}."
+        )
+
+
+def _check_expression(name: str, value: object) -> None:
+    try:
+        re.compile(value)  # type: ignore[call-overload]
+    except (re.error, TypeError) as error:
+        raise ConfigError(f"{name} has {value!r}, which is no regular expression: {error}.") from error
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")

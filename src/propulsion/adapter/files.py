@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
@@ -12,32 +12,73 @@ from torch import Tensor
 
 from propulsion.errors import AdapterFileError, BaseModelError
 
+DELTA, BIAS = "propulsion_delta", "propulsion_bias"
+PEFT_PREFIX = "base_model.model."
+VECTOR_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+# PEFT saves these with an adapter whose model's vocabulary was resized, or if they are targeted by name.
+EMBEDDINGS = {"embed_tokens", "lm_head", "word_embeddings", "wte", "embed_in", "embed_out", "shared"}
 
-def check_adapter_folder(folder: str) -> None:
-    """Refuse a folder whose adapter_model.safetensors is damaged or not finite.
+
+def check_adapter_folder(folder: str, num_vectors: int, modules_to_save: Collection[str]) -> dict[str, tuple[int, ...]]:
+    """Refuse a folder whose adapter_model.safetensors is damaged, not finite, or would change the base model.
+
+    Args:
+        folder: Where PEFT saved the adapter.
+        num_vectors: p, as its configuration says.
+        modules_to_save: The modules that were trained whole.
+
+    Returns:
+        The shape of δ for each steered layer by the layer's name; nothing if there is no such file.
 
     Raises:
-        AdapterFileError: It cannot be read, or it has values that are not finite.
+        AdapterFileError: It cannot be used; says why.
     """
     path = os.path.join(folder, SAFETENSORS_WEIGHTS_NAME)
     if not os.path.isfile(path):
-        return
+        return {}
+    shapes: dict[str, tuple[int, ...]] = {}
     try:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118  (the file is no dictionary)
+                shape = tuple(file.get_slice(key).get_shape())
+                name, _, parameter = key.rpartition(".")
+                _check_key(key, parameter, shape, num_vectors, modules_to_save, path)
                 check_finite({key: file.get_tensor(key)}, path)
+                if parameter == DELTA:
+                    shapes[name.removeprefix(PEFT_PREFIX)] = shape
     except (SafetensorError, OSError) as error:
         raise AdapterFileError(f"{path} is damaged ({error}): get or train the adapter again.") from error
+    return shapes
+
+
+def _check_key(
+    key: str, parameter: str, shape: tuple[int, ...], num_vectors: int, modules_to_save: Collection[str], path: str
+) -> None:
+    if parameter == DELTA and (len(shape) != 2 or shape[0] != num_vectors):
+        raise AdapterFileError(
+            f"{path}: {key} has the shape {shape}, but adapter_config.json says num_vectors={num_vectors}: one of the "
+            "two files is another adapter's."
+        )
+    modules = set(key.split("."))
+    is_own = parameter in (DELTA, BIAS)
+    is_head = any(f".{module}." in f".{key}." for module in modules_to_save)
+    if not (is_own or is_head or modules & EMBEDDINGS):
+        raise AdapterFileError(
+            f"{path} has weights for {key}, which is neither a vector of Propulsion nor in modules_to_save: they would "
+            "overwrite the base model."
+        )
 
 
 def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Refuse tensors with values that are not finite.
+    """Refuse tensors with values that are not finite, and vectors that are no floating point numbers.
 
     Raises:
         AdapterFileError: Names the first such tensor.
     """
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if key.rpartition(".")[2] in (DELTA, BIAS) and tensor.dtype not in VECTOR_DTYPES:
+            raise AdapterFileError(f"{origin}: {key} is of {tensor.dtype}, not of a floating point type for training.")
+        if tensor.dtype in VECTOR_DTYPES and not torch.isfinite(tensor).all():
             raise AdapterFileError(
                 f"{origin}: {key} has values that are not finite: the training diverged; use an earlier checkpoint."
             )

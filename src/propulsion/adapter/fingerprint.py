@@ -25,7 +25,9 @@ def fingerprint(modules: Mapping[str, nn.Module]) -> dict[str, list[float]]:
     Returns:
         For up to four of them, spread evenly, sixteen weights spread evenly.
     """
-    names = list(modules)
+    # An embedding's rows change when the vocabulary is resized.
+    linears = [name for name, module in modules.items() if not isinstance(_base_layer(module), nn.Embedding)]
+    names = linears or list(modules)
     chosen = names[:: max(1, len(names) // SAMPLED_MODULES)][:SAMPLED_MODULES]
     samples = {name: _sample(modules[name]) for name in chosen}
     return {
@@ -69,8 +71,8 @@ def check_fingerprint(
 
 def _sample(module: nn.Module) -> Tensor | None:
     """Some weights in float32; None where they cannot be read: quantized, sharded, or not there yet."""
-    base_layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-    weight = getattr(base_layer, "weight", None)
+    original = getattr(module, "original_parameters", None)
+    weight = original.weight if original is not None else getattr(_base_layer(module), "weight", None)
     if (
         not isinstance(weight, nn.Parameter)
         or type(weight) is not nn.Parameter
@@ -82,3 +84,7 @@ def _sample(module: nn.Module) -> Tensor | None:
     positions = torch.linspace(0, weight.numel() - 1, SAMPLED_WEIGHTS, dtype=torch.float64).long()
     flat = weight.detach().reshape(-1) if weight.is_contiguous() else weight.detach().flatten()
     return flat[positions.to(weight.device)].float().cpu()
+
+
+def _base_layer(module: nn.Module) -> nn.Module:
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module

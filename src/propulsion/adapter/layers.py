@@ -53,7 +53,7 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         self.quantization_backend = resolve_quantization_backend(self.get_base_layer())
         self._disable_adapters = False
         self._owns_output = owns_output and type(base_layer) is self.base_class
-        self._original: OriginalParameters | None = None
+        self.original_parameters: OriginalParameters | None = None
 
     def __getattr__(self, name: str) -> Any:
         # Models read in_features, padding_idx, embed_scale and the like of their layers.
@@ -125,7 +125,7 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         output = self.base_layer(x, *args, **kwargs)
         if self.merged:
             return output
-        in_place = self._owns_output and not _is_watched(self.base_layer)
+        in_place = self._owns_output and not self._is_watched()
         for adapter_name in self.active_adapters:
             if adapter_name in self.propulsion_delta:
                 output = self._steer(output, adapter_name, in_place, self._again(output, x))
@@ -135,7 +135,7 @@ class PropulsionLayer(nn.Module, MergeableLayer):
     def _again(self, output: Tensor, x: Tensor | None) -> Callable[[], Tensor] | None:
         """What computes the output once more for nearly nothing, so that it need not be kept: looking it up."""
         is_lookup = type(self.base_layer) is nn.Embedding and not self.base_layer._forward_pre_hooks
-        if x is None or not is_lookup or output.requires_grad or _is_watched(self.base_layer):
+        if x is None or not is_lookup or output.requires_grad or self._is_watched():
             return None
         return partial(self.base_layer.forward, x)
 
@@ -163,10 +163,12 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         known = [name for name in dict.fromkeys(adapter_names) if name in self.propulsion_delta]
         if not known:
             return output
-        in_place = self._owns_output and not _is_watched(self.base_layer)
+        in_place = self._owns_output and not self._is_watched()
         if len(set(adapter_names)) == 1:
             return self._steer(output, known[0], in_place)
-        if x.dim() < 2:
+        if x.dim() == 1 and output.dim() == 2 and len(x) != len(adapter_names):
+            output = output.unsqueeze(0)  # positions, the same for all rows
+        elif x.dim() < 2:
             raise AdapterNameError(
                 f"A layer's input has the shape {tuple(x.shape)}, whose rows cannot be told: run one adapter at a time."
             )
@@ -182,15 +184,19 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         bank = torch.stack([torch.ones_like(gains[0]), *gains], dim=1)
         return steer(output, bank[:, rows].view(len(bank), *shape), in_place)
 
+    def _is_watched(self) -> bool:
+        """Whether somebody else may look at the base layer's output, or change what this layer makes of it."""
+        if torch.compiler.is_compiling():
+            return True
+        modules = torch.nn.modules.module
+        return bool(
+            self.base_layer._forward_hooks
+            or self.base_layer._backward_hooks
+            or "forward" in vars(self.base_layer)
+            or self._forward_hooks
+            or modules._global_forward_hooks
+            or modules._global_backward_hooks
+        )
+
     def __repr__(self) -> str:
         return "propulsion." + super().__repr__()
-
-
-def _is_watched(module: nn.Module) -> bool:
-    """Whether somebody looks at this module's output besides the layer that wraps it."""
-    return bool(
-        module._forward_hooks
-        or module._backward_hooks
-        or torch.nn.modules.module._global_forward_hooks
-        or torch.nn.modules.module._global_backward_hooks
-    )

@@ -20,12 +20,13 @@ class MergeableLayer(BaseTunerLayer):
     The original parameters are kept aside and put back, never recomputed.
     """
 
+    base_layer: nn.Module
     propulsion_delta: nn.ParameterDict
     propulsion_bias: nn.ParameterDict
     propulsion_pooling: dict[str, str]
     weight_axis: int
     merged_adapters: list[str]
-    _original: OriginalParameters | None
+    original_parameters: OriginalParameters | None
 
     def pooled_gain(self, adapter_name: str) -> Tensor:
         """As `PropulsionLayer.pooled_gain`."""
@@ -38,6 +39,8 @@ class MergeableLayer(BaseTunerLayer):
             MergeError: Says why and what to do instead.
         """
         base_layer, delta = self.get_base_layer(), self.propulsion_delta[adapter_name]
+        if isinstance(self.base_layer, BaseTunerLayer):
+            raise MergeError("Another PEFT method steers this layer below Propulsion: merge or unload that one first.")
         pooling = self.propulsion_pooling[adapter_name]
         if not folds_into_weights(pooling, len(delta)):
             raise MergeError(
@@ -84,15 +87,16 @@ class MergeableLayer(BaseTunerLayer):
                     f"NaNs detected in the merged weights. The adapter {', '.join(adapter_names)} seems to be broken: "
                     "nothing was merged."
                 )
-        if self._original is None:
-            self._original = OriginalParameters.of(base_layer)
+        if self.original_parameters is None:
+            self.original_parameters = OriginalParameters.of(base_layer)
         self._set_merged(weight, bias)
         self.merged_adapters.extend(adapter_names)
 
     def _merged_values(self, adapter_names: list[str]) -> tuple[Tensor, Tensor | None]:
         """The base layer's weight and bias with more adapters folded in, computed in float32 and rounded once."""
-        base_layer, original = self.get_base_layer(), self._original
+        base_layer, original = self.get_base_layer(), self.original_parameters
         if original is not None and self.quantization_backend is None:
+            follow(original.weight, base_layer.weight)
             adapter_names = [*self.merged_adapters, *adapter_names]
             base_weight, base_bias = original.weight.data, original.bias
         else:
@@ -124,8 +128,8 @@ class MergeableLayer(BaseTunerLayer):
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
         self.merged_adapters.clear()
-        self._original.restore(self.get_base_layer())  # type: ignore[union-attr]
-        self._original = None
+        self.original_parameters.restore(self.get_base_layer())  # type: ignore[union-attr]
+        self.original_parameters = None
 
 
 class OriginalParameters(NamedTuple):
@@ -141,8 +145,16 @@ class OriginalParameters(NamedTuple):
         return cls(base_layer.weight, getattr(base_layer, "bias", None), dict(vars(state)) if state is not None else {})
 
     def restore(self, base_layer: nn.Module) -> None:
+        follow(self.weight, base_layer.weight)
         base_layer.weight = self.weight
         if self.bias is not None:
+            follow(self.bias, base_layer.bias)
             base_layer.bias = self.bias
         if self.quantization_state:
             vars(base_layer.state).update(self.quantization_state)
+
+
+def follow(parameter: nn.Parameter, current: Tensor) -> None:
+    """Move a parameter that was set aside to where the model has gone since; without a move its bits stay."""
+    if parameter.device != current.device or (parameter.dtype.is_floating_point and parameter.dtype != current.dtype):
+        parameter.data = parameter.data.to(current.device, current.dtype)

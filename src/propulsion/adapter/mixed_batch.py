@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from propulsion.errors import AdapterNameError, LayerError, near_misses
 
+MAIN_INPUTS = ("0", "input_ids", "inputs", "inputs_embeds", "pixel_values", "input_features", "decoder_input_ids")
 BASE_MODEL = "__base__"  # PEFT's name for a row without adapter
 
 # Modules that repeat one row of a steered layer's output for the whole batch (DeBERTa's relative positions), so that
@@ -21,13 +22,13 @@ BASE_MODEL = "__base__"  # PEFT's name for a row without adapter
 RUN_BY_ADAPTER = ("DisentangledSelfAttention",)
 
 
-def check_adapter_names(adapter_names: Any, known: Sequence[str], inputs: Iterable[Any]) -> bool:
+def check_adapter_names(adapter_names: Any, known: Sequence[str], inputs: Mapping[str, Any]) -> bool:
     """Refuse names that do not fit the adapters or the batch.
 
     Args:
         adapter_names: What the caller gave.
         known: The adapters that are loaded.
-        inputs: The arguments at hand; the first tensor among them gives the size of the batch.
+        inputs: The arguments at hand by name; they give the size of the batch.
 
     Returns:
         Whether there was a tensor among them.
@@ -35,7 +36,8 @@ def check_adapter_names(adapter_names: Any, known: Sequence[str], inputs: Iterab
     Raises:
         AdapterNameError: Names what is wrong.
     """
-    if isinstance(adapter_names, str) or not all(isinstance(name, str) for name in adapter_names):
+    is_list = isinstance(adapter_names, (list, tuple)) and len(adapter_names) > 0
+    if not is_list or not all(isinstance(name, str) for name in adapter_names):
         raise AdapterNameError(f"adapter_names must be a list with one name for each row, not {adapter_names!r}.")
     unknown = sorted(set(adapter_names) - set(known) - {BASE_MODEL})
     if unknown:
@@ -43,7 +45,8 @@ def check_adapter_names(adapter_names: Any, known: Sequence[str], inputs: Iterab
             f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}. Loaded are {', '.join(known)} and "
             f"{BASE_MODEL!r} for none.{near_misses(unknown[0], known)}"
         )
-    batch = _batch_size(inputs)
+    shape = _batch_shape(inputs)
+    batch = shape[0] if shape else None
     if batch not in (None, len(adapter_names)):
         raise AdapterNameError(
             f"Length of `adapter_names` should be the same as the number of inputs, but got {len(adapter_names)} and "
@@ -52,8 +55,15 @@ def check_adapter_names(adapter_names: Any, known: Sequence[str], inputs: Iterab
     return batch is not None
 
 
-def _batch_size(inputs: Iterable[Any]) -> int | None:
-    return next((len(value) for value in inputs if isinstance(value, Tensor) and value.dim()), None)
+def _batch_shape(inputs: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The shape of what the model reads, which is the first of its arguments or has one of the usual names."""
+    candidates = [inputs.get(name) for name in MAIN_INPUTS]
+    return next((tuple(value.shape) for value in candidates if isinstance(value, Tensor) and value.dim()), None)
+
+
+def by_name(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call in their order, those by position under their number."""
+    return {**{str(number): value for number, value in enumerate(args)}, **kwargs}
 
 
 @contextmanager
@@ -76,52 +86,62 @@ def steering_each_row(model: nn.Module, adapter_names: Sequence[str], repeats: b
         elif isinstance(module, ModulesToSaveWrapper):
             handles.append(module.register_forward_hook(rows.forward_head, with_kwargs=True))
         elif type(module).__name__ in RUN_BY_ADAPTER:
-            replaced.append(module)
+            replaced.append((module, vars(module).get("forward")))
             module.forward = partial(rows.forward_by_adapter, module.forward)
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        for module in replaced:
+        for module, forward in replaced:
             del module.forward
+            if forward is not None:
+                module.forward = forward
+
+
+class NamesOfRows(list[str]):
+    """The adapter of each row of the batch, and how many tokens a row has."""
+
+    def __init__(self, names: Iterable[str], tokens: int = 1) -> None:
+        super().__init__(names)
+        self.tokens = tokens
 
 
 def names_of_rows(adapter_names: Sequence[str], output: Tensor) -> list[str]:
     """The adapter of each row of a layer's output.
 
-    Beam search and several returned sequences repeat each row, and some layers see the batch flattened into its tokens:
-    all in the order of the batch. One row stands for all, as with positions.
+    Some layers see the batch flattened into its tokens, in the order of the batch. One row stands
+    for all, as with positions.
 
     Raises:
         AdapterNameError: The output's rows are not those of the batch.
     """
     rows, names = len(output), len(adapter_names)
-    if rows == 1 and output.dim() > 2:
+    if rows == names or (rows == 1 and output.dim() > 2):
         return list(adapter_names)
-    time_first = output.dim() > 2 and rows != names and output.shape[1] == names
-    if rows % names or time_first:
-        raise AdapterNameError(
-            f"adapter_names has {names} entries, but a layer's output for this batch has the shape "
-            f"{tuple(output.shape)}, in which the rows of the batch cannot be told."
-        )
-    return [name for name in adapter_names for _ in range(rows // names)]
+    tokens = getattr(adapter_names, "tokens", 1)
+    if output.dim() == 2 and rows == names * tokens:
+        return [name for name in adapter_names for _ in range(tokens)]
+    raise AdapterNameError(
+        f"adapter_names has {names} entries, but a layer's output for this batch has the shape "
+        f"{tuple(output.shape)}, in which the rows of the batch cannot be told."
+    )
 
 
 class _Rows:
     """The adapter of each row of the batch, as the modules of the model see it."""
 
     def __init__(self, adapter_names: list[str]) -> None:
-        self.given_names = self.adapter_names = adapter_names
+        self.given_names = self.adapter_names = NamesOfRows(adapter_names)
 
     def enter_model(self, repeats: bool, model: nn.Module, args: Any, kwargs: Any) -> None:
         """Hook before the whole model's forward: one name for each row that it sees."""
-        inputs = [*args, *kwargs.values()]
-        batch = _batch_size(inputs)
-        if repeats and batch and batch % len(self.given_names) == 0:
-            self.adapter_names = [name for name in self.given_names for _ in range(batch // len(self.given_names))]
-        else:
+        inputs = by_name(args, kwargs)
+        shape = _batch_shape(inputs) or (len(self.given_names),)
+        if not repeats or shape[0] % len(self.given_names):
             check_adapter_names(self.given_names, self.given_names, inputs)
+        repeated = [name for name in self.given_names for _ in range(shape[0] // len(self.given_names))]
+        self.adapter_names = NamesOfRows(repeated, tokens=shape[1] if len(shape) > 1 else 1)
 
     def leave_model(self, model: nn.Module, args: Any, output: Any) -> None:
         """Hook after the whole model's forward."""
@@ -145,7 +165,7 @@ class _Rows:
         """In the place of a module's forward: runs it for the rows of one adapter after the other."""
 
         def run(name: str, *args: Any, **kwargs: Any) -> Any:
-            all_names, self.adapter_names = self.adapter_names, [name]
+            all_names, self.adapter_names = self.adapter_names, NamesOfRows([name])
             try:
                 return forward(*args, **kwargs)
             finally:

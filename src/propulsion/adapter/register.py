@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import enum
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
 
 from peft import PeftType
+from peft.config import PeftConfigMixin
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import register_peft_method
 
@@ -21,6 +26,24 @@ def register() -> None:
 
     if PeftType(NAME.upper()) not in PEFT_TYPE_TO_CONFIG_MAPPING:
         register_peft_method(name=NAME, config_cls=PropulsionConfig, model_cls=PropulsionModel)
+        PeftConfigMixin.from_pretrained = classmethod(_checking_files(PeftConfigMixin.from_pretrained.__func__))
+
+
+def _checking_files(from_pretrained: Callable[..., Any]) -> Callable[..., Any]:
+    """PEFT's reader of configurations, which every way of loading an adapter goes through, with a check of our files.
+
+    It is the last place that knows the folder before the model is changed; transformers' `load_adapter` has no other.
+    """
+
+    @functools.wraps(from_pretrained)
+    def checked(cls: Any, pretrained_model_name_or_path: Any, subfolder: str | None = None, **kwargs: Any) -> Any:
+        config = from_pretrained(cls, pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
+        folder = os.path.join(pretrained_model_name_or_path, subfolder or "")
+        if getattr(config, "peft_type", None) == NAME.upper() and os.path.isdir(folder):
+            config.check_files(folder)
+        return config
+
+    return checked
 
 
 def _add_member(enumeration: type[enum.Enum], value: str) -> None:

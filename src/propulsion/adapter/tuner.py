@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from peft import PeftModel
 from peft.tuners.tuners_utils import (
     BaseTuner,
     _maybe_include_all_linear_layers,
@@ -25,7 +28,7 @@ from propulsion.adapter.files import check_adapter_tensors
 from propulsion.adapter.fingerprint import check_fingerprint, fingerprint
 from propulsion.adapter.kinds import kind_of
 from propulsion.adapter.layers import PropulsionLayer
-from propulsion.adapter.mixed_batch import check_adapter_names, steering_each_row
+from propulsion.adapter.mixed_batch import by_name, check_adapter_names, steering_each_row
 from propulsion.adapter.targets import (
     check_every_entry_matches,
     give_each_its_own,
@@ -35,7 +38,9 @@ from propulsion.adapter.targets import (
     resolve_preset,
 )
 from propulsion.adapter.weighting import COMBINATIONS, combine, combine_bias
-from propulsion.errors import AdapterNameError, ConfigError, TargetError, near_misses
+from propulsion.errors import AdapterFileError, AdapterNameError, BaseModelError, ConfigError, TargetError, near_misses
+
+WHERE = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 
 
 class PropulsionModel(BaseTuner):
@@ -49,11 +54,9 @@ class PropulsionModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Put an adapter into a model; as PEFT's, but refuses a name that PyTorch cannot store parameters under."""
-        if not adapter_name or "." in adapter_name or hasattr(nn.ParameterDict, adapter_name):
-            raise AdapterNameError(
-                f"An adapter cannot be named {adapter_name!r}, which has a dot, is empty, or is a method of torch's "
-                "ParameterDict: choose another name."
-            )
+        _check_adapter_name(adapter_name)
+        # One configuration may serve several models, but what is found out about a model belongs to its adapter.
+        self.peft_config[adapter_name] = copy.copy(self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _prepare_adapter_config(self, peft_config: PropulsionConfig, model_config: dict[str, Any]) -> PropulsionConfig:
@@ -76,6 +79,7 @@ class PropulsionModel(BaseTuner):
         if peft_config.base_fingerprint:
             is_pretrained = hasattr(getattr(model, "config", None), "model_type")
             check_fingerprint(peft_config.base_fingerprint, modules, strict=is_pretrained)
+        _check_saved_shapes(peft_config, matched)
         peft_config.remember_base(fingerprint(matched))
 
     def _check_target_module_exists(self, peft_config: PropulsionConfig, key: str) -> Any:
@@ -148,7 +152,7 @@ class PropulsionModel(BaseTuner):
                 "Cannot pass `adapter_names` when the model is in training mode: call model.eval() first."
             )
         # PEFT passes the inputs themselves here for `generate`, and only other arguments for `forward`.
-        is_generation = check_adapter_names(adapter_names, list(self.peft_config), [*args, *kwargs.values()])
+        is_generation = check_adapter_names(adapter_names, list(self.peft_config), by_name(args, kwargs))
         with steering_each_row(self.model, adapter_names, repeats=is_generation):
             yield
 
@@ -159,7 +163,11 @@ class PropulsionModel(BaseTuner):
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         suffix = f".{adapter_name}"
         own = {k: v for k, v in model.state_dict().items() if cls.prefix in k and k.endswith(suffix)}
-        check_adapter_tensors({k: v for k, v in remapped.items() if k in own}, own, adapter_name)
+        try:
+            check_adapter_tensors({k: v for k, v in remapped.items() if k in own}, own, adapter_name)
+        except AdapterFileError:
+            _take_out(model, adapter_name)
+            raise
         return remapped
 
     def _check_merge_allowed(self) -> None:
@@ -175,6 +183,7 @@ class PropulsionModel(BaseTuner):
         Raises:
             MergeError: A layer cannot be merged; the model is as it was.
         """
+        self._check_known(adapter_names or ())
         layers = [module for module in self.model.modules() if isinstance(module, PropulsionLayer)]
         merged_before = {layer: list(layer.merged_adapters) for layer in layers}
         try:
@@ -191,7 +200,21 @@ class PropulsionModel(BaseTuner):
             self.merge_adapter(kwargs.get("adapter_names"), kwargs.get("safe_merge", False))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="All adapters are already merged")
-            return super()._unload_and_optionally_merge(merge, *args, **kwargs)
+            was_tied = getattr(getattr(self.model, "config", None), "tie_word_embeddings", False)
+            model = super()._unload_and_optionally_merge(merge, *args, **kwargs)
+        if was_tied and not model.config.tie_word_embeddings:
+            _untie(model)
+        return model
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """Activate adapters, in this order; as PEFT's, but never a name that does not exist."""
+        self._check_known([adapter_name] if isinstance(adapter_name, str) else adapter_name)
+        super().set_adapter(adapter_name, inference_mode=inference_mode)
+
+    def _check_known(self, adapter_names: Iterable[str]) -> None:
+        for name in adapter_names:
+            if name not in self.peft_config:
+                raise AdapterNameError(f"Adapter {name} does not exist.{near_misses(name, self.peft_config)}")
 
     def add_weighted_adapter(
         self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "linear"
@@ -212,10 +235,14 @@ class PropulsionModel(BaseTuner):
         layers = {name: module for name, module in self.model.named_modules() if isinstance(module, PropulsionLayer)}
         steered = {name: layer for name, layer in layers.items() if any(a in layer.propulsion_delta for a in adapters)}
         deltas = {name: combine(layer, adapters, weights, combination_type) for name, layer in steered.items()}
+        if not all(torch.isfinite(delta).all() for delta in deltas.values()):
+            raise ConfigError(
+                f"These weights give vectors that are not finite with combination_type={combination_type!r}."
+            )
         first, *others = (self.peft_config[name] for name in adapters)
         changes: dict[str, Any] = {"modules_to_save": None, "init_weights": True, "init_noise": 0.0}
-        if any(other.target_modules != first.target_modules for other in others):
-            changes["target_modules"] = sorted(steered)
+        if any(getattr(other, field) != getattr(first, field) for other in others for field in WHERE):
+            changes |= {**dict.fromkeys(WHERE), "target_modules": sorted(steered)}
         self.peft_config[adapter_name] = replace(first, **changes)
         self.inject_adapter(self.model, adapter_name)
         for name, layer in steered.items():
@@ -226,13 +253,14 @@ class PropulsionModel(BaseTuner):
     def _check_weighted(
         self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str
     ) -> None:
-        for name in adapters:
-            if name not in self.peft_config:
-                raise AdapterNameError(f"Adapter {name} does not exist.{near_misses(name, self.peft_config)}")
+        self._check_known(adapters)
+        _check_adapter_name(adapter_name)
         if adapter_name in self.peft_config:
             raise AdapterNameError(
                 f"There is already an adapter {adapter_name!r}: choose another name, or delete it first."
             )
+        if not all(isinstance(weight, (int, float)) and math.isfinite(weight) for weight in weights):
+            raise ConfigError(f"weights must be finite numbers, not {weights!r}.")
         if not adapters or len(adapters) != len(weights):
             raise ConfigError(
                 f"Got {len(adapters)} adapters and {len(weights)} weights: give one weight for each adapter."
@@ -242,15 +270,7 @@ class PropulsionModel(BaseTuner):
                 f"combination_type={combination_type!r} is not one of {', '.join(COMBINATIONS)}."
                 f"{near_misses(combination_type, COMBINATIONS)}"
             )
-        for field in (
-            "degree",
-            "degree_pattern",
-            "num_vectors",
-            "pooling",
-            "train_bias",
-            "layers_to_transform",
-            "layers_pattern",
-        ):
+        for field in ("degree", "degree_pattern", "num_vectors", "pooling", "train_bias"):
             if len({str(getattr(self.peft_config[name], field)) for name in adapters}) > 1:
                 raise ConfigError(f"The adapters differ in {field}, so that their vectors cannot be combined.")
         for module in self.modules():
@@ -259,6 +279,53 @@ class PropulsionModel(BaseTuner):
                 and sum(name in module.modules_to_save for name in adapters) > 1
             ):
                 raise ConfigError("Cannot add weighted adapters targeting the same module with modules_to_save.")
+
+
+def _check_adapter_name(adapter_name: str) -> None:
+    """Refuse a name that PyTorch cannot store parameters under."""
+    if (
+        not adapter_name
+        or "." in adapter_name
+        or adapter_name.startswith("_")
+        or hasattr(nn.ParameterDict(), adapter_name)
+    ):
+        raise AdapterNameError(
+            f"An adapter cannot be named {adapter_name!r}, which is empty, has a dot, begins with an underscore, or is "
+            "an attribute of torch's ParameterDict: choose another name."
+        )
+
+
+def _check_saved_shapes(peft_config: PropulsionConfig, matched: dict[str, nn.Module]) -> None:
+    """Compare the layers that a saved adapter steers with those of this model."""
+    saved = peft_config.saved_shapes
+    if not saved:
+        return
+    for name, module in matched.items():
+        if name not in saved:
+            raise AdapterFileError(
+                f"The adapter has no vector for {name}: its file is incomplete, or of another model."
+            )
+        size = kind_of(module, name)(module).out_features
+        if saved[name][-1] != size:
+            raise BaseModelError(
+                f"The adapter has the shape {saved[name]} for {name}, which has {size} outputs in this model: load it "
+                "onto the base model named in its adapter_config.json."
+            )
+
+
+def _take_out(model: nn.Module, adapter_name: str) -> None:
+    """Remove an adapter whose file was refused after its layers had been made."""
+    if isinstance(model, PeftModel) and list(model.peft_config) == [adapter_name]:
+        model.base_model.unload()
+    elif isinstance(model, PeftModel):
+        model.delete_adapter(adapter_name)
+
+
+def _untie(model: nn.Module) -> None:
+    """Give the output layer a bias of its own: transformers ties it with the flag that unloading has just cleared."""
+    head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        head.bias = nn.Parameter(head.bias.detach().clone(), requires_grad=head.bias.requires_grad)
 
 
 def _check_targets(peft_config: PropulsionConfig, modules: dict[str, nn.Module], matched: dict[str, nn.Module]) -> None:
@@ -270,6 +337,11 @@ def _check_targets(peft_config: PropulsionConfig, modules: dict[str, nn.Module],
             f"Target modules {targets} not found in the base model. Note: You specified 'layers_to_transform': "
             f"{peft_config.layers_to_transform}, which leaves none of them."
         )
+    blocks = peft_config.layers_to_transform
+    present = {layer_index(name, peft_config.layers_pattern) for name in matched}
+    for block in [] if blocks is None else [blocks] if isinstance(blocks, int) else blocks:
+        if block not in present:
+            raise TargetError(f"layers_to_transform has {block}, but no steered module is in a block of that number.")
     for name, module in matched.items():
         kind_of(module, name)
     for pattern in peft_config.degree_pattern or ():
