@@ -15,7 +15,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
 from propulsion.adapter.gain import SMALLEST_GAIN, gain, scale, scale_reference
-from tests.adapter.steered import batch, layers, relative_error, steered_model
+from tests.adapter.steered import batch, layers, steered_model
 
 DEGREES = (0, 1, 2, 3, 15, 55)
 # Names of gains' shapes, with the activations' shapes that they steer.

@@ -65,7 +65,11 @@ def assert_agree(values: Tensor, grad: Tensor, gains: Tensor, results: tuple[Ten
 @every_dtype
 @pytest.mark.parametrize("name", [*SHAPES, *CHANNELS_ELSEWHERE, *OTHERS])
 @pytest.mark.parametrize("needs_values", [True, False])
-def test_kernels_of_the_cpu(name: str, dtype: torch.dtype, needs_values: bool) -> None:
+@pytest.mark.parametrize("few", [0, kernels.FEW])
+def test_kernels_of_the_cpu(
+    name: str, dtype: torch.dtype, needs_values: bool, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "FEW", few)
     values, grad, gains = example(*(SHAPES | CHANNELS_ELSEWHERE | OTHERS)[name], dtype)
     with torch.no_grad():
         product = kernels.multiply(values, gains)
@@ -83,7 +87,8 @@ def test_batch_normalisation_takes_the_shapes_of_layers() -> None:
             assert kernels._by_channel(gains, values) is None
 
 
-def test_the_sign_of_zero_is_kept() -> None:
+def test_the_sign_of_zero_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "FEW", 0)
     zeros = torch.tensor([[0.0, -0.0, -0.0]], dtype=torch.bfloat16)
     assert torch.equal(kernels.multiply(zeros, torch.ones(3)).signbit(), zeros.signbit())
 

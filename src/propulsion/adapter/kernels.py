@@ -14,6 +14,7 @@ from torch import Tensor
 
 from propulsion.adapter import triton_kernels
 
+FEW = 1 << 14  # activations for which one more operation costs more than their copies
 _batch_norm = torch.ops.aten.native_batch_norm.out
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
 
@@ -32,7 +33,7 @@ def multiply(values: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor
         return torch.mul(values, scale, out=out)
     if out is None:
         out = values.new_empty(torch.broadcast_shapes(values.shape, scale.shape))
-    pieces = _by_channel(scale, values, out)
+    pieces = None if values.numel() < FEW else _by_channel(scale, values, out)
     if pieces is None:
         return torch.mul(values, scale, out=out)
     for gains, value, result in pieces:
@@ -69,10 +70,11 @@ def multiply_backward(
 
 def _product_sum(grad: Tensor, kept: Tensor, scale: Tensor) -> Tensor:
     """Σ grad ⊙ kept over all that `scale` was broadcast over."""
-    pieces = _by_channel(scale, grad, kept.contiguous())
+    pieces = None if grad.numel() < FEW else _by_channel(scale, grad, kept.contiguous())
     if pieces is None:
         return _product_sum_reference(grad, kept, scale)
-    return torch.stack(list(starmap(_product_sum_by_channel, pieces))).view(scale.shape)
+    sums = list(starmap(_product_sum_by_channel, pieces))
+    return (sums[0] if len(sums) == 1 else torch.stack(sums)).view(scale.shape)
 
 
 def _product_sum_by_channel(gains: Tensor, grad: Tensor, kept: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def steer(output: Tensor, pooled: Tensor, in_place: bool = False, again: Callabl
         in_place, again: As for `propulsion.adapter.gain.scale`.
     """
     if len(pooled) == 1:
-        return scale(output, pooled[0], in_place, again)
+        return scale(output, pooled.squeeze(0), in_place, again)
     return (output * torch.where(output >= 0, pooled[0], pooled[1])).to(output.dtype)
 
 

@@ -56,5 +56,5 @@ class DemoOptions:
     seed: int = _option(42, "seed of both runs")
     max_train_samples: int | None = _option(None, "use at most this many training rows")
     max_eval_samples: int | None = _option(None, "use at most this many validation rows")
-    num_train_epochs: float = _option(2.0, "passes over the training data")
+    num_train_epochs: float = _option(1.0, "passes over the training data")
     disable_tqdm: bool = _option(False, "no progress bars")
