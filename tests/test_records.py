@@ -95,6 +95,8 @@ def test_what_is_no_record_is_refused(text: str) -> None:
         ("weight_decay", float("inf")),
         ("max_train_samples", 0),
         ("seed", -1),
+        ("selection_fraction", 1.0),
+        ("selection_fraction", -0.1),
         ("torch_dtype", "int8"),
         ("eval_strategy", "sometimes"),
         ("save_strategy", "always"),

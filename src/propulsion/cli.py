@@ -185,7 +185,8 @@ def _train(spec: RunSpec) -> None:
     run, report = _room("run"), _room("report")
     record = run.train(spec, tell=report.show)
     metric = run.get_task(str(record.spec.task)).main_metric
-    report.show(report.run_table({record.spec.method: record}, metric), f"Written to {record.spec.output_dir}")
+    split = next(iter(record.metrics), "validation")
+    report.show(report.run_table({record.spec.method: record}, metric, split), f"Written to {record.spec.output_dir}")
 
 
 def _evaluate(adapter_dir: str, options: EvaluateOptions) -> None:

@@ -18,6 +18,7 @@ from propulsion.errors import ConfigError, UnknownNameError, near_misses
 
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
+PREDICTIONS_FILE = "eval_predictions.npz"
 
 
 def option(group: str, default: Any, text: str) -> Any:
@@ -47,6 +48,9 @@ class RunSpec:
     label_column: str | None = _data(None, "column with the label (guessed and shown if not given)")
     max_train_samples: int | None = _data(None, "use at most this many training rows")
     max_eval_samples: int | None = _data(None, "use at most this many rows of each other split")
+    selection_fraction: float = _data(
+        0.0, "above 0: score on this share of the training rows, set aside, and on no other split (to choose settings)"
+    )
     max_length: int = _data(128, "truncate to this many tokens")
 
     method: str = _method("propulsion", "how to fine-tune; see `propulsion methods`")
@@ -138,6 +142,7 @@ _ABOVE_ZERO = (
     "eval_steps",
     "save_steps",
 )
+_SHARES = ("selection_fraction",)
 _CHOICES = {
     "torch_dtype": ("float32", "bfloat16"),
     "eval_strategy": ("no", "steps", "epoch"),
@@ -150,6 +155,7 @@ def _check_numbers(spec: RunSpec) -> None:
         (_AT_LEAST_ONE, "an integer of at least 1", lambda v: isinstance(v, int) and v >= 1),
         (_NOT_NEGATIVE, "a number of at least 0", lambda v: math.isfinite(v) and v >= 0),
         (_ABOVE_ZERO, "a number above 0", lambda v: math.isfinite(v) and v > 0),
+        (_SHARES, "a share of at least 0 and below 1", lambda v: 0 <= v < 1),
     )
     for names, wanted, holds in rules:
         for name in names:
@@ -184,14 +190,16 @@ class RunRecord:
     adapter_bytes: int
     """Size of the files that hold what was trained."""
     seconds: dict[str, float]
-    """``train``, ``evaluate`` and ``per_step_median``."""
+    """``train``, ``steps`` (the part of it without evaluations), ``evaluate`` and ``per_step_median``."""
     peak_memory_bytes: int
-    """Largest resident set of the process, or what was allocated on the accelerator."""
+    """Largest resident set since the training began, or what was allocated on the accelerator."""
     environment: dict[str, Any]
     """``versions``, ``device`` and ``threads``."""
     label_names: tuple[str, ...] | None = None
     history: dict[str, list[list[float]]] = field(default_factory=dict)
     """name → [step, value] pairs: ``loss``, and the main metric of the validation split."""
+    memory_bytes: dict[str, int] = field(default_factory=dict)
+    """``weights`` (parameters and buffers) and ``start`` (as the peak, but before the first step)."""
     notes: tuple[str, ...] = ()
     """What was guessed or left out, in sentences."""
     schema_version: int = SCHEMA_VERSION

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -86,6 +88,24 @@ def test_propulsion_learns_and_writes_everything(make_spec: MakeSpec) -> None:
     assert record.adapter_bytes == (folder / "adapter_model.safetensors").stat().st_size
     assert record.seconds["per_step_median"] > 0
     assert record.peak_memory_bytes > 2**20
+
+
+def test_what_was_answered_is_kept_row_by_row(make_spec: MakeSpec, tmp_path: Path) -> None:
+    record = train(make_spec(max_steps=2))
+    rows = np.load(tmp_path / "run/eval_predictions.npz")
+    assert rows["validation_labels"].tolist() == [number % 2 for number in range(32)]
+    accuracy = (rows["validation_answers"] == rows["validation_labels"]).mean()
+    assert accuracy == pytest.approx(record.metrics["validation"]["accuracy"])
+
+
+def test_settings_are_chosen_without_the_validation_split(make_spec: MakeSpec, data_dir: Path, tmp_path: Path) -> None:
+    shutil.copy(data_dir / "train.jsonl", tmp_path / "train.jsonl")
+    (tmp_path / "validation.jsonl").write_text('{"text": "a", "label": "negative"}\n')
+    record = train(make_spec(data_dir=str(tmp_path), selection_fraction=0.25, max_steps=2))
+    assert set(record.metrics) == {"selection"}
+    rows = np.load(tmp_path / "run/eval_predictions.npz")
+    assert 8 <= len(rows["selection_labels"]) <= 24
+    assert set(evaluate(tmp_path / "run", EvaluateOptions(**QUIET))) == {"selection"}
 
 
 def test_seed_decides_everything(make_spec: MakeSpec, tmp_path: Path) -> None:

@@ -19,11 +19,15 @@ class StreamedMetrics:
     Args:
         scores: Functions of (labels, answers) by the name of the score.
         answer: From logits of shape (batch, num_labels) to answers of shape (batch,).
+
+    Attributes:
+        scored: ``labels`` and ``answers``, each of shape (rows,), of what was scored last.
     """
 
     def __init__(self, scores: Mapping[str, Score], answer: Callable[[np.ndarray], np.ndarray]) -> None:
         self.scores = scores
         self.answer = answer
+        self.scored: dict[str, np.ndarray] = {}
         self._answers: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
 
@@ -49,9 +53,9 @@ class StreamedMetrics:
         self._labels.append(to_numpy(prediction.label_ids).reshape(-1))
         if not compute_result:
             return {}
-        answers, labels = np.concatenate(self._answers), np.concatenate(self._labels)
+        self.scored = {"labels": np.concatenate(self._labels), "answers": np.concatenate(self._answers)}
         self._clear()
-        return {name: float(score(labels, answers)) for name, score in self.scores.items()}
+        return {name: float(score(*self.scored.values())) for name, score in self.scores.items()}
 
     def _clear(self) -> None:
         self._answers, self._labels = [], []

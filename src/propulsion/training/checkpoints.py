@@ -8,12 +8,13 @@ import shutil
 from pathlib import Path
 
 from propulsion.errors import ConfigError
-from propulsion.records import RECORD_FILE, RunSpec
+from propulsion.records import PREDICTIONS_FILE, RECORD_FILE, RunSpec
 
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 # Everything that a run writes beside its checkpoints; nothing else in the folder is ever removed.
 _OURS = (
     RECORD_FILE,
+    PREDICTIONS_FILE,
     "loss_curve.png",
     "README.md",
     "adapter_config.json",

@@ -8,7 +8,7 @@ from pathlib import Path
 from propulsion.errors import ConfigError, DataError, near_misses
 from propulsion.records import RunRecord, RunSpec
 from propulsion.tasks import TaskData, get_task
-from propulsion.training.job import Job, assemble, data_source, make_trainer
+from propulsion.training.job import Job, assemble, load_data, make_trainer
 from propulsion.training.options import EvaluateOptions
 from propulsion.training.run import scores
 
@@ -30,12 +30,12 @@ def evaluate(adapter_dir: Path, options: EvaluateOptions) -> dict[str, dict[str,
     """
     record = RunRecord.read(adapter_dir)
     record = replace(record, spec=_changed(record.spec, options))
-    data = get_task(str(record.spec.task)).load(data_source(record.spec))
+    data = load_data(record.spec)
     _refuse_other_labels(data, record)
     data = replace(data, splits={name: data.splits[name] for name in _chosen(data, options.split)})
     job = restore(adapter_dir, record, data)
     trainer = make_trainer(job, eval_strategy="no", save_strategy="no", load_best_model_at_end=False)
-    return {split: scores(trainer, job, split)[0] for split in data.splits}
+    return {split: scores(trainer, job, split).metrics for split in data.splits}
 
 
 def _changed(spec: RunSpec, options: EvaluateOptions) -> RunSpec:

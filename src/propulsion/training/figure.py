@@ -27,9 +27,10 @@ def draw_curves(record: RunRecord, main_metric: str, file: Path) -> None:
         return
     figure = Figure(figsize=(4.2 * len(panels), 2.9), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
+    scored = next(iter(record.metrics), "validation").capitalize()
     last_step = max(points[-1][0] for _, points in panels)
     for axes, (name, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        title = "Training loss (running mean)" if name == "loss" else f"Validation {name.replace('_', ' ')}"
+        title = "Training loss (running mean)" if name == "loss" else f"{scored} {name.replace('_', ' ')}"
         _panel(axes, title, points, last_step, smoothed=name == "loss")
     spec = record.spec
     figure.suptitle(f"{spec.method} on {spec.task}", x=0.01, ha="left", fontsize=9, color=INK, weight="bold")

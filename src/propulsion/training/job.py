@@ -19,6 +19,7 @@ from propulsion.methods import get_method
 from propulsion.methods.heads import head_modules
 from propulsion.records import RunSpec
 from propulsion.tasks import DataSource, Task, TaskData, get_task
+from propulsion.tasks.selection import set_aside
 from propulsion.training.measure import StepClock
 from propulsion.training.models import load_base, load_tokenizer, model_path
 from propulsion.training.store import ADAPTER_CONFIG, load_trained, open_adapter
@@ -44,6 +45,16 @@ def resolve(spec: RunSpec) -> RunSpec:
 def data_source(spec: RunSpec) -> DataSource:
     """What the spec says about the data."""
     return DataSource(**{item.name: getattr(spec, item.name) for item in dataclasses.fields(DataSource)})
+
+
+def load_data(spec: RunSpec) -> TaskData:
+    """The rows of a resolved spec: train, validation and what else there is, or train and selection alone.
+
+    Raises:
+        DataError: The data cannot be trained on.
+    """
+    data = get_task(str(spec.task)).load(data_source(spec))
+    return set_aside(data, spec.selection_fraction) if spec.selection_fraction else data
 
 
 @dataclass(frozen=True)

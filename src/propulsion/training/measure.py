@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import statistics
 import sys
@@ -10,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -62,6 +64,25 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def reset_peak() -> int:
+    """Forget the peak so far, where the system can (CUDA, Linux), so that loading does not hide what training takes.
+
+    Returns:
+        The bytes held now: allocated on the GPU if there is one in use, else resident in this process.
+    """
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return int(psutil.Process().memory_info().rss)
+
+
+def bytes_of_weights(model: nn.Module) -> int:
+    """Bytes of the parameters and buffers, each counted once."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+
+
 def environment(device: torch.device | str) -> dict[str, Any]:
     """Versions, device and threads: what a number depends on beside the spec."""
     versions = {"python": platform.python_version()}
@@ -82,11 +103,12 @@ class StepClock(TrainerCallback, ExportableState):
         self.steps: list[float] = []
         self.before = 0.0
         self._start = self._step = time.perf_counter()
+        self._end: float | None = None
 
     @property
     def train(self) -> float:
         """Seconds of training, those before a resumption included."""
-        return self.before + time.perf_counter() - self._start
+        return self.before + (self._end or time.perf_counter()) - self._start
 
     @property
     def per_step_median(self) -> float:
@@ -100,7 +122,12 @@ class StepClock(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._start = time.perf_counter()
+        self._start, self._end = time.perf_counter(), None
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._end = time.perf_counter()
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

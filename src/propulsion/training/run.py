@@ -5,17 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from propulsion.errors import ConfigError
-from propulsion.records import RECORD_FILE, RunRecord, RunSpec
+from propulsion.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec
 from propulsion.tasks import get_task
 from propulsion.training.card import write_card
 from propulsion.training.checkpoints import clear, resume_point
 from propulsion.training.figure import draw_curves
-from propulsion.training.job import Job, assemble, data_source, make_trainer, resolve
-from propulsion.training.measure import StepClock, count_parameters, environment, peak_memory, weight_bytes
+from propulsion.training.job import Job, assemble, load_data, make_trainer, resolve
+from propulsion.training.measure import (
+    StepClock,
+    bytes_of_weights,
+    count_parameters,
+    environment,
+    peak_memory,
+    reset_peak,
+    weight_bytes,
+)
 from propulsion.training.store import save_trained
 from propulsion.training.trainer import RunTrainer
+
+
+class Scores(NamedTuple):
+    """What scoring one split gave."""
+
+    metrics: dict[str, float]
+    seconds: float
+    rows: dict[str, np.ndarray]
+    """``labels`` and ``answers``, one per row of the split; nothing where a task does not keep them."""
 
 
 def train(spec: RunSpec, tell: Callable[[str], object] = str) -> RunRecord:
@@ -37,15 +57,17 @@ def train(spec: RunSpec, tell: Callable[[str], object] = str) -> RunRecord:
     folder = _output_folder(spec)
     resume = resume_point(spec, folder)
     task = get_task(str(spec.task))
-    data = task.load(data_source(spec))
+    data = load_data(spec)
     for note in data.notes:
         tell(note)
     job = assemble(spec, task, data)
     trainer = make_trainer(job)
     clear(folder, keep_checkpoints=resume is not None)
+    start = reset_peak()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    record = measure(job, trainer)
-    return write_outputs(job, record, folder) if trainer.is_world_process_zero() else record
+    found = {split: scores(trainer, job, split) for split in job.eval_splits}
+    record = measure(job, trainer, found, start)
+    return write_outputs(job, record, found, folder) if trainer.is_world_process_zero() else record
 
 
 def _output_folder(spec: RunSpec) -> Path:
@@ -57,22 +79,22 @@ def _output_folder(spec: RunSpec) -> Path:
     return folder
 
 
-def measure(job: Job, trainer: RunTrainer) -> RunRecord:
-    """Score every split but the training split, and put the costs beside it."""
+def measure(job: Job, trainer: RunTrainer, found: dict[str, Scores], start: int) -> RunRecord:
+    """The scores of every split but the training split, and the costs beside them; `start` are the bytes before."""
     clock = next(item for item in trainer.callback_handler.callbacks if isinstance(item, StepClock))
-    train_seconds = clock.train
-    found = {split: scores(trainer, job, split) for split in job.eval_splits}
     return RunRecord(
         spec=job.spec,
-        metrics={split: values for split, (values, _) in found.items()},
+        metrics={split: item.metrics for split, item in found.items()},
         parameters=count_parameters(job.model, job.heads),
         adapter_bytes=0,
         seconds={
-            "train": train_seconds,
-            "evaluate": sum(seconds for _, seconds in found.values()),
+            "train": clock.train,
+            "steps": sum(clock.steps),
+            "evaluate": sum(item.seconds for item in found.values()),
             "per_step_median": clock.per_step_median,
         },
         peak_memory_bytes=peak_memory(),
+        memory_bytes={"weights": bytes_of_weights(job.model), "start": start},
         environment=environment(trainer.args.device),
         label_names=job.data.label_names,
         history=history(job, trainer),
@@ -80,12 +102,13 @@ def measure(job: Job, trainer: RunTrainer) -> RunRecord:
     )
 
 
-def scores(trainer: RunTrainer, job: Job, split: str) -> tuple[dict[str, float], float]:
-    """The task's metrics and the loss on a split, and the seconds they took; not computed twice for equal weights."""
+def scores(trainer: RunTrainer, job: Job, split: str) -> Scores:
+    """The task's metrics and the loss on a split; not computed twice for equal weights."""
     found = _just_found(trainer, job, split) or trainer.evaluate(job.encoded[split])
     timings = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
     named = {name.removeprefix("eval_"): value for name, value in found.items() if name.startswith("eval_")}
-    return {name: value for name, value in named.items() if name not in timings}, named["runtime"]
+    metrics = {name: value for name, value in named.items() if name not in timings}
+    return Scores(metrics, named["runtime"], getattr(trainer.compute_metrics, "scored", {}))
 
 
 def _just_found(trainer: RunTrainer, job: Job, split: str) -> dict[str, float] | None:
@@ -106,11 +129,13 @@ def history(job: Job, trainer: RunTrainer) -> dict[str, list[list[float]]]:
     return {name: [[step, value] for step, value in sorted(points.items())] for name, points in curves.items()}
 
 
-def write_outputs(job: Job, record: RunRecord, folder: Path) -> RunRecord:
-    """Adapter, tokenizer, model card, loss curve; the record comes last, and says that all of it is there."""
+def write_outputs(job: Job, record: RunRecord, found: dict[str, Scores], folder: Path) -> RunRecord:
+    """Adapter, tokenizer, answers, model card, loss curve; the record comes last, and says that all of it is there."""
     save_trained(job.model, folder)
     job.tokenizer.save_pretrained(str(folder))
     record = replace(record, adapter_bytes=weight_bytes(folder))
+    rows = {f"{split}_{name}": values for split, item in found.items() for name, values in item.rows.items()}
+    np.savez_compressed(folder / PREDICTIONS_FILE, **rows)
     write_card(record, job.task, folder)
     draw_curves(record, job.task.main_metric, folder / "loss_curve.png")
     record.write(folder / RECORD_FILE)
