@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -134,7 +134,9 @@ def write_outputs(job: Job, record: RunRecord, found: dict[str, Scores], folder:
     save_trained(job.model, folder)
     job.tokenizer.save_pretrained(str(folder))
     record = replace(record, adapter_bytes=weight_bytes(folder))
-    rows = {f"{split}_{name}": values for split, item in found.items() for name, values in item.rows.items()}
+    rows: dict[str, Any] = {
+        f"{split}_{name}": values for split, item in found.items() for name, values in item.rows.items()
+    }
     np.savez_compressed(folder / PREDICTIONS_FILE, **rows)
     write_card(record, job.task, folder)
     draw_curves(record, job.task.main_metric, folder / "loss_curve.png")
