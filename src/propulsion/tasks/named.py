@@ -6,7 +6,7 @@ from typing import Any
 
 from propulsion.tasks.classification import TextClassification
 from propulsion.tasks.columns import Columns
-from propulsion.tasks.docstrings import mine
+from propulsion.tasks.mining import mine_packages
 
 _ENTAILMENT = ("entailment", "not_entailment")
 
@@ -21,7 +21,7 @@ TASKS = (
         "docstrings",
         "which Python package a docstring is from, 8 classes (demo data)",
         Columns("text", None, "label"),
-        default=mine,
+        default=mine_packages,
     ),
     TextClassification("text-classification", "any texts or pairs of texts with classes, from --data_dir or the hub"),
     _glue("sst2", "sentiment of film reviews", "sentence", None, label_names=("negative", "positive")),
