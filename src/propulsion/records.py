@@ -65,6 +65,7 @@ class RunSpec:
     init_weights: bool | str = _method(True, "true (the identity), false, or zeros, normal, uniform, xavier")
     init_noise: float = _method(0.0, "standard deviation of the noise that tells the vectors apart")
     train_bias: bool = _method(False, "also train the biases of the steered layers")
+    method_args: dict[str, Any] | None = _method(None, "fields of the method's own configuration, for example {r: 4}")  # noqa: RUF009
     modules_to_save: tuple[str, ...] | None = _method(None, "modules trained whole beside the task's head")
     layers_to_transform: int | tuple[int, ...] | None = _method(None, "indices of the blocks to steer (default: all)")
 

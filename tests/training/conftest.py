@@ -33,7 +33,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=128,
-        max_position_embeddings=32,
+        max_position_embeddings=64,
         initializer_range=0.1,
     )
     BertModel(config).save_pretrained(folder)

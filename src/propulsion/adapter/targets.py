@@ -56,7 +56,7 @@ def resolve_preset(model: nn.Module, preset: str) -> list[str]:
     """
     if not is_preset(preset):
         raise TargetError(f"There is no preset {preset!r}, only {_listed(PRESETS)}.{near_misses(preset, PRESETS)}")
-    architecture = _architecture(model)
+    architecture = architecture_of(model)
     if architecture is None:
         raise TargetError(f"{_unknown_architecture(model, preset)} {_advice(model)}")
     if preset in ("query", "key", "value") and architecture.fused:
@@ -160,14 +160,14 @@ def leaves_outputs_alone(model: nn.Module, name: str) -> bool:
         model: The model.
         name: The layer's full name, as in `model.named_modules()` before it was wrapped.
     """
-    architecture = _architecture(model)
+    architecture = architecture_of(model)
     if architecture is None or not architecture.matches(name, "all") or architecture.matches(name, "not_in_place"):
         return False
     caller = model.get_submodule(name.rpartition(".")[0])
     return type(caller).__module__.startswith("transformers.models.")
 
 
-def _architecture(model: nn.Module) -> Architecture | None:
+def architecture_of(model: nn.Module) -> Architecture | None:
     """The entry for the model, or for the language model inside of it."""
     config = getattr(model, "config", None)
     for part in (config, _read(config, "text_config")):

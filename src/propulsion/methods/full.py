@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
-from propulsion.methods.registry import HasTaskType, Method, register
+from propulsion.methods.registry import Cost, HasTaskType, Method, register
 from propulsion.records import RunSpec
 
 
@@ -14,4 +14,13 @@ def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.M
     return base_model.requires_grad_(True)
 
 
-METHOD = register(Method("full", "every weight of the network", build, lambda spec: 1e-4))
+METHOD = register(
+    Method(
+        "full",
+        "every weight of the network",
+        build,
+        lambda spec: 1e-4,
+        delta="ΔW free",
+        cost=Cost("O(d × d)", "O(d × d)", "d²"),
+    )
+)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
+from propulsion.records import RunSpec
+
 
 def head_modules(model: PreTrainedModel) -> list[str]:
     """Names of the children that hold parameters and stand outside the backbone.
@@ -22,3 +24,12 @@ def head_modules(model: PreTrainedModel) -> list[str]:
 def modules_to_save(model: PreTrainedModel, extra: tuple[str, ...] | None) -> list[str] | None:
     """What PEFT has to train and save whole: the head's modules, and `extra`."""
     return list(dict.fromkeys([*head_modules(model), *(extra or ())])) or None
+
+
+def train_the_head_alone(model: PreTrainedModel, spec: RunSpec) -> list[str]:
+    """Freeze the backbone, keep the head and the spec's `modules_to_save` trainable, and return their names."""
+    model.requires_grad_(False)
+    names = modules_to_save(model, spec.modules_to_save) or []
+    for name in names:
+        model.get_submodule(name).requires_grad_(True)
+    return names

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from peft import LoraConfig, get_peft_model
-from torch import nn
+from typing import Any
+
+from peft import LoraConfig
 from transformers import PreTrainedModel
 
-from propulsion.methods.heads import modules_to_save
-from propulsion.methods.registry import HasTaskType, Method, register
+from propulsion.methods.registry import Cost, Method
+from propulsion.methods.wrapping import on_targets, peft_method
 from propulsion.records import RunSpec
 
-RANK = 8
+DELTA = "ΔW = W_down W_up, of rank r ≪ d"
+COST = Cost("O((d + d) × r)", "O((d + d) × r)", "2dr")
 
 
-def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.Module:
-    """Rank 8 on the target modules, every linear of the backbone if none are given; the head is trained whole."""
-    targets = spec.target_modules
-    config = LoraConfig(
-        task_type=task.peft_task_type,
-        r=RANK,
-        lora_alpha=2 * RANK,
-        target_modules=list(targets) if isinstance(targets, tuple) else targets or "all-linear",
-        exclude_modules=list(spec.exclude_modules) if isinstance(spec.exclude_modules, tuple) else spec.exclude_modules,
-        modules_to_save=modules_to_save(base_model, spec.modules_to_save),
-        layers_to_transform=spec.layers_to_transform,
+def lora(name: str, r: int) -> Method:
+    """LoRA of a rank, α = 2r unless told otherwise."""
+    return peft_method(
+        name,
+        f"low-rank updates of the weights, r = {r}",
+        LoraConfig,
+        1e-3,
+        defaults={"r": r},
+        derive=with_alpha,
+        delta=DELTA,
+        cost=COST,
     )
-    return get_peft_model(base_model, config)
 
 
-METHOD = register(Method("lora", f"low-rank updates of the weights, r = {RANK}", build, lambda spec: 1e-3, 5e-3))
+def with_alpha(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) -> dict[str, Any]:
+    """The targets, and α = 2r where none is given."""
+    rank = values["r"]
+    return on_targets({"lora_alpha": 2 * rank, **values}, base_model, spec)
+
+
+METHODS = (lora("lora", 8), lora("lora-r1", 1), lora("lora-r2", 2))

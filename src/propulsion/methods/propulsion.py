@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from peft import get_peft_model
@@ -9,8 +11,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from propulsion import PropulsionConfig
+from propulsion.adapter.targets import PRESETS
+from propulsion.errors import ConfigError
 from propulsion.methods.heads import modules_to_save
-from propulsion.methods.registry import HasTaskType, Method, register
+from propulsion.methods.registry import Cost, HasTaskType, Method, register
 from propulsion.records import RunSpec
 
 
@@ -34,8 +38,22 @@ def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.M
         train_bias=spec.train_bias,
         modules_to_save=modules_to_save(base_model, spec.modules_to_save),
         layers_to_transform=_listed(spec.layers_to_transform),
+        **(spec.method_args or {}),
     )
     return get_peft_model(base_model, config)
+
+
+def build_preset(preset: str, base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.Module:
+    """Steer what a preset stands for.
+
+    Raises:
+        ConfigError: The spec names other targets.
+    """
+    if spec.target_modules not in (None, preset):
+        raise ConfigError(
+            f"{spec.method} steers the preset {preset!r}, and not {spec.target_modules!r}: choose --method propulsion."
+        )
+    return build(base_model, replace(spec, target_modules=preset), task)
 
 
 def learning_rate(spec: RunSpec) -> float:
@@ -51,5 +69,25 @@ def _listed(value: Any) -> Any:
 # The head is new and has everything to learn: on SST-2 in one epoch 5e-3 gave 0.805 and 0.817 where 1e-3 gave 0.794
 # and 0.804 (batches of 32 and 16).
 METHOD = register(
-    Method("propulsion", "outputs of frozen layers times trained vectors, z^k", build, learning_rate, 5e-3)
+    Method(
+        "propulsion",
+        "outputs of frozen layers times trained vectors, z^k",
+        build,
+        learning_rate,
+        5e-3,
+        delta="ΔW = W ⊙ Z, W frozen",
+        cost=Cost("O(d)", "O(d)", "d"),
+        config_class=PropulsionConfig,
+    )
+)
+VARIANTS = tuple(
+    register(
+        replace(
+            METHOD,
+            name=f"propulsion-{preset}",
+            description=f"propulsion on the preset {preset!r}",
+            build=partial(build_preset, preset),
+        )
+    )
+    for preset in PRESETS
 )

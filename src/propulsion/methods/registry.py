@@ -1,19 +1,23 @@
-"""The registry of methods: one file each, found by name, duplicates refused."""
+"""The registry of methods: one file for each method or family, found by name, duplicates refused."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
+from peft import PeftConfig
 from torch import nn
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from propulsion.errors import ConfigError, UnknownNameError, near_misses
-from propulsion.records import RunSpec
+from propulsion.methods.steps import MethodCallback
+from propulsion.records import RunSpec, refuse_unknown
 
 
 class HasTaskType(Protocol):
@@ -22,6 +26,19 @@ class HasTaskType(Protocol):
     @property
     def peft_task_type(self) -> str:
         """A name of `peft.TaskType`, for example SEQ_CLS."""
+
+
+class Cost(NamedTuple):
+    """What a method costs for one layer W of d × d: a row of the paper's table 4."""
+
+    space: str
+    time: str
+    parameters: str
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """The configuration of a method that has nothing to configure."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,14 @@ class Method:
         build: Wraps the base model, or changes it in place, so that exactly what the method trains requires grad.
         learning_rate: The step size that suits the method when none is given.
         head_learning_rate: That of a new head beside it; None: the same.
+        delta: The reparameterisation of ΔW, as in the paper's table 6 where it has one.
+        cost: Its row of the paper's table 4, if there is one.
+        config_class: The dataclass whose fields `RunSpec.method_args` may set.
+        defaults: Its fields that differ from the class's own defaults.
+        callbacks: What has to happen at each step, for a built model.
+        optimizer: The method's own optimizer, for a built model, its learning rate and its weight decay.
+        model_kwargs: What the base model is to be loaded with, for example quantization.
+        refusal: Why the method cannot run on this machine, or None.
     """
 
     name: str
@@ -41,6 +66,36 @@ class Method:
     build: Callable[[PreTrainedModel, RunSpec, HasTaskType], nn.Module]
     learning_rate: Callable[[RunSpec], float]
     head_learning_rate: float | None = None
+    delta: str = ""
+    cost: Cost | None = None
+    config_class: type[Any] = NoOptions
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    callbacks: Callable[[nn.Module, RunSpec], list[MethodCallback]] = lambda model, spec: []
+    optimizer: Callable[[nn.Module, float, float], Optimizer] | None = None
+    model_kwargs: Callable[[RunSpec], dict[str, Any]] = lambda spec: {}
+    refusal: Callable[[], str | None] = lambda: None
+
+    def check(self, spec: RunSpec) -> None:
+        """Refuse what can be refused before any model is loaded.
+
+        Raises:
+            ConfigError: The method cannot run here, or an argument is an option of the run itself.
+            UnknownNameError: `method_args` has a key that the method does not have; names the near misses.
+        """
+        if reason := self.refusal():
+            raise ConfigError(f"The method {self.name!r} cannot run here: {reason}")
+        elsewhere = {item.name for item in dataclasses.fields(RunSpec)}
+        for key in spec.method_args or {}:
+            if key in elsewhere:
+                raise ConfigError(f"{key} is an option of the run and none of method_args: pass --{key}.")
+        refuse_unknown(spec.method_args or {}, self.arguments, f"argument of the method {self.name!r}")
+
+    @property
+    def arguments(self) -> list[str]:
+        """The fields of its configuration that `RunSpec.method_args` may set."""
+        elsewhere = {item.name for item in (*dataclasses.fields(RunSpec), *dataclasses.fields(PeftConfig))}
+        names = [item.name for item in dataclasses.fields(self.config_class) if item.init]
+        return [name for name in names if name not in elsewhere]
 
 
 _METHODS: dict[str, Method] = {}

@@ -35,6 +35,7 @@ def resolve(spec: RunSpec) -> RunSpec:
     task = spec.task or ("text-classification" if spec.data_dir or spec.dataset_name else "docstrings")
     get_task(task)
     method = get_method(spec.method)
+    method.check(spec)
     rate = spec.learning_rate or method.learning_rate(spec)
     head_rate = spec.head_learning_rate or method.head_learning_rate
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", spec.model_name_or_path.rstrip("/").rpartition("/")[2])
@@ -101,7 +102,8 @@ def assemble(spec: RunSpec, task: Task, data: TaskData, trained: Path | None = N
     set_seed(spec.seed)  # before the head and the adapter are made, or the seed would not decide them
     saved_tokenizer = trained is not None and (trained / "tokenizer_config.json").exists()
     tokenizer = load_tokenizer(str(trained) if saved_tokenizer else model_path(spec.model_name_or_path))
-    base, random_modules = load_base(spec, task.auto_class, task.model_kwargs(data))
+    method = get_method(spec.method)
+    base, random_modules = load_base(spec, task.auto_class, task.model_kwargs(data) | method.model_kwargs(spec))
     if random_modules:
         wanted = dict.fromkeys((*(spec.modules_to_save or ()), *random_modules))
         spec = replace(spec, modules_to_save=tuple(wanted))
@@ -109,7 +111,7 @@ def assemble(spec: RunSpec, task: Task, data: TaskData, trained: Path | None = N
     if trained is not None and (trained / ADAPTER_CONFIG).exists():
         model = open_adapter(base, trained)
     else:
-        model = get_method(spec.method).build(base, spec, task)
+        model = method.build(base, spec, task)
     for parameter in model.parameters():
         if parameter.requires_grad:  # PEFT leaves the head of a bfloat16 model in bfloat16, where small steps are lost
             parameter.data = parameter.data.float()
@@ -125,14 +127,15 @@ def make_trainer(job: Job, **overrides: Any) -> RunTrainer:
         job: What to train or evaluate.
         **overrides: Fields of `TrainingArguments` that replace the spec's.
     """
-    spec = job.spec
+    spec, method = job.spec, get_method(job.spec.method)
     evaluated = bool(job.eval_splits) and spec.eval_strategy != "no"
-    callbacks = [StepClock()]
+    callbacks = [StepClock(), *method.callbacks(job.model, spec)]
     if spec.early_stopping_patience and evaluated:
         callbacks.append(EarlyStoppingCallback(spec.early_stopping_patience))
     return RunTrainer(
         heads=job.heads,
         head_learning_rate=spec.head_learning_rate,
+        method_optimizer=method.optimizer,
         loss_is_mean="Classification" in job.task.auto_class,
         model=job.model,
         args=TrainingArguments(**{**_arguments(job), **overrides}),

@@ -4,7 +4,7 @@
 |---|---|---|
 | a PEFT adapter | adapter_config.json, adapter_model.safetensors | PeftModel.from_pretrained |
 | every weight | config.json, model.safetensors | AutoModel....from_pretrained |
-| some weights of the base model, for example its head | trained.safetensors | `load_trained`, into the base model |
+| some weights, for example the head, and modules put into the model | trained.safetensors | `load_trained` |
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from propulsion.errors import AdapterFileError
@@ -25,6 +25,7 @@ from propulsion.training.models import quiet_transformers
 TRAINED_FILE = "trained.safetensors"
 WHOLE_FILE = "model.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
+STATE_FILE = "method_state.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 
 
@@ -36,8 +37,34 @@ def save_trained(model: nn.Module, folder: Path) -> None:
         with quiet_transformers():
             model.save_pretrained(str(folder))
     else:
-        trained = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
-        save_file(trained, str(folder / TRAINED_FILE), metadata={"format": "pt"})
+        save_file(_changed(model), str(folder / TRAINED_FILE), metadata={"format": "pt"})
+
+
+def _changed(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes: the trained parameters and the buffers that belong to the state."""
+    trained = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    state = model.state_dict()
+    return trained | {name: b.detach().contiguous() for name, b in model.named_buffers() if name in state}
+
+
+def save_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
+    """Write what a method has to know to go on from a checkpoint, if there is any."""
+    if tensors:
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, str(folder / STATE_FILE), metadata={"format": "pt"})
+
+
+def load_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        AdapterFileError: The file is damaged.
+    """
+    file = folder / STATE_FILE
+    if not file.is_file():
+        return {}
+    with _explained(file):
+        return load_file(str(file))
 
 
 def open_adapter(base: PreTrainedModel, folder: Path) -> nn.Module:
@@ -48,7 +75,9 @@ def open_adapter(base: PreTrainedModel, folder: Path) -> nn.Module:
     """
     _require_file(folder / ADAPTER_FILE)
     with _explained(folder / ADAPTER_FILE):
-        return PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+        config = PeftConfig.from_pretrained(str(folder))
+        # PEFT keeps the tokens that a prompt's network has made, without the network, so they cannot be trained on.
+        return PeftModel.from_pretrained(base, str(folder), is_trainable=not config.is_prompt_learning)
 
 
 def load_trained(model: nn.Module, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from propulsion.adapter.layers import PropulsionLayer
 from propulsion.errors import NotFiniteError
+from propulsion.methods.steps import MethodCallback
 from propulsion.training.checkpoints import last_checkpoint
 from propulsion.training.measure import is_head
-from propulsion.training.store import load_trained, save_trained
+from propulsion.training.store import load_tensors, load_trained, save_tensors, save_trained
 
 
 class RunTrainer(Trainer):
@@ -28,19 +29,27 @@ class RunTrainer(Trainer):
         loss_is_mean: The model's loss is the mean over its batch. Trainer takes any model whose forward has **kwargs
             for one that divides by the number of labels of all accumulated batches; the classifiers among them do not,
             and their gradients would grow with `gradient_accumulation_steps`.
+        method_optimizer: The method's own optimizer, made for a model, a learning rate and a weight decay.
         **kwargs: Those of `Trainer`.
     """
 
     optimizer: torch.optim.Optimizer | None
 
     def __init__(
-        self, *, heads: list[str], head_learning_rate: float | None, loss_is_mean: bool, **kwargs: Any
+        self,
+        *,
+        heads: list[str],
+        head_learning_rate: float | None,
+        loss_is_mean: bool,
+        method_optimizer: Callable[[nn.Module, float, float], torch.optim.Optimizer] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if loss_is_mean:
             self.model_accepts_loss_kwargs = False
         self.heads = heads
         self.head_learning_rate = head_learning_rate
+        self.method_optimizer = method_optimizer
         for noisy in (ProgressCallback, PrinterCallback):
             self.remove_callback(noisy)
         if not self.args.disable_tqdm:
@@ -51,9 +60,27 @@ class RunTrainer(Trainer):
         """One group for each pair of learning rate and weight decay."""
         if self.optimizer is None:
             model = self.model if model is None else model
+            if self.method_optimizer is not None:
+                made = self.method_optimizer(model, self.args.learning_rate, self.args.weight_decay)
+                self.optimizer = self.with_head_group(made)
+                return self.optimizer
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(self.parameter_groups(model), **kwargs)
         return self.optimizer
+
+    def with_head_group(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """The head's parameters in a group of their own, in an optimizer whose one group names its parameters."""
+        (group,) = optimizer.param_groups
+        size, rows = len(group["params"]), {}
+        for key in [key for key, value in group.items() if isinstance(value, list) and len(value) == size]:
+            rows[key] = group[key]
+        head = [is_head(name, self.heads) for name in group["names"]]
+        for key, values in rows.items():
+            group[key] = [value for value, apart in zip(values, head, strict=True) if not apart]
+        ours = {key: [value for value, apart in zip(values, head, strict=True) if apart] for key, values in rows.items()}
+        rate = self.head_learning_rate or self.args.learning_rate
+        optimizer.add_param_group({**group, **ours, "lr": rate})
+        return optimizer
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The trained parameters by learning rate and decay.
@@ -91,17 +118,28 @@ class RunTrainer(Trainer):
         with torch.random.fork_rng(devices=devices):
             return super().evaluate(*args, **kwargs)
 
+    @property
+    def method_callbacks(self) -> list[MethodCallback]:
+        """The method's own hooks, at most one of which keeps tensors."""
+        return [item for item in self.callback_handler.callbacks if isinstance(item, MethodCallback)]
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         save_trained(self.model, folder)
+        save_tensors({key: value for hook in self.method_callbacks for key, value in hook.tensors().items()}, folder)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(str(folder))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_trained(self.model if model is None else model, Path(resume_from_checkpoint))
+        self._restore(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        load_trained(self.model, Path(self.state.best_model_checkpoint))
+        self._restore(Path(self.state.best_model_checkpoint))
+
+    def _restore(self, checkpoint: Path) -> None:
+        load_trained(self.model, checkpoint)
+        for hook in self.method_callbacks:
+            hook.load_tensors(load_tensors(checkpoint))
 
 
 class FiniteGuard(TrainerCallback):

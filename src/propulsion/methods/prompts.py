@@ -1,0 +1,149 @@
+"""Trained tokens before the text: prompt tuning (Lester et al., 2021), P-tuning (Liu et al., 2021) and prefix-tuning
+(Li and Liang, 2021), which puts keys and values before those of every layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft import PeftConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from propulsion.errors import ConfigError
+from propulsion.methods.registry import Cost
+from propulsion.methods.steps import MethodCallback
+from propulsion.methods.wrapping import peft_method
+from propulsion.records import RunSpec
+
+NUM_VIRTUAL_TOKENS = 20
+# Their attention takes no keys and values from outside.
+WITHOUT_PREFIX = ("deberta", "deberta-v2", "distilbert")
+
+
+def prompt(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) -> dict[str, Any]:
+    """Tokens at the input.
+
+    Raises:
+        ConfigError: They do not fit, or the model would classify by a token of padding.
+    """
+    refuse_targets(spec)
+    check_length(values["num_virtual_tokens"], base_model, spec)
+    if hasattr(base_model, "score"):
+        raise ConfigError(
+            f"{spec.method} feeds embeddings, and from embeddings a {type(base_model).__name__} classifies by the last "
+            "token of the batch, which is padding in every shorter row. Choose prefix-tuning, or another --method."
+        )
+    return values
+
+
+def prefix(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) -> dict[str, Any]:
+    """Keys and values before those of every layer.
+
+    Raises:
+        ConfigError: They do not fit, or the architecture takes none.
+    """
+    refuse_targets(spec)
+    refuse_without_cache(base_model, spec.method)
+    check_length(values["num_virtual_tokens"], base_model, spec)
+    return values
+
+
+def refuse_targets(spec: RunSpec) -> None:
+    """A prompt has no target modules.
+
+    Raises:
+        ConfigError: Some are given.
+    """
+    for name in ("target_modules", "exclude_modules", "layers_to_transform"):
+        if getattr(spec, name) is not None:
+            raise ConfigError(f"{spec.method} puts tokens before the text and has no use for {name}.")
+
+
+def refuse_without_cache(base_model: PreTrainedModel, method: str) -> None:
+    """Refuse architectures whose attention takes no keys and values from outside.
+
+    Raises:
+        ConfigError: Names the architecture.
+    """
+    if base_model.config.model_type in WITHOUT_PREFIX:
+        raise ConfigError(
+            f"{method} needs an attention that takes keys and values from outside, and that of "
+            f"{base_model.config.model_type} takes none; choose another --method."
+        )
+
+
+def check_length(tokens: Any, base_model: PreTrainedModel, spec: RunSpec) -> None:
+    """Refuse prompts that leave too few positions for the text.
+
+    Raises:
+        ConfigError: Prompt and `max_length` together exceed the model's positions.
+    """
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+        raise ConfigError(f"num_virtual_tokens must be an integer of at least 1, and not {tokens!r}.")
+    positions = getattr(base_model.config, "max_position_embeddings", None)
+    if not positions:
+        return
+    offset = (base_model.config.pad_token_id or 0) + 1 if "roberta" in base_model.config.model_type else 0
+    if tokens + spec.max_length > positions - offset:
+        raise ConfigError(
+            f"{tokens} virtual tokens and a max_length of {spec.max_length} exceed the {positions - offset} positions "
+            f"of this model: lower max_length to {max(1, positions - offset - tokens)}, or num_virtual_tokens."
+        )
+
+
+class KeepNetwork(MethodCallback):
+    """Keeps the network that makes the tokens in the checkpoints, of which PEFT saves the tokens alone."""
+
+    def __init__(self, model: Any) -> None:
+        self.encoder: nn.Module = model.prompt_encoder[model.active_adapter]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.encoder.state_dict().items()}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        self.encoder.load_state_dict(tensors)
+
+
+def callbacks(model: nn.Module, spec: RunSpec) -> list[MethodCallback]:
+    """Prompts are kept as they are trained."""
+    return [KeepNetwork(model)]
+
+
+def _prompts(name: str, description: str, config_class: type[PeftConfig], rate: float, **fields: Any) -> None:
+    derive = prefix if config_class is PrefixTuningConfig else prompt
+    peft_method(
+        name,
+        description,
+        config_class,
+        rate,
+        defaults={"num_virtual_tokens": NUM_VIRTUAL_TOKENS},
+        callbacks=callbacks,
+        derive=derive,
+        **fields,
+    )
+
+
+PROMPT = Cost("O(d × l_p)", "O(d × l_p)", "l_p · d")
+_prompts(
+    "prompt-tuning",
+    "trained tokens before the text",
+    PromptTuningConfig,
+    1e-2,
+    delta="ΔW = 0; x ← [P; x]",
+    cost=PROMPT,
+)
+_prompts(
+    "p-tuning",
+    "tokens before the text, made by a trained network",
+    PromptEncoderConfig,
+    1e-3,
+    delta="ΔW = 0; x ← [MLP(P); x]",
+)
+_prompts(
+    "prefix-tuning",
+    "trained keys and values before those of every layer",
+    PrefixTuningConfig,
+    1e-2,
+    delta="ΔW = 0; K ← [P_K; K], V ← [P_V; V]",
+    cost=Cost("O(L × d × l_p)", "O(L × d × l_p)", "L · l_p · d"),
+)
