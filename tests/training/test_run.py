@@ -61,7 +61,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 @pytest.mark.parametrize("method", method_names())
-def test_every_method_is_evaluated_as_it_was_recorded(method: str, make_spec: MakeSpec) -> None:
+def test_every_method_is_evaluated_as_it_was_recorded(method: str, make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec(method=method)
     record = train(spec)
     folder = Path(str(spec.output_dir))
@@ -72,6 +72,9 @@ def test_every_method_is_evaluated_as_it_was_recorded(method: str, make_spec: Ma
     assert counts["trainable"] == counts["adapter"] + counts["head"] <= counts["total"]
     assert counts["head"] == 2 * 64 + 2
     assert (counts["adapter"] == 0) == (method == "head")
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"text": "a good film"}\n{"text": "a film that was really bad"}\n')
+    assert predict(folder, PredictOptions(input=str(source), output=str(target), **QUIET)) == 2
 
 
 def test_propulsion_learns_and_writes_everything(make_spec: MakeSpec) -> None:

@@ -22,11 +22,13 @@ def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.M
     biases = [parameter for name, parameter in backbone.named_parameters() if name.rpartition(".")[2] == "bias"]
     if not biases:
         raise ConfigError(
-            f"bitfit trains biases, and the backbone of a {type(base_model).__name__} has none; choose another --method."
+            f"bitfit trains biases, and the backbone of a {type(base_model).__name__} has none: take another --method."
         )
     for bias in biases:
         bias.requires_grad_(True)
     return base_model
 
 
-METHOD = register(Method("bitfit", "every bias of the network", build, lambda spec: 2e-3, 5e-3, delta="ΔW = 0, Δb free"))
+METHOD = register(
+    Method("bitfit", "every bias of the network", build, lambda spec: 2e-3, 5e-3, delta="ΔW = 0, Δb free")
+)

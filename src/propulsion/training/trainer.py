@@ -71,15 +71,12 @@ class RunTrainer(Trainer):
     def with_head_group(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """The head's parameters in a group of their own, in an optimizer whose one group names its parameters."""
         (group,) = optimizer.param_groups
-        size, rows = len(group["params"]), {}
-        for key in [key for key, value in group.items() if isinstance(value, list) and len(value) == size]:
-            rows[key] = group[key]
-        head = [is_head(name, self.heads) for name in group["names"]]
-        for key, values in rows.items():
-            group[key] = [value for value, apart in zip(values, head, strict=True) if not apart]
-        ours = {key: [value for value, apart in zip(values, head, strict=True) if apart] for key, values in rows.items()}
-        rate = self.head_learning_rate or self.args.learning_rate
-        optimizer.add_param_group({**group, **ours, "lr": rate})
+        of_head = [is_head(name, self.heads) for name in group["names"]]
+        rows = {key: value for key, value in group.items() if isinstance(value, list)}
+        head = {key: [item for item, apart in zip(row, of_head, strict=True) if apart] for key, row in rows.items()}
+        rest = {key: [item for item, apart in zip(row, of_head, strict=True) if not apart] for key, row in rows.items()}
+        group.update(rest)
+        optimizer.add_param_group({**group, **head, "lr": self.head_learning_rate or self.args.learning_rate})
         return optimizer
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
