@@ -37,7 +37,11 @@ class RunSpec:
     """Everything that decides one training run, under the names of `TrainingArguments` and PEFT."""
 
     model_name_or_path: str = _model("minilm", "a folder, a hub id, or 'minilm' (weights from the package index)")
-    torch_dtype: str = _model("float32", "dtype of the base model: float32 or bfloat16")
+    torch_dtype: str = _model("float32", "dtype of the base model: float32, bfloat16 or float16")
+    load_in_8bit: bool = _model(False, "keep the frozen weights in 8 bits (bitsandbytes)")
+    load_in_4bit: bool = _model(False, "keep the frozen weights in 4 bits, NF4 (bitsandbytes)")
+    device_map: str | None = _model(None, "where the weights go, for example auto; None: one device")
+    attn_implementation: str | None = _model(None, "eager, sdpa, flash_attention_2 and so on; None: the model's")
 
     task: str | None = _data(None, "see `propulsion tasks`; text-classification if data is named, else docstrings")
     data_dir: str | None = _data(None, "folder with train and validation files: .jsonl, .jsonl.gz, .csv or .parquet")
@@ -51,7 +55,11 @@ class RunSpec:
     selection_fraction: float = _data(
         0.0, "above 0: score on this share of the training rows, set aside, and on no other split (to choose settings)"
     )
-    max_length: int = _data(128, "truncate to this many tokens")
+    max_length: int | None = _data(None, "longest input in tokens, for decoders with the target; None: the task's")
+    max_target_length: int | None = _data(None, "longest target of an encoder-decoder in tokens; None: the task's")
+    doc_stride: int | None = _data(None, "tokens that the windows of a long context share; None: the task's")
+    max_new_tokens: int | None = _data(None, "longest answer that is generated, in tokens; None: the task's")
+    num_beams: int | None = _data(None, "beams of the generation; None: the task's")
 
     method: str = _method("propulsion", "how to fine-tune; see `propulsion methods`")
     target_modules: str | tuple[str, ...] | None = _method(
@@ -85,6 +93,7 @@ class RunSpec:
     num_train_epochs: float = _loop(3.0, "passes over the training data")
     max_steps: int = _loop(-1, "stop after this many steps; overrides num_train_epochs if positive")
     per_device_train_batch_size: int = _loop(16, "rows per step and device")
+    group_by_length: bool = _loop(False, "put rows of about the same length into a batch")
     per_device_eval_batch_size: int = _loop(64, "rows per evaluation batch and device")
     gradient_accumulation_steps: int = _loop(1, "batches per step")
     early_stopping_patience: int | None = _loop(None, "stop after this many evaluations without a better metric")
@@ -125,6 +134,9 @@ class RunSpec:
 
 _AT_LEAST_ONE = (
     "max_length",
+    "max_target_length",
+    "max_new_tokens",
+    "num_beams",
     "num_vectors",
     "per_device_train_batch_size",
     "per_device_eval_batch_size",
@@ -134,7 +146,7 @@ _AT_LEAST_ONE = (
     "early_stopping_patience",
     "save_total_limit",
 )
-_NOT_NEGATIVE = ("init_noise", "weight_decay", "max_grad_norm", "warmup_steps", "seed")
+_NOT_NEGATIVE = ("doc_stride", "init_noise", "weight_decay", "max_grad_norm", "warmup_steps", "seed")
 _ABOVE_ZERO = (
     "learning_rate",
     "head_learning_rate",
@@ -145,7 +157,7 @@ _ABOVE_ZERO = (
 )
 _SHARES = ("selection_fraction",)
 _CHOICES = {
-    "torch_dtype": ("float32", "bfloat16"),
+    "torch_dtype": ("float32", "bfloat16", "float16"),
     "eval_strategy": ("no", "steps", "epoch"),
     "save_strategy": ("no", "steps", "epoch", "best"),
 }
@@ -172,6 +184,8 @@ def _check_choices(spec: RunSpec) -> None:
     for name, choices in _CHOICES.items():
         if (value := getattr(spec, name)) not in choices:
             raise ConfigError(f"{name} must be one of {', '.join(choices)}, and not {value!r}.")
+    if spec.load_in_8bit and spec.load_in_4bit:
+        raise ConfigError("load_in_8bit and load_in_4bit are both set: drop one of them.")
     needs_best = spec.load_best_model_at_end or spec.early_stopping_patience or spec.save_strategy == "best"
     if needs_best and spec.eval_strategy == "no":
         raise ConfigError("Finding the best checkpoint needs evaluations: set eval_strategy to epoch or steps.")

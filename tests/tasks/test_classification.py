@@ -11,7 +11,8 @@ import torch
 from tests.tasks.conftest import Write, rows_of
 
 from propulsion.errors import ConfigError, DataError, UnknownNameError
-from propulsion.tasks import DataSource, get_task, register, task_names
+from propulsion.tasks import DataSource, Lengths, Setup, get_task, register, task_names
+from propulsion.tasks.base import INDEX
 from propulsion.tasks.tables import RawSplits
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -121,10 +122,11 @@ def test_regression_keeps_its_numbers(write: Write, tokenizer: Any) -> None:
     task = get_task("stsb")
     data = task.load(DataSource(data_dir=write(train=rows, validation=rows)))
     assert data.label_names is None
-    assert task.model_kwargs(data) == {"num_labels": 1, "problem_type": "regression"}
-    encoded = task.encode(data, tokenizer, 16)["train"]
-    assert task.collator(tokenizer)([encoded[row] for row in range(3)])["labels"].dtype == torch.float32
-    assert task.decode(torch.tensor([[0.5], [2.0]]), None) == [{"score": 0.5}, {"score": 2.0}]
+    assert task.model_kwargs(None) == {"num_labels": 1, "problem_type": "regression"}
+    setup = Setup(tokenizer, None, Lengths(max_length=16))
+    encoded = task.encode(data.splits["train"], setup, True).rows
+    assert task.collator(setup)([encoded[row] for row in range(3)])["labels"].dtype == torch.float32
+    assert task.decode(torch.tensor([[0.5], [2.0]]), [0, 1], None, setup) == [{"score": 0.5}, {"score": 2.0}]
 
 
 def _rows(values: list[Any], column: str = "label", **more: Any) -> list[dict[str, Any]]:
@@ -236,11 +238,13 @@ def test_rows_are_tokenised_with_their_labels_and_padded_to_the_longest(write: W
     rows = [{"sentence1": "w1 " * (row + 1), "sentence2": "w2 w3", "label": row % 2} for row in range(6)]
     task = get_task("mrpc")
     data = task.load(DataSource(data_dir=write(train=rows, validation=rows)))
-    encoded = task.encode(data, tokenizer, 8)
-    assert encoded["train"]["labels"][:] == [0, 1] * 3
-    assert [len(ids) for ids in encoded["train"]["input_ids"]] == [5, 6, 7, 8, 8, 8]
-    assert "text" not in encoded["train"].column_names
-    batch = task.collator(tokenizer)([encoded["train"][row] for row in range(3)])
+    setup = Setup(tokenizer, None, Lengths(max_length=8))
+    encoded = task.encode(data.splits["train"], setup, True).rows
+    assert encoded["labels"][:] == [0, 1] * 3
+    assert [len(ids) for ids in encoded["input_ids"]] == [5, 6, 7, 8, 8, 8]
+    assert not {"text", INDEX} & set(encoded.column_names)
+    assert task.encode(data.splits["train"], setup, False).rows[INDEX][:] == list(range(6))
+    batch = task.collator(setup)([encoded[row] for row in range(3)])
     assert batch["input_ids"].shape == (3, 7)
     assert batch["labels"].dtype == torch.int64
 
@@ -250,31 +254,24 @@ def test_texts_are_encoded_as_training_rows_are(write: Write, tokenizer: Any) ->
     task = get_task("mrpc")
     data = task.load(DataSource(data_dir=write(train=rows, validation=rows)))
     unlabelled = [{"sentence1": row["sentence1"], "sentence2": row["sentence2"]} for row in rows]
-    encoded = task.encode_texts(unlabelled, tokenizer, 8)
-    assert encoded["input_ids"] == task.encode(data, tokenizer, 8)["train"]["input_ids"][:]
-    assert tokenizer.pad(encoded, return_tensors="pt")["input_ids"].shape == (4, 5)
-    assert task.encode_texts([{"a": "w1", "b": "w2"}], tokenizer, 8, "b")["input_ids"] == [[5, 2]]
+    setup = Setup(tokenizer, None, Lengths(max_length=8))
+    encoded = task.encode(task.unlabelled(unlabelled), setup, False).rows
+    assert encoded["input_ids"][:] == task.encode(data.splits["train"], setup, True).rows["input_ids"][:]
+    assert "labels" not in encoded.column_names
+    assert task.unlabelled([{"a": "w1", "b": "w2"}], "b")["text"][:] == ["w2"]
     with pytest.raises(DataError, match="1 of 2 rows have no text in column 'text', the first is row 2"):
-        task.encode_texts([{"text": "w1"}, {"text": " "}], tokenizer, 8)
+        task.unlabelled([{"text": "w1"}, {"text": " "}])
     with pytest.raises(DataError, match="no rows"):
-        task.encode_texts([], tokenizer, 8)
+        task.unlabelled([])
 
 
 def test_answers_are_read_from_logits() -> None:
     logits = torch.tensor([[1.0, 3.0], [1000.0, -1000.0]], dtype=torch.bfloat16)
-    first, second = get_task("sst2").decode(logits, ("negative", "positive"))
+    setup = Setup(None, None, label_names=("negative", "positive"))
+    first, second = get_task("sst2").decode(logits, [0, 1], None, setup)
     assert (first["label"], first["label_id"]) == ("positive", 1)
     assert first["scores"]["positive"] == pytest.approx(1 / (1 + np.exp(-2)))
     assert second["scores"] == {"negative": 1.0, "positive": 0.0}
-
-
-def test_a_decoder_without_a_padding_token_pads_with_its_end(tokenizer: Any) -> None:
-    import copy
-
-    bare = copy.deepcopy(tokenizer)
-    bare.pad_token, bare.eos_token = None, "[SEP]"
-    get_task("sst2").collator(bare)
-    assert bare.pad_token == "[SEP]"
 
 
 def test_the_demo_task_reads_what_the_miner_gives(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ def test_batches_give_the_same_as_one_batch(seed: int, rows: int, cuts: int) -> 
 
 
 def test_a_second_evaluation_starts_afresh() -> None:
-    metrics = get_task("sst2").metrics()
+    metrics = get_task("sst2").metrics(None, None)
     good = EvalPrediction(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([1, 0]))
     bad = EvalPrediction(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([0, 1]))
     assert metrics(good, compute_result=False) == {}
@@ -43,14 +43,14 @@ def test_a_second_evaluation_starts_afresh() -> None:
 
 
 def test_only_answers_are_kept_of_a_batch() -> None:
-    metrics = get_task("sst2").metrics()
+    metrics = get_task("sst2").metrics(None, None)
     metrics(EvalPrediction((torch.zeros(8, 1000), torch.zeros(8, 5, 64)), torch.zeros(8)), compute_result=False)
     kept = [array for value in vars(metrics).values() if isinstance(value, list) for array in value]
     assert sum(array.size for array in kept) == 16
 
 
 def test_regression_is_scored_by_correlation_and_a_constant_answer_by_zero() -> None:
-    metrics = get_task("stsb").metrics()
+    metrics = get_task("stsb").metrics(None, None)
     labels = np.array([0.0, 1.0, 2.5, 5.0])
     assert metrics(EvalPrediction(3 * labels[:, None] + 1, labels)) == pytest.approx({"pearson": 1.0, "spearman": 1.0})
     assert metrics(EvalPrediction(np.ones((4, 1)), labels)) == {"pearson": 0.0, "spearman": 0.0}
@@ -59,7 +59,7 @@ def test_regression_is_scored_by_correlation_and_a_constant_answer_by_zero() -> 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_output_that_is_not_finite_is_no_score(value: Any) -> None:
     with pytest.raises(NotFiniteError, match="not finite"):
-        get_task("sst2").metrics()(EvalPrediction(np.array([[value, 1.0]]), np.array([0])))
+        get_task("sst2").metrics(None, None)(EvalPrediction(np.array([[value, 1.0]]), np.array([0])))
 
 
 def test_an_unknown_score_is_refused() -> None:

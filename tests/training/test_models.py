@@ -10,9 +10,10 @@ import pytest
 
 from propulsion.errors import ConfigError, MissingExtraError
 from propulsion.records import RunSpec
+from propulsion.tasks.kinds import SEQUENCE_CLASSIFIER
 from propulsion.training import models
 
-CLASSIFIER = "AutoModelForSequenceClassification"
+CLASSIFIER = SEQUENCE_CLASSIFIER
 
 
 def test_the_packaged_weights_are_the_published_ones() -> None:
@@ -41,18 +42,20 @@ def test_other_bytes_are_refused(tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_had_says_what_to_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigError, match="minilm"):
-        models.load_base(RunSpec(model_name_or_path=name), CLASSIFIER, {"num_labels": 2})
+        models.load_base(RunSpec(model_name_or_path=name), CLASSIFIER, {"num_labels": 2}, None)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=str(tmp_path)):
-        models.load_base(RunSpec(model_name_or_path=str(tmp_path)), CLASSIFIER, {"num_labels": 2})
+        models.load_base(RunSpec(model_name_or_path=str(tmp_path)), CLASSIFIER, {"num_labels": 2}, None)
 
 
 def test_new_modules_of_the_backbone_are_reported(tiny_model: Path, tmp_path: Path) -> None:
     spec = RunSpec(model_name_or_path=str(tiny_model))
-    model, new = models.load_base(spec, CLASSIFIER, {"num_labels": 3})
+    model, new = models.load_base(spec, CLASSIFIER, {"num_labels": 3}, None)
     assert (model.config.num_labels, new) == (3, ())
     model.bert.pooler = None
     model.bert.save_pretrained(tmp_path)
-    assert models.load_base(RunSpec(model_name_or_path=str(tmp_path)), CLASSIFIER, {})[1] == ("bert.pooler.dense",)
+    assert models.load_base(RunSpec(model_name_or_path=str(tmp_path)), CLASSIFIER, {}, None)[1] == (
+        "bert.pooler.dense",
+    )

@@ -8,16 +8,21 @@ from propulsion.records import RunSpec
 
 
 def head_modules(model: PreTrainedModel) -> list[str]:
-    """Names of the children that hold parameters and stand outside the backbone.
+    """Names of the children that hold parameters and stand outside the backbone; none in a language model.
 
-    The backbone is what transformers calls ``base_model_prefix``. BERT for classification has one such child
-    (``classifier``), DistilBERT and DeBERTa have two: a list of usual names would forget ``pre_classifier`` or
-    ``pooler``, and the reloaded adapter would then meet a random layer.
+    The backbone is what transformers calls ``base_model_prefix``, or else (T5 for question answering) the embedding,
+    the encoder and the decoder. BERT for classification has one other child (``classifier``), DistilBERT and DeBERTa
+    have two: a list of usual names would forget ``pre_classifier`` or ``pooler``, and the reloaded adapter would then
+    meet a random layer. The output layer of a language model is as old as its backbone, and stays frozen with it.
     """
+    if model.get_output_embeddings() is not None:
+        return []
+    parts = (model.get_input_embeddings(), model.get_encoder(), model.get_decoder())
+    backbone = {id(part) for part in parts} if not hasattr(model, model.base_model_prefix) else set()
     return [
         name
         for name, child in model.named_children()
-        if name != model.base_model_prefix and any(True for _ in child.parameters())
+        if name != model.base_model_prefix and id(child) not in backbone and any(True for _ in child.parameters())
     ]
 
 

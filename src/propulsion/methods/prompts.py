@@ -84,9 +84,10 @@ def check_length(tokens: Any, base_model: PreTrainedModel, spec: RunSpec) -> Non
     if not positions:
         return
     offset = (base_model.config.pad_token_id or 0) + 1 if "roberta" in base_model.config.model_type else 0
-    if tokens + spec.max_length > positions - offset:
+    length = spec.max_length or 1  # a resolved spec has one
+    if tokens + length > positions - offset:
         raise ConfigError(
-            f"{tokens} virtual tokens and a max_length of {spec.max_length} exceed the {positions - offset} positions "
+            f"{tokens} virtual tokens and a max_length of {length} exceed the {positions - offset} positions "
             f"of this model: lower max_length to {max(1, positions - offset - tokens)}, or num_virtual_tokens."
         )
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from propulsion.errors import DataError
+from propulsion.errors import DataError, require
 from propulsion.tasks.base import DataSource, TaskData
 from propulsion.tasks.columns import Columns, find_columns
 from propulsion.tasks.files import read_folder
@@ -16,13 +16,35 @@ from propulsion.tasks.tables import RawSplits, Table, carve, length, sample, tak
 VALIDATION_FRACTION = 0.1
 
 
-def read(data_dir: str | None, dataset_name: str | None, config: str | None) -> RawSplits:
-    """The rows of a folder, or else of a hub data set."""
-    if data_dir is not None:
-        return read_folder(data_dir)
-    if dataset_name is None:
-        raise DataError("No data is named: give --data_dir or --dataset_name.")
-    return read_hub(dataset_name, config)
+def read(
+    source: DataSource,
+    task: str,
+    hub_id: str | None = None,
+    hub_config: str | None = None,
+    default: Callable[[], RawSplits] | None = None,
+) -> RawSplits:
+    """The rows of a folder, of a hub data set, or of the task's own.
+
+    Args:
+        source: What the user named.
+        task: The task's name, for messages.
+        hub_id: The data set on the hub that is read where the user names no source.
+        hub_config: Its configuration.
+        default: Makes the rows where the user names no source, rather than the hub.
+
+    Raises:
+        DataError: There is nothing to read, or it cannot be read; says what to do.
+        MissingExtraError: datasets is not installed.
+    """
+    require("datasets", "train")
+    if source.data_dir is not None:
+        return read_folder(source.data_dir, source.training)
+    if source.dataset_name is None and default is not None:
+        return default()
+    name = source.dataset_name or hub_id
+    if name is None:
+        raise DataError(f"The task {task} has no data of its own: name some with --data_dir or --dataset_name.")
+    return read_hub(name, source.dataset_config_name or (hub_config if name == hub_id else None))
 
 
 def to_task_data(
@@ -46,14 +68,17 @@ def to_task_data(
     Raises:
         DataError: The rows cannot be trained on; says which and what to do.
     """
-    columns, guess = find_columns(raw.tables["train"], given, known)
+    first = "train" if "train" in raw.tables else next(iter(raw.tables))
+    columns, guess = find_columns(raw.tables[first], given, known)
     notes = [*raw.notes, *([guess] if guess else [])]
     tables = _labelled(raw.tables, columns, notes)
     tables = {split: _complete(table, columns, split, raw.mendable, notes) for split, table in tables.items()}
+    if not tables:
+        raise DataError("There is no split with labels.")
     label_map = LabelMap()
     if not regression:
         names = label_names or raw.class_names.get(str(columns.label))
-        label_map = class_labels(tables["train"][str(columns.label)], names)
+        label_map = class_labels(tables[next(iter(tables))][str(columns.label)], names)
     if label_map.note:
         notes.append(label_map.note)
     tables = _with_validation(tables, columns, notes)
@@ -122,7 +147,7 @@ def _complete(table: Table, columns: Columns, split: str, mendable: bool, notes:
 
 def _with_validation(tables: dict[str, Table], columns: Columns, notes: list[str]) -> dict[str, Table]:
     """Make sure that there is a validation split: a variant of it, or else a part of the training split."""
-    if "validation" in tables:
+    if "validation" in tables or "train" not in tables:
         return tables
     variant = min((split for split in tables if split.startswith("validation")), default=None)
     if variant is not None:

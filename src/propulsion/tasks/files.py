@@ -25,22 +25,23 @@ _ALIASES = {"training": "train", "valid": "validation", "val": "validation", "de
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 
 
-def read_folder(data_dir: str) -> RawSplits:
+def read_folder(data_dir: str, training: bool = True) -> RawSplits:
     """Read every split file of a folder: train and validation (or dev, val, valid), test, and variants such as
     validation_matched, as .jsonl, .json, .csv, .tsv (each also with .gz) or .parquet, in shards or whole.
 
     Args:
         data_dir: The folder.
+        training: Whether it must have a training file; any split will do otherwise.
 
     Raises:
-        DataError: There is no such folder or no training file, a split has two files, or a file cannot be read.
+        DataError: There is no such folder or no file of a split, a split has two files, or a file cannot be read.
     """
     folder = Path(data_dir)
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DataError(f"data_dir {data_dir} {what}: give a folder with a train file ({', '.join(FORMATS)}).")
     found, others = _find(folder)
-    if "train" not in found:
+    if "train" not in found if training else not found:
         there = (
             f"It has {_listed(path.name for path in folder.iterdir())}." if any(folder.iterdir()) else "It is empty."
         )

@@ -30,7 +30,7 @@ def evaluate(adapter_dir: Path, options: EvaluateOptions) -> dict[str, dict[str,
     """
     record = RunRecord.read(adapter_dir)
     record = replace(record, spec=_changed(record.spec, options))
-    data = load_data(record.spec)
+    data = load_data(record.spec, training=False)
     _refuse_other_labels(data, record)
     data = replace(data, splits={name: data.splits[name] for name in _chosen(data, options.split)})
     job = restore(adapter_dir, record, data)
@@ -38,9 +38,21 @@ def evaluate(adapter_dir: Path, options: EvaluateOptions) -> dict[str, dict[str,
     return {split: scores(trainer, job, split).metrics for split in data.splits}
 
 
+_CHANGEABLE = (
+    "task",
+    "data_dir",
+    "dataset_name",
+    "dataset_config_name",
+    "max_eval_samples",
+    "max_length",
+    "max_new_tokens",
+    "num_beams",
+    "per_device_eval_batch_size",
+)
+
+
 def _changed(spec: RunSpec, options: EvaluateOptions) -> RunSpec:
-    names = ("task", "data_dir", "dataset_name", "max_eval_samples", "per_device_eval_batch_size")
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    given = {name: value for name in _CHANGEABLE if (value := getattr(options, name)) is not None}
     if "data_dir" in given or "dataset_name" in given:  # one source of data, not the record's and another
         given = {"data_dir": None, "dataset_name": None, "dataset_config_name": None} | given
     return replace(
@@ -80,6 +92,6 @@ def restore(adapter_dir: Path, record: RunRecord, data: TaskData | None = None) 
         AdapterFileError: The weights are missing, damaged, or those of another model.
     """
     data = data or TaskData(splits={}, label_names=record.label_names, notes=())
-    job = assemble(record.spec, get_task(str(record.spec.task)), data, trained=adapter_dir)
+    job = assemble(record.spec, get_task(str(record.spec.task)), data, trained=adapter_dir, training=False)
     job.model.eval()
     return job

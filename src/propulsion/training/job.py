@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import inspect
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from peft import PeftModel
+from torch import nn
+from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from propulsion.errors import DataError
 from propulsion.methods import get_method
 from propulsion.methods.heads import head_modules
 from propulsion.records import RunSpec
-from propulsion.tasks import DataSource, Task, TaskData, get_task
+from propulsion.tasks import DataSource, ModelKind, Setup, Task, TaskData, get_task
+from propulsion.tasks.base import EVAL, Lengths, Metrics
 from propulsion.tasks.selection import set_aside
 from propulsion.training.measure import StepClock
-from propulsion.training.models import load_base, load_tokenizer, model_path
+from propulsion.training.models import check_lengths, load_base, load_config, load_tokenizer, model_path
 from propulsion.training.store import ADAPTER_CONFIG, load_trained, open_adapter
 from propulsion.training.trainer import RunTrainer
 
@@ -33,51 +37,66 @@ def resolve(spec: RunSpec) -> RunSpec:
         UnknownNameError: There is no such task or method; names the near misses.
     """
     task = spec.task or ("text-classification" if spec.data_dir or spec.dataset_name else "docstrings")
-    get_task(task)
+    lengths = dataclasses.asdict(get_task(task).lengths)
+    lengths = {name: value for name, value in lengths.items() if getattr(spec, name) is None}
     method = get_method(spec.method)
     method.check(spec)
     rate = spec.learning_rate or method.learning_rate(spec)
     head_rate = spec.head_learning_rate or method.head_learning_rate
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", spec.model_name_or_path.rstrip("/").rpartition("/")[2])
     folder = spec.output_dir or f"runs/{task}-{spec.method}-{model}-seed{spec.seed}"
-    return replace(spec, task=task, learning_rate=rate, head_learning_rate=head_rate, output_dir=folder)
+    return replace(spec, task=task, learning_rate=rate, head_learning_rate=head_rate, output_dir=folder, **lengths)
 
 
-def data_source(spec: RunSpec) -> DataSource:
-    """What the spec says about the data."""
-    return DataSource(**{item.name: getattr(spec, item.name) for item in dataclasses.fields(DataSource)})
+def data_source(spec: RunSpec, training: bool = True) -> DataSource:
+    """What the spec says about the data.
+
+    Args:
+        spec: A resolved spec.
+        training: Whether there must be a training split.
+    """
+    named = {item.name: getattr(spec, item.name) for item in dataclasses.fields(DataSource) if item.name != "training"}
+    return DataSource(**named, training=training)
 
 
-def load_data(spec: RunSpec) -> TaskData:
+def load_data(spec: RunSpec, training: bool = True) -> TaskData:
     """The rows of a resolved spec: train, validation and what else there is, or train and selection alone.
+
+    Args:
+        spec: A resolved spec.
+        training: Whether there must be a training split.
 
     Raises:
         DataError: The data cannot be trained on.
     """
-    data = get_task(str(spec.task)).load(data_source(spec))
+    data = get_task(str(spec.task)).load(data_source(spec, training))
     return set_aside(data, spec.selection_fraction) if spec.selection_fraction else data
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that training and evaluation need."""
+    """Everything that training and evaluation need.
+
+    Attributes:
+        encoded: The splits as token ids.
+        heads: Names of the base model's modules that make up the head.
+        notes: What was guessed, cut or left out.
+    """
 
     spec: RunSpec
     task: Task
+    kind: ModelKind
     data: TaskData
-    tokenizer: PreTrainedTokenizerBase
+    setup: Setup
+    encoded: dict[str, datasets.Dataset]
     model: nn.Module
     heads: list[str]
+    notes: tuple[str, ...]
 
-    @cached_property
-    def encoded(self) -> dict[str, datasets.Dataset]:
-        """The splits as token ids with labels."""
-        if self.spec.disable_tqdm:
-            datasets.disable_progress_bars()
-        try:
-            return self.task.encode(self.data, self.tokenizer, self.spec.max_length)
-        finally:
-            datasets.enable_progress_bars()
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """That of the base model."""
+        return self.setup.tokenizer
 
     @property
     def eval_splits(self) -> list[str]:
@@ -85,39 +104,88 @@ class Job:
         names = [name for name in self.data.splits if name != "train"]
         return sorted(names, key=lambda name: not name.startswith("validation"))
 
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The precision in which the spec computes."""
+        dtype = torch.float16 if self.spec.torch_dtype == "float16" else torch.bfloat16
+        return torch.autocast(device.type, dtype=dtype, enabled=self.spec.bf16 or self.spec.torch_dtype != "float32")
 
-def assemble(spec: RunSpec, task: Task, data: TaskData, trained: Path | None = None) -> Job:
-    """Seed, then build: tokenizer, base model with a fresh head, and the method around it.
+
+def assemble(spec: RunSpec, task: Task, data: TaskData, trained: Path | None = None, training: bool = True) -> Job:
+    """Everything that can be refused first, then the weights: tokens, base model with a fresh head, the method.
 
     Args:
         spec: A resolved spec.
         task: The task of that name.
-        data: Its data; only the label names are read.
+        data: Its data.
         trained: A folder with what an earlier run of this spec trained and saved, to be read in.
+        training: Whether the training split is trained on rather than scored.
 
     Raises:
-        ConfigError: The model cannot be had, or a field of the method is wrong.
+        ConfigError: The model cannot be had or does not fit the task, or a field of the method is wrong.
+        DataError: No row fits the model.
         AdapterFileError: What was trained is missing, damaged, or of another model.
     """
+    setup = prepare(spec, data, trained)
+    kind = task.model_kind(setup.config)
+    check_lengths(setup, kind)
+    encoded = {}
+    with _progress_bars(not spec.disable_tqdm):
+        for split, rows in data.splits.items():
+            encoded[split] = task.encode(rows, setup, training and split == "train")
     set_seed(spec.seed)  # before the head and the adapter are made, or the seed would not decide them
-    saved_tokenizer = trained is not None and (trained / "tokenizer_config.json").exists()
-    tokenizer = load_tokenizer(str(trained) if saved_tokenizer else model_path(spec.model_name_or_path))
-    method = get_method(spec.method)
-    base, random_modules = load_base(spec, task.auto_class, task.model_kwargs(data) | method.model_kwargs(spec))
+    wanted = task.model_kwargs(data.label_names) | get_method(spec.method).model_kwargs(spec)
+    base, random_modules = load_base(spec, kind, wanted, setup.tokenizer)
     if random_modules:
-        wanted = dict.fromkeys((*(spec.modules_to_save or ()), *random_modules))
-        spec = replace(spec, modules_to_save=tuple(wanted))
+        whole = dict.fromkeys((*(spec.modules_to_save or ()), *random_modules))
+        spec = replace(spec, modules_to_save=tuple(whole))
     heads = head_modules(base)
+    model = _with_method(base, spec, kind, trained)
+    notes = (*data.notes, *dict.fromkeys(note for part in encoded.values() for note in part.notes))
+    splits = {split: for_model(part.rows, base) for split, part in encoded.items()}
+    return Job(spec, task, kind, data, setup, splits, model, heads, notes)
+
+
+def prepare(spec: RunSpec, data: TaskData, trained: Path | None = None) -> Setup:
+    """The tokenizer and the configuration of the base model, before any weight is read.
+
+    Raises:
+        ConfigError: They cannot be had.
+    """
+    path = model_path(spec.model_name_or_path)
+    saved = trained is not None and (trained / "tokenizer_config.json").exists()
+    tokenizer = load_tokenizer(str(trained) if saved else path)
+    lengths = Lengths(**{item.name: getattr(spec, item.name) for item in dataclasses.fields(Lengths)})
+    return Setup(tokenizer, load_config(path), lengths, data.label_names)
+
+
+def _with_method(base: PreTrainedModel, spec: RunSpec, kind: ModelKind, trained: Path | None) -> nn.Module:
     if trained is not None and (trained / ADAPTER_CONFIG).exists():
         model = open_adapter(base, trained)
     else:
-        model = method.build(base, spec, task)
+        model = get_method(spec.method).build(base, spec, kind)
     for parameter in model.parameters():
         if parameter.requires_grad:  # PEFT leaves the head of a bfloat16 model in bfloat16, where small steps are lost
             parameter.data = parameter.data.float()
     if trained is not None:
         load_trained(model, trained)
-    return Job(spec, task, data, tokenizer, model, heads)
+    return model
+
+
+def for_model(rows: datasets.Dataset, model: nn.Module) -> datasets.Dataset:
+    """Encoded rows without the columns that this model's forward does not take, such as token types."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    taken = inspect.signature(base.forward).parameters
+    return rows.select_columns([name for name in rows.column_names if name in taken or name.startswith(EVAL)])
+
+
+@contextlib.contextmanager
+def _progress_bars(shown: bool) -> Iterator[None]:
+    if not shown:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
 
 
 def make_trainer(job: Job, **overrides: Any) -> RunTrainer:
@@ -136,17 +204,23 @@ def make_trainer(job: Job, **overrides: Any) -> RunTrainer:
         heads=job.heads,
         head_learning_rate=spec.head_learning_rate,
         method_optimizer=method.optimizer,
-        loss_is_mean="Classification" in job.task.auto_class,
+        task=job.task,
+        setup=job.setup,
+        loss_is_mean=job.kind.loss_is_mean,
         model=job.model,
         args=TrainingArguments(**{**_arguments(job), **overrides}),
-        data_collator=job.task.collator(job.tokenizer),
+        data_collator=job.task.collator(job.setup),
         train_dataset=job.encoded.get("train"),
         eval_dataset=job.encoded[job.eval_splits[0]] if job.eval_splits else None,
         processing_class=job.tokenizer,
-        compute_metrics=job.task.metrics(),
-        preprocess_logits_for_metrics=_first,
+        compute_metrics=split_metrics(job, job.eval_splits[0]) if job.eval_splits else None,
         callbacks=callbacks,
     )
+
+
+def split_metrics(job: Job, split: str) -> Metrics:
+    """A fresh accumulator of a split's scores."""
+    return job.task.metrics(job.data.splits[split], job.setup)
 
 
 _SAME_NAME = (
@@ -182,6 +256,9 @@ def _arguments(job: Job) -> dict[str, Any]:
             raise DataError("Finding the best checkpoint needs a validation split, and the data has none.")
         arguments["eval_strategy"] = "no"
     names = {item.name for item in dataclasses.fields(TrainingArguments)}
+    if spec.group_by_length:
+        sampling = {"train_sampling_strategy": "group_by_length"}
+        arguments |= sampling if "train_sampling_strategy" in names else {"group_by_length": True}
     recompute = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
     if spec.gradient_checkpointing:
         arguments |= {recompute: True, f"{recompute}_kwargs": {"use_reentrant": False}}
@@ -189,8 +266,9 @@ def _arguments(job: Job) -> dict[str, Any]:
         "output_dir": str(Path(spec.output_dir or "runs")),
         "data_seed": spec.seed,
         "bf16": spec.bf16 or spec.torch_dtype == "bfloat16",
+        "fp16": spec.torch_dtype == "float16",
         "report_to": list(spec.report_to) if isinstance(spec.report_to, tuple) else spec.report_to,
-        "label_names": ["labels"],  # without it, Trainer evaluates PEFT models without labels
+        "remove_unused_columns": False,  # the job has done so, and what the task scores with stays
         "batch_eval_metrics": True,  # scores are streamed; gathered logits would exhaust the memory
         "metric_for_best_model": job.task.main_metric,
         "greater_is_better": job.task.greater_is_better,
@@ -199,8 +277,3 @@ def _arguments(job: Job) -> dict[str, Any]:
         "dataloader_pin_memory": torch.cuda.is_available() and not spec.use_cpu,
         "log_level": "warning",
     }
-
-
-def _first(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
-    """The logits alone, of models that also return hidden states."""
-    return logits[0] if isinstance(logits, tuple) else logits

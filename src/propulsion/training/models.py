@@ -11,11 +11,14 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from propulsion.errors import ConfigError, MissingExtraError
+from propulsion.errors import ConfigError, MissingExtraError, require
+from propulsion.methods.heads import head_modules
 from propulsion.records import RunSpec
+from propulsion.tasks import ModelKind, Setup
+from propulsion.tasks.kinds import CAUSAL_LM, SEQ2SEQ_LM
 
 MINILM = "minilm"
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -23,6 +26,8 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 # A head may be new, and a pooler; a checkpoint that lacks more of the backbone than this is the wrong one.
 MOST_NEW_BACKBONE_PARAMETERS = 4
+# These count positions from behind the padding token's id.
+PADDED_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet"}
 
 
 def model_path(name: str) -> str:
@@ -78,42 +83,118 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     with _explained(path, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path)
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise ConfigError(
+            f"The tokenizer of {path} has no padding token, nor an end-of-sequence token to pad with: "
+            "set its pad_token and save it beside the model."
+        )
+    tokenizer.padding_side = "right"  # positions are counted from the left; what is generated from pads for itself
     return tokenizer
 
 
-def load_base(spec: RunSpec, auto_class: str, model_kwargs: dict[str, Any]) -> tuple[PreTrainedModel, tuple[str, ...]]:
-    """The base model with a fresh head.
+def load_config(path: str) -> PreTrainedConfig:
+    """The configuration of a model.
+
+    Raises:
+        ConfigError: It cannot be had.
+    """
+    with _explained(path, "model"):
+        return AutoConfig.from_pretrained(path)
+
+
+def longest_input(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """How many tokens a model takes; None where nothing bounds them."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and config.model_type in PADDED_POSITIONS:
+        positions -= config.pad_token_id + 1
+    limits = [tokenizer.model_max_length, positions]
+    return min((limit for limit in limits if limit is not None and 0 < limit < 10**6), default=None)
+
+
+def check_lengths(setup: Setup, kind: ModelKind) -> None:
+    """Refuse sequences that are longer than the model: a decoder writes its answer behind the input.
+
+    Raises:
+        ConfigError: One is too long; says by how much, and what to set.
+    """
+    limit, lengths = longest_input(setup.config, setup.tokenizer), setup.lengths
+    if limit is None:
+        return
+    wanted = {"max_length": lengths.max_length}
+    if kind is CAUSAL_LM:
+        wanted = {"max_length + max_new_tokens": lengths.max_length + lengths.max_new_tokens}
+    elif kind is SEQ2SEQ_LM:
+        wanted["max_target_length"] = lengths.max_target_length
+    for name, value in wanted.items():
+        if value > limit:
+            first = name.split(" ")[0]
+            raise ConfigError(f"{name} is {value} and the model takes {limit} tokens: set --{first} lower.")
+
+
+def load_base(
+    spec: RunSpec, kind: ModelKind, model_kwargs: dict[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """The base model with a fresh head, or with the output layer that a language model comes with.
 
     Args:
-        spec: Names the model and its dtype.
-        auto_class: The transformers class that builds it, for example ``AutoModelForSequenceClassification``.
+        spec: Names the model and how its weights are kept.
+        kind: What is built.
         model_kwargs: What the task wants in its configuration, for example ``num_labels``.
+        tokenizer: Gives the padding token where the configuration has none.
 
     Returns:
         The model, and the names of the backbone's modules that the checkpoint lacks: these start at random, so they
         have to be trained and saved like the head.
 
     Raises:
-        ConfigError: The model cannot be had, or is not of this kind.
+        ConfigError: The model cannot be had, is not of this kind, or its weights cannot be kept as asked.
+        MissingExtraError: bitsandbytes is not installed.
     """
     path = model_path(spec.model_name_or_path)
     with _explained(spec.model_name_or_path, "model"), quiet_transformers():
-        model, info = getattr(transformers, auto_class).from_pretrained(
-            path, dtype=getattr(torch, spec.torch_dtype), output_loading_info=True, **model_kwargs
+        model, info = getattr(transformers, kind.auto_class).from_pretrained(
+            path, output_loading_info=True, **(_weights(spec, kind, path, model_kwargs) | model_kwargs)
         )
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = load_tokenizer(path).pad_token_id
+    if model.config.get_text_config().pad_token_id is None:  # decoders find their last token by it
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     parameters = dict(model.named_parameters())
-    backbone = [
-        name for name in info["missing_keys"] if name in parameters and name.startswith(f"{model.base_model_prefix}.")
-    ]
-    if len(backbone) > MOST_NEW_BACKBONE_PARAMETERS:
+    missing = [name for name in info["missing_keys"] if name in parameters]
+    heads = tuple(f"{name}." for name in head_modules(model))
+    backbone = [name for name in missing if not name.startswith(heads)]
+    if len(backbone) > (MOST_NEW_BACKBONE_PARAMETERS if heads else 0):
         raise ConfigError(
             f"The weights in {spec.model_name_or_path} lack {len(backbone)} parameters of a {type(model).__name__}, "
             f"among them {backbone[0]}: they belong to another architecture."
         )
     return model, tuple(dict.fromkeys(name.rpartition(".")[0] for name in backbone))
+
+
+def _weights(spec: RunSpec, kind: ModelKind, path: str, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """How the weights are kept: arguments of ``from_pretrained``."""
+    dtype = getattr(torch, spec.torch_dtype)
+    arguments: dict[str, Any] = {"dtype": dtype}
+    for name in ("device_map", "attn_implementation"):
+        if getattr(spec, name) is not None:
+            arguments[name] = getattr(spec, name)
+    if spec.load_in_8bit or spec.load_in_4bit:
+        require("bitsandbytes", "quantization")
+        arguments["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_8bit=spec.load_in_8bit,
+            load_in_4bit=spec.load_in_4bit,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=_unquantized(kind, path, model_kwargs),
+        )
+    return arguments
+
+
+def _unquantized(kind: ModelKind, path: str, model_kwargs: dict[str, Any]) -> list[str]:
+    """What is trained whole stays whole: the head's modules, and the output layer of a language model."""
+    with torch.device("meta"):
+        skeleton = getattr(transformers, kind.auto_class).from_config(AutoConfig.from_pretrained(path, **model_kwargs))
+    return head_modules(skeleton) or ["lm_head"]
 
 
 @contextlib.contextmanager

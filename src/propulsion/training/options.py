@@ -18,8 +18,12 @@ class EvaluateOptions:
     task: str | None = _option(None, "another task of the same kind")
     data_dir: str | None = _option(None, "another folder of data")
     dataset_name: str | None = _option(None, "another data set on the hub")
+    dataset_config_name: str | None = _option(None, "configuration of the hub's data set")
     split: str | None = _option(None, "only this split (default: every split but train)")
     max_eval_samples: int | None = _option(None, "use at most this many rows of each split")
+    max_length: int | None = _option(None, "longest input in tokens")
+    max_new_tokens: int | None = _option(None, "longest answer that is generated, in tokens")
+    num_beams: int | None = _option(None, "beams of the generation")
     per_device_eval_batch_size: int | None = _option(None, "rows per batch")
     output: str | None = _option(None, "also write the metrics to this JSON file")
     disable_tqdm: bool = _option(False, "no progress bar")
@@ -28,10 +32,12 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Label texts with a finished run."""
+    """Answer for new rows with a finished run."""
 
     input: str = _option("-", ".jsonl or .csv file, or - for standard input (JSON objects or plain lines)")
     output: str = _option("predictions.jsonl", "where the rows go, each with its `prediction`; - for standard output")
+    max_new_tokens: int | None = _option(None, "longest answer that is generated, in tokens; None: as trained")
+    num_beams: int | None = _option(None, "beams of the generation; None: as trained")
     per_device_eval_batch_size: int = _option(64, "rows per batch")
     disable_tqdm: bool = _option(False, "no progress bar")
     use_cpu: bool = _option(False, "stay on the CPU even if there is an accelerator")

@@ -1,4 +1,4 @@
-"""Label texts with a finished run, batch by batch, so that the input may be longer than the memory."""
+"""Answer for new rows with a finished run, batch by batch, so that the input may be longer than the memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,8 +18,10 @@ from tqdm import tqdm
 
 from propulsion.errors import ConfigError, DataError
 from propulsion.records import RunRecord
+from propulsion.tasks.base import INDEX
+from propulsion.tasks.metrics import to_numpy
 from propulsion.training.evaluate import restore
-from propulsion.training.job import Job
+from propulsion.training.job import Job, for_model
 from propulsion.training.options import PredictOptions
 
 Row = dict[str, Any]
@@ -26,24 +29,27 @@ STANDARD_STREAM = "-"
 
 
 def predict(adapter_dir: Path, options: PredictOptions) -> int:
-    """Read rows, label them, write them as JSON lines with what the task makes of the logits under `prediction`.
+    """Read rows, answer for them, write them as JSON lines with what the task makes of them under `prediction`.
 
     Args:
         adapter_dir: The output folder of `train`.
         options: Where to read and write.
 
     Returns:
-        How many rows were labelled.
+        How many rows were answered for.
 
     Raises:
         ConfigError: There is no such input, or no record.
         DataError: A row is not what its file's name says, or has no text.
     """
     record = RunRecord.read(adapter_dir)
+    given = {name: value for name in ("max_new_tokens", "num_beams") if (value := getattr(options, name)) is not None}
+    record = replace(record, spec=replace(record.spec, disable_tqdm=True, **given))
     with _opened(options.input) as stream:
         job = restore(adapter_dir, record)
         device = torch.device("cuda" if torch.cuda.is_available() and not options.use_cpu else "cpu")
-        job.model.to(device)
+        if not hasattr(job.model, "hf_device_map"):  # or its weights are where they were put
+            job.model.to(device)
         rows = _rows(stream, options.input)
         bar = tqdm(unit=" rows", desc="predict", disable=options.disable_tqdm)
         count = 0
@@ -59,13 +65,14 @@ def predict(adapter_dir: Path, options: PredictOptions) -> int:
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def label(job: Job, rows: list[Row], device: torch.device) -> list[Row]:
     """The task's answers for one batch of rows."""
-    spec = job.spec
-    encoded = job.task.encode_texts(rows, job.tokenizer, spec.max_length, spec.text_column, spec.text_pair_column)
-    batch = job.tokenizer.pad(encoded, return_tensors="pt").to(device)
-    half = spec.bf16 or spec.torch_dtype == "bfloat16"
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
-        logits = job.model(**batch).logits
-    return job.task.decode(logits.float().cpu().numpy(), job.data.label_names)
+    unlabelled = job.task.unlabelled(rows, job.spec.text_column, job.spec.text_pair_column)
+    encoded = for_model(job.task.encode(unlabelled, job.setup, training=False).rows, job.model)
+    batch = job.task.collator(job.setup)(list(encoded))
+    batch = {name: value.to(device) for name, value in batch.items()}
+    with job.autocast(device):
+        answers = job.task.answer(job.model, batch, job.setup)
+    answers = tuple(map(to_numpy, answers)) if isinstance(answers, tuple) else to_numpy(answers)
+    return job.task.decode(answers, batch[INDEX].tolist(), unlabelled, job.setup)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from propulsion.tasks import get_task
 from propulsion.training.card import write_card
 from propulsion.training.checkpoints import clear, resume_point
 from propulsion.training.figure import draw_curves
-from propulsion.training.job import Job, assemble, load_data, make_trainer, resolve
+from propulsion.training.job import Job, assemble, load_data, make_trainer, resolve, split_metrics
 from propulsion.training.measure import (
     StepClock,
     bytes_of_weights,
@@ -61,6 +61,8 @@ def train(spec: RunSpec, tell: Callable[[str], object] = str) -> RunRecord:
     for note in data.notes:
         tell(note)
     job = assemble(spec, task, data)
+    for note in job.notes[len(data.notes) :]:
+        tell(note)
     trainer = make_trainer(job)
     clear(folder, keep_checkpoints=resume is not None)
     start = reset_peak()
@@ -98,13 +100,16 @@ def measure(job: Job, trainer: RunTrainer, found: dict[str, Scores], start: int)
         environment=environment(trainer.args.device),
         label_names=job.data.label_names,
         history=history(job, trainer),
-        notes=job.data.notes,
+        notes=job.notes,
     )
 
 
 def scores(trainer: RunTrainer, job: Job, split: str) -> Scores:
     """The task's metrics and the loss on a split; not computed twice for equal weights."""
-    found = _just_found(trainer, job, split) or trainer.evaluate(job.encoded[split])
+    found = _just_found(trainer, job, split)
+    if found is None:
+        trainer.compute_metrics = split_metrics(job, split)
+        found = trainer.evaluate(job.encoded[split])
     timings = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
     named = {name.removeprefix("eval_"): value for name, value in found.items() if name.startswith("eval_")}
     metrics = {name: value for name, value in named.items() if name not in timings}

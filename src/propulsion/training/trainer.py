@@ -15,6 +15,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from propulsion.adapter.layers import PropulsionLayer
 from propulsion.errors import NotFiniteError
 from propulsion.methods.steps import MethodCallback
+from propulsion.tasks import Setup, Task
+from propulsion.tasks.base import forward_arguments
 from propulsion.training.checkpoints import last_checkpoint
 from propulsion.training.measure import is_head
 from propulsion.training.store import load_tensors, load_trained, save_tensors, save_trained
@@ -26,6 +28,8 @@ class RunTrainer(Trainer):
     Args:
         heads: Names of the base model's children that make up the head.
         head_learning_rate: Its step size; None: that of the rest.
+        task: Says what is kept of an evaluated batch.
+        setup: What its tensors depend on.
         loss_is_mean: The model's loss is the mean over its batch. Trainer takes any model whose forward has **kwargs
             for one that divides by the number of labels of all accumulated batches; the classifiers among them do not,
             and their gradients would grow with `gradient_accumulation_steps`.
@@ -40,11 +44,14 @@ class RunTrainer(Trainer):
         *,
         heads: list[str],
         head_learning_rate: float | None,
+        task: Task,
+        setup: Setup,
         loss_is_mean: bool,
         method_optimizer: Callable[[nn.Module, float, float], torch.optim.Optimizer] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.task, self.setup = task, setup
         if loss_is_mean:
             self.model_accepts_loss_kwargs = False
         self.heads = heads
@@ -105,6 +112,30 @@ class RunTrainer(Trainer):
         if not torch.isfinite(loss):
             raise not_finite(f"the loss became {loss.item()}", self.model, self.args, self.state)
         return loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, Any, Any]:
+        """The loss of a batch, what the task keeps of it, and what it is scored with.
+
+        Raises:
+            NotFiniteError: The loss is not finite.
+        """
+        batch = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, forward_arguments(batch), return_outputs=True)
+            if not torch.isfinite(loss):
+                raise NotFiniteError(
+                    "The model's output is not finite: nothing can be scored. Lower the learning rate."
+                )
+            if prediction_loss_only:
+                return loss, None, None
+            answers = self.task.answer(self.accelerator.unwrap_model(model), batch, self.setup, outputs)
+        return loss, answers, batch[self.task.references]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """An evaluation of `Trainer` that leaves the random numbers of training alone.
