@@ -74,7 +74,11 @@ def test_kernels_of_the_cpu(
     with torch.no_grad():
         product = kernels.multiply(values, gains)
         assert torch.equal(kernels.multiply(values.clone(), gains, out=torch.empty_like(values)), product)
-        assert_agree(values, grad, gains, (product, *kernels.multiply_backward(grad, values, gains, needs_values)))
+        for overwrite in (False, True):
+            before = grad.clone()
+            found = kernels.multiply_backward(before, values, gains, needs_values, overwrite)
+            assert_agree(values, grad, gains, (product, *found))
+            assert torch.equal(before, grad) or (overwrite and found[0] is before)
 
 
 def test_batch_normalisation_takes_the_shapes_of_layers() -> None:
@@ -109,12 +113,15 @@ def test_sums_over_many_tokens_stay_close() -> None:
 def test_kernels_of_triton(name: str, dtype: torch.dtype, needs_values: bool) -> None:
     values, grad, gains = example(*SHAPES[name], dtype)
     on_device = [tensor.to(DEVICE) for tensor in (values, grad, gains)]
-    before = on_device[1].clone()
+    before, lent = on_device[1].clone(), on_device[1].clone()
     product = triton_kernels.multiply(on_device[0], on_device[2])
     grad_values, total = triton_kernels.multiply_backward(on_device[1], on_device[0], on_device[2], needs_values)
     assert (grad_values is None) != needs_values
     assert_agree(values, grad, gains, (product, grad_values, total))
     assert torch.equal(on_device[1], before)
+    overwritten, total = triton_kernels.multiply_backward(lent, on_device[0], on_device[2], needs_values, overwrite=True)
+    assert overwritten is (lent if needs_values else None)
+    assert_agree(values, grad, gains, (product, overwritten, total))
     assert torch.equal(triton_kernels.multiply(on_device[0], on_device[2], out=on_device[0]), product)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from propulsion.adapter import kernels
+from propulsion.adapter.ownership import is_unshared
 
 # The smallest |gain| of the in-place path, by the output's dtype: far below its resolution, so that such an output is
 # zero for every purpose, and far from underflow, so that y / s still gives v. Other dtypes never run in place.
@@ -34,7 +35,7 @@ def gain(delta: Tensor, degree: Sequence[int]) -> Tensor:
     Returns:
         The gains, of δ's shape, in float32 or δ's own dtype if that is wider.
     """
-    z = 1 + delta.to(torch.promote_types(delta.dtype, torch.float32))
+    z = 1 + (delta if delta.dtype == torch.float32 else delta.to(torch.promote_types(delta.dtype, torch.float32)))
     if len(set(degree)) == 1:
         return z.pow(degree[0])
     return z.pow(torch.tensor(degree, dtype=z.dtype, device=z.device).unsqueeze(-1))
@@ -95,11 +96,10 @@ class _Scale(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, output: Tensor, scale: Tensor, in_place: bool, again: Callable[[], Tensor] | None) -> Tensor:
         trains_gain = ctx.needs_input_grad[1]
-        ctx.again, ctx.divides = again, in_place and trains_gain and again is None
+        divides = in_place and trains_gain and again is None
+        ctx.again, ctx.divisor = again, _guard(scale, output.dtype) if divides else None
         # .data: the result shares v's memory without being a view of v, so that autograd need not rebase v's history.
-        result = kernels.multiply(
-            output, _guard(scale, output.dtype) if ctx.divides else scale, out=output.data if in_place else None
-        )
+        result = kernels.multiply(output, ctx.divisor if divides else scale, out=output.data if in_place else None)
         kept = (result if in_place else output) if trains_gain and again is None else None
         ctx.save_for_backward(kept, scale)
         ctx.shape = output.shape
@@ -109,16 +109,17 @@ class _Scale(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         kept, scale = ctx.saved_tensors
         needs_output, needs_scale = ctx.needs_input_grad[:2]
+        overwrite = needs_output and is_unshared(grad_outputs)
         if needs_scale and ctx.again is not None:
             kept = ctx.again()
-        if ctx.divides:
-            scale = _guard(scale, kept.dtype)
+        if ctx.divisor is not None:  # with its history where a second derivative is wanted
+            scale = _guard(scale, kept.dtype) if torch.is_grad_enabled() else ctx.divisor
         grad_output, grad_scale = kernels.multiply_backward(
-            grad_outputs[0], kept if needs_scale else None, scale, needs_output
+            grad_outputs[0], kept if needs_scale else None, scale, needs_output, overwrite
         )
-        if grad_output is not None:
+        if grad_output is not None and grad_output.shape != ctx.shape:
             grad_output = grad_output.sum_to_size(ctx.shape)
-        if grad_scale is not None and ctx.divides:
+        if grad_scale is not None and ctx.divisor is not None:
             grad_scale = grad_scale / scale
         return grad_output, grad_scale, None, None
 

@@ -29,7 +29,7 @@ def multiply(values: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor
     """
     if triton_kernels.suits(values, scale):
         return triton_kernels.multiply(values, scale, out)
-    if values.dtype == torch.promote_types(values.dtype, scale.dtype):
+    if values.dtype == scale.dtype or values.dtype == torch.promote_types(values.dtype, scale.dtype):
         return torch.mul(values, scale, out=out)
     if out is None:
         out = values.new_empty(torch.broadcast_shapes(values.shape, scale.shape))
@@ -45,7 +45,7 @@ def multiply(values: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor
 
 
 def multiply_backward(
-    grad: Tensor, kept: Tensor | None, scale: Tensor, needs_values: bool = True
+    grad: Tensor, kept: Tensor | None, scale: Tensor, needs_values: bool = True, overwrite: bool = False
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of `multiply` with respect to the values and the gains.
 
@@ -54,6 +54,7 @@ def multiply_backward(
         kept: What ∂L/∂y is multiplied with for the gains' gradient, v or y; None if that gradient is not wanted.
         scale: s.
         needs_values: Whether ∂L/∂v is wanted.
+        overwrite: Whether ∂L/∂v may take the memory of `grad`, which has to be contiguous then.
 
     Returns:
         ∂L/∂v = s ⊙ ∂L/∂y, and Σ ∂L/∂y ⊙ kept over all that `scale` was broadcast over, in the gains' dtype.
@@ -63,9 +64,9 @@ def multiply_backward(
         return grad_values, None if kept is None else _product_sum_reference(grad, kept, scale)
     grad = grad.contiguous()
     if kept is not None and kept.shape == grad.shape and triton_kernels.suits(grad, scale):
-        return triton_kernels.multiply_backward(grad, kept.contiguous(), scale, needs_values)
-    grad_values = multiply(grad, scale) if needs_values else None
-    return grad_values, None if kept is None else _product_sum(grad, kept, scale)
+        return triton_kernels.multiply_backward(grad, kept.contiguous(), scale, needs_values, overwrite)
+    grad_scale = None if kept is None else _product_sum(grad, kept, scale)
+    return multiply(grad, scale, out=grad if overwrite else None) if needs_values else None, grad_scale
 
 
 def _product_sum(grad: Tensor, kept: Tensor, scale: Tensor) -> Tensor:
@@ -83,7 +84,8 @@ def _product_sum_by_channel(gains: Tensor, grad: Tensor, kept: Tensor) -> Tensor
 
 
 def _product_sum_reference(grad: Tensor, kept: Tensor, scale: Tensor) -> Tensor:
-    return (grad.to(scale.dtype) * kept).sum_to_size(scale.shape)
+    product = grad.to(scale.dtype) * kept
+    return product if product.shape == scale.shape else product.sum_to_size(scale.shape)
 
 
 def _by_channel(scale: Tensor, *activations: Tensor) -> list[tuple[Tensor, ...]] | None:

@@ -32,7 +32,7 @@ def pool(gains: Tensor, pooling: str) -> Tensor:
     Returns:
         Shape (1, d_out), or (2, d_out) for max and min: the gain of outputs ≥ 0, then that of outputs < 0.
     """
-    if len(gains) == 1:
+    if gains.shape[0] == 1:
         return gains
     if pooling == "mean":
         return gains.mean(0, keepdim=True)
@@ -50,8 +50,9 @@ def steer(output: Tensor, pooled: Tensor, in_place: bool = False, again: Callabl
         pooled: One or two gains as from `pool`, stacked in front: (1, ...) or (2, ...), the rest broadcasting with V.
         in_place, again: As for `propulsion.adapter.gain.scale`.
     """
-    if len(pooled) == 1:
-        return scale(output, pooled.squeeze(0), in_place, again)
+    if pooled.shape[0] == 1:
+        # (1, d_out) broadcasts as (d_out,) does, without one more operation for autograd.
+        return scale(output, pooled if output.dim() >= pooled.dim() else pooled.squeeze(0), in_place, again)
     return (output * torch.where(output >= 0, pooled[0], pooled[1])).to(output.dtype)
 
 

@@ -49,7 +49,12 @@ def multiply(values: Tensor, scale: Tensor, out: Tensor | None = None, index: Te
 
 
 def multiply_backward(
-    grad: Tensor, kept: Tensor, scale: Tensor, needs_values: bool = True, index: Tensor | None = None
+    grad: Tensor,
+    kept: Tensor,
+    scale: Tensor,
+    needs_values: bool = True,
+    overwrite: bool = False,
+    index: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor]:
     """s ⊙ grad and Σ grad ⊙ kept over the tokens, reading both once.
 
@@ -58,14 +63,15 @@ def multiply_backward(
         kept: v or y, of the same shape.
         scale: As for `multiply`.
         needs_values: Whether the first is wanted.
+        overwrite: Whether it may take the memory of `grad`.
         index: As for `multiply`.
 
     Returns:
-        ∂L/∂v in fresh memory, since autograd may share ∂L/∂y with others, and a sum for each gain, of its shape.
+        ∂L/∂v, and a sum for each gain, of its shape.
     """
     bank, index, tokens = _bank(grad, scale, index)
     rows, channels = index.numel() if grad.numel() else 0, bank.shape[-1]
-    grad_values = torch.empty_like(grad) if needs_values else None
+    grad_values = (grad if overwrite else torch.empty_like(grad)) if needs_values else None
     # Stage one: each program sums some tokens of one row of the batch. Stage two: sums of sums, in a fixed order.
     parts = max(1, min(triton.cdiv(tokens, TOKENS), MOST_PROGRAMS // max(1, rows)))
     sums = torch.zeros(index.numel(), parts, channels, dtype=torch.float32, device=grad.device)
