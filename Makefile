@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test check slow benchmarks clean
+.PHONY: help demo test check kernels clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,10 @@ demo: $(STAMP)  ## train the packaged MiniLM on sentences of docstrings, head on
 
 test: $(STAMP)  ## run the whole suite, without network
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2
+
+kernels: $(STAMP)  ## run the Triton kernels in Triton's interpreter, without a GPU (installs Triton, 1 GB)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,kernels]'
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/adapter/test_kernels.py -k interpreter
 
 check: $(STAMP)  ## lint, types, import rules, spelling, the fast tests
 	$(BIN)/ruff check .

@@ -119,7 +119,7 @@ def test_kernels_of_triton(name: str, dtype: torch.dtype, needs_values: bool) ->
     assert (grad_values is None) != needs_values
     assert_agree(values, grad, gains, (product, grad_values, total))
     assert torch.equal(on_device[1], before)
-    overwritten, total = triton_kernels.multiply_backward(lent, on_device[0], on_device[2], needs_values, overwrite=True)
+    overwritten, total = triton_kernels.multiply_backward(lent, *on_device[::2], needs_values, overwrite=True)
     assert overwritten is (lent if needs_values else None)
     assert_agree(values, grad, gains, (product, overwritten, total))
     assert torch.equal(triton_kernels.multiply(on_device[0], on_device[2], out=on_device[0]), product)
@@ -146,7 +146,7 @@ def test_gains_from_a_bank(dtype: torch.dtype) -> None:
 
 def test_kernels_of_triton_in_its_interpreter() -> None:
     if importlib.util.find_spec("triton") is None:
-        pytest.skip("Triton is not installed: pip install triton")
+        pytest.skip("Triton is not installed: make kernels")
     if INTERPRETED:
         pytest.skip("this is its interpreter")
     # The interpreter has to be chosen before Triton is imported.
