@@ -28,7 +28,7 @@ def is_unshared(grad_outputs: tuple[Tensor, ...]) -> bool:
 
 
 def references(grad_outputs: tuple[Tensor, ...]) -> tuple[int, ...] | None:
-    """How often the first gradient, its storage and what it is a view of are referred to; None if there is no telling."""
+    """How often the first gradient, its storage and what it is a view of are referred to; None if nothing tells."""
     grad = grad_outputs[0]
     if type(grad) is not Tensor or _storage_references is None or not grad.is_contiguous():
         return None
