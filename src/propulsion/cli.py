@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from propulsion.compare.options import CompareOptions
 from propulsion.errors import ConfigError, PropulsionError, UnknownNameError, near_misses, require
 from propulsion.records import RunSpec, refuse_unknown, write_atomically
 from propulsion.training.options import DemoOptions, EvaluateOptions, InspectOptions, PredictOptions
@@ -34,6 +35,7 @@ class Command:
     options: type[Any]
     run: Callable[..., None]
     positional: str | None = None
+    positional_help: str = "output_dir of a finished `propulsion train`"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,7 +125,7 @@ def _parser(name: str, command: Command) -> Any:
         exit_on_error=False,
     )
     if command.positional:
-        parser.add_argument(command.positional, type=str, help="output_dir of a finished `propulsion train`")
+        parser.add_argument(command.positional, type=str, help=command.positional_help)
     if fields(command.options):
         parser.add_argument("--config", action="config", help="YAML file with any of these options")
     hints = typing.get_type_hints(command.options)
@@ -233,20 +235,28 @@ def _demo(options: DemoOptions) -> None:
     _room("demo").demo(options)
 
 
-def _room(name: str) -> Any:
-    """A module of `propulsion.training`, after a check of the packages that it needs."""
+def _compare(path: str, options: CompareOptions) -> None:
+    read_grid = _room("grid_file", "compare").read_grid
+    grid = read_grid(path, output_dir=options.output_dir, data_root=options.data_root)
+    _room("command", "compare").compare(grid, options)
+
+
+def _room(name: str, room: str = "training") -> Any:
+    """A module of `propulsion.training` or of another room, after a check of the packages that it needs."""
     import importlib
 
     for package in ("rich", "matplotlib", "datasets", "sklearn"):
         require(package, "train")
-    return importlib.import_module(f"propulsion.training.{name}")
+    return importlib.import_module(f"propulsion.{room}.{name}")
 
 
 ADAPTER_DIR = "adapter_dir"
+GRID_HELP = "YAML file with methods, tasks and settings, for example recipes/compare/quick.yaml"
 COMMANDS = {
     "train": Command("train an adapter and write it with its record", RunSpec, _train),
     "evaluate": Command("score a finished run again, also on other data", EvaluateOptions, _evaluate, ADAPTER_DIR),
     "predict": Command("label texts with a finished run", PredictOptions, _predict, ADAPTER_DIR),
+    "compare": Command("run a grid of methods and tasks, and report", CompareOptions, _compare, "grid", GRID_HELP),
     "inspect": Command("show what an adapter has learned", InspectOptions, _inspect, ADAPTER_DIR),
     "methods": Command("list the ways to fine-tune", Nothing, _methods),
     "tasks": Command("list the tasks", Nothing, _tasks),

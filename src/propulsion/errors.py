@@ -2,6 +2,7 @@
 
 PropulsionError
 ├── ConfigError              a field of a configuration is wrong (also a ValueError)
+│   └── SchemaVersionError   a record was written under another version of its schema
 ├── TargetError              target modules match nothing, or something that cannot be steered (also a ValueError)
 ├── LayerError               a layer of this kind cannot be steered (also a ValueError)
 ├── MergeError               these vectors cannot be folded into these weights (also a ValueError)
@@ -28,6 +29,10 @@ class PropulsionError(Exception):
 
 class ConfigError(PropulsionError, ValueError):
     """A field of a configuration is wrong."""
+
+
+class SchemaVersionError(ConfigError):
+    """A record was written under another version of its schema."""
 
 
 class TargetError(PropulsionError, ValueError):

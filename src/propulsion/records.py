@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from propulsion.errors import ConfigError, UnknownNameError, near_misses
+from propulsion.errors import ConfigError, SchemaVersionError, UnknownNameError, near_misses
 
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
@@ -228,16 +228,21 @@ class RunRecord:
         """Read what `to_json` wrote.
 
         Raises:
-            ConfigError: It is not JSON, a key is missing, or it comes from a newer version.
+            ConfigError: It is not JSON, or a key is missing.
+            SchemaVersionError: It was written under another version of the schema.
             UnknownNameError: There is a key that is not known; names the near misses.
         """
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
             raise ConfigError(f"This record is not JSON: {error}.") from error
-        if not isinstance(values, dict) or (version := values.get("schema_version")) != SCHEMA_VERSION:
-            version = version if isinstance(values, dict) else None
-            raise ConfigError(f"This record has schema version {version!r}; this release reads {SCHEMA_VERSION}.")
+        if not isinstance(values, dict) or "schema_version" not in values:
+            raise ConfigError("This is no record: it has no schema_version.")
+        if (version := values["schema_version"]) != SCHEMA_VERSION:
+            raise SchemaVersionError(
+                f"This record has schema version {version!r}; this release reads {SCHEMA_VERSION}: read it with the "
+                "release that wrote it, or run it again."
+            )
         refuse_unknown(values, [item.name for item in fields(cls)], "key of a record")
         if missing := [item.name for item in fields(cls) if _required(item) and item.name not in values]:
             raise ConfigError(f"This record lacks {', '.join(missing)}.")

@@ -1,0 +1,68 @@
+"""Where runs run: in processes of this machine."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from threading import Lock
+from typing import Protocol
+
+from propulsion.compare.plan import Run, words
+from propulsion.compare.process import cores, train_in_process
+from propulsion.compare.store import Failure
+from propulsion.training.checkpoints import last_checkpoint
+
+
+class Backend(Protocol):
+    """Runs runs."""
+
+    slots: int
+    """How many at once."""
+
+    def submit(self, run: Run) -> Future[Failure | None]:
+        """Start a run, or let it wait for its turn; the future holds why it failed, or None."""
+
+    def close(self) -> None:
+        """End what still runs."""
+
+
+class LocalProcesses:
+    """Each run is a process of this machine; the cores are shared equally.
+
+    Args:
+        jobs: How many runs at once.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self.slots = jobs
+        self._threads = max(1, cores() // jobs)
+        self._pool = ThreadPoolExecutor(jobs)
+        self._running: list[BaseProcess] = []
+        self._lock = Lock()
+        self._closed = False
+
+    def submit(self, run: Run) -> Future[Failure | None]:
+        """Start a run as soon as one of the slots is free."""
+        return self._pool.submit(train_in_process, command(run), run.folder, self._threads, self._started)
+
+    def _started(self, process: BaseProcess) -> None:
+        with self._lock:
+            self._running = [other for other in self._running if other.is_alive()] + [process]
+            if self._closed:
+                process.kill()
+
+    def close(self) -> None:
+        """End what still runs, and start nothing more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._closed = True
+            for process in self._running:
+                if process.is_alive():
+                    process.kill()
+
+
+def command(run: Run) -> list[str]:
+    """The words after `propulsion train`: from its last checkpoint, if it has one."""
+    resume = ["--resume_from_checkpoint=true"] if last_checkpoint(Path(run.folder)) else []
+    return [*words(run.spec), "--overwrite_output_dir=true", *resume]

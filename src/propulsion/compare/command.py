@@ -1,0 +1,81 @@
+"""`propulsion compare`: from a grid to its report."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cache
+from pathlib import Path
+
+from propulsion.compare.backend import Backend, LocalProcesses
+from propulsion.compare.grid import Grid
+from propulsion.compare.options import CompareOptions
+from propulsion.compare.plan import cells, final_runs
+from propulsion.compare.process import cores
+from propulsion.compare.progress import GridProgress
+from propulsion.compare.results import CellResult, all_results
+from propulsion.compare.runner import run_grid
+from propulsion.errors import ConfigError, DataError
+from propulsion.training.measure import weight_bytes
+from propulsion.training.models import model_path
+from propulsion.training.report import size
+
+OTHER_METHODS_SHARE, FILES_BESIDE = 0.05, 2 * 2**20  # of the base model's weights; tokenizer, answers, curves
+
+
+def compare(grid: Grid, options: CompareOptions) -> list[CellResult]:
+    """Run what is missing.
+
+    Args:
+        grid: The grid.
+        options: How to run it.
+
+    Raises:
+        ConfigError: The disk is too small for it, or another process runs it.
+        DataError: There is no folder of data where one is named.
+        SchemaVersionError: A record was written under another version of the schema.
+    """
+    if options.report_only:
+        return all_results(grid)
+    check_data(grid)
+    check_disk(grid)
+    backend = make_backend(options)
+    with GridProgress(grid, backend.slots) as progress:
+        return run_grid(grid, backend, progress, options.retry_failed)
+
+
+def make_backend(options: CompareOptions) -> Backend:
+    """Where runs run."""
+    return LocalProcesses(options.jobs or max(1, cores() // 2))
+
+
+def check_data(grid: Grid) -> None:
+    """Refuse a grid whose data is not there, before anything runs."""
+    for cell in cells(grid):
+        folder = final_runs(grid, cell, 1.0)[0].spec.data_dir
+        if folder is not None and not Path(folder).is_dir():
+            raise DataError(f"data_dir {folder} of the task {cell.task} does not exist: mend it, or pass --data_root.")
+
+
+def check_disk(grid: Grid) -> None:
+    """Refuse a grid whose runs do not fit on the disk; an upper bound, where the base models are folders here."""
+    needed = missing = 0
+    for result in all_results(grid):
+        spec = final_runs(grid, result.cell, 1.0)[0].spec
+        share = 1.0 if spec.method == "full" else OTHER_METHODS_SHARE
+        weights = int(_bytes_of_weights(spec.model_name_or_path) * share) if grid.keep_weights else 0
+        count = len(grid.seeds) - len(result.records)
+        missing, needed = missing + count, needed + count * (FILES_BESIDE + weights)
+    existing = next(path for path in (grid.folder.absolute(), *grid.folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise ConfigError(
+            f"The {missing:,} final runs of {grid.name} may take {size(needed)}, and {existing} has {size(free)} free: "
+            "set keep_weights: false, or another output_dir."
+        )
+
+
+@cache
+def _bytes_of_weights(model: str) -> int:
+    """Bytes of the base model's weights; 0 where they are not in a folder here."""
+    folder = Path(model_path(model))
+    return weight_bytes(folder) if folder.is_dir() else 0

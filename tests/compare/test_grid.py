@@ -1,0 +1,138 @@
+"""Laws of grids: what is wrong is named before anything runs, and equal runs have equal names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from propulsion.cli import COMMANDS, _parse, main
+from propulsion.compare.grid import Grid
+from propulsion.compare.grid_file import grid_from, read_grid
+from propulsion.compare.plan import cells, final_runs, rates, selection_runs, spec_hash, words
+from propulsion.errors import PropulsionError
+from propulsion.records import RunSpec
+
+GOOD: dict[str, Any] = {"methods": ["head", "lora"], "tasks": ["docstrings"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"methods": ["lorra"]}, "'lora'"),
+        ({"tasks": ["docstring"]}, "'docstrings'"),
+        ({"taskz": ["docstrings"]}, "'tasks'"),
+        ({"settings": {"max_lenght": 3}}, "'max_length'"),
+        ({"settings": {"max_length": "long"}}, "max_length cannot be 'long' in settings"),
+        ({"settings": {"max_length": 0}}, "max_length"),
+        ({"settings": {"learning_rate": 0.1}}, "learning_rates"),
+        ({"settings": ["max_length"]}, "settings must hold"),
+        ({"variants": {"mine": {"method": "lora", "degre": 3}}}, "'degree'"),
+        ({"variants": {"mine": {"degree": 3}}}, "There is no method named 'mine'"),
+        ({"variants": {"lora": None}}, "among the variants"),
+        ({"methods": []}, "0 runs: 0 methods"),
+        ({"tasks": []}, "0 runs"),
+        ({"seeds": []}, "0 runs"),
+        ({"seeds": [1.5]}, "whole numbers"),
+        ({"seeds": [1, 1]}, "twice"),
+        ({"seeds": list(range(6000))}, "12,000 runs"),
+        ({"learning_rates": {"lora": [-1]}}, "above 0"),
+        ({"learning_rates": {"lor": [1e-3]}}, "'lora'"),
+        ({"selection": {"selection_fraction": 0}}, "above 0"),
+        ({"keep_weights": "never"}, "keep_weights"),
+        ({"methods": ["head", "head"]}, "twice"),
+    ],
+)
+def test_what_is_wrong_is_named(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(PropulsionError, match=said):
+        grid_from({**GOOD, **changes}, "grid")
+
+
+def test_bad_files_give_one_sentence_and_status_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quick.yaml").write_text("methods: [head\n")
+    (tmp_path / "list.yaml").write_text("- head\n")
+    (tmp_path / "data.yaml").write_text("methods: [head]\ntasks: [sst2]\ndata_root: nowhere\n")
+    for name, said in (("quick.yaml", "not YAML"), ("quik.yaml", "'quick.yaml'"), ("list.yaml", "name: value")):
+        assert main(["compare", name]) == 2
+        printed = capsys.readouterr().err
+        assert said in printed
+        assert len(printed.splitlines()) == 1
+    assert main(["compare", "data.yaml"]) == 2
+    assert "data_dir nowhere/sst2" in capsys.readouterr().err
+    assert main(["compare", "data.yaml", "--backend", "rey"]) == 2
+    assert "'ray'" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text("methods: [head]\ntasks: [docstrings]\nlearning_rates: [1e-3, 2E-4, 5]\n")
+    assert read_grid(tmp_path / "grid.yaml").learning_rates == {"all": (1e-3, 2e-4, 5)}
+
+
+def grid(**changes: Any) -> Grid:
+    return grid_from({**GOOD, **changes}, "grid")
+
+
+def test_the_count_is_that_of_the_runs() -> None:
+    for changes in ({}, {"seeds": [1, 2]}, {"rate_factors": [0.5, 1, 2]}, {"train_sizes": [10, None]}):
+        made = grid(**changes, learning_rates={"head": [1e-3]})
+        runs = [run for cell in cells(made) for run in selection_runs(made, cell) + final_runs(made, cell, 1e-3)]
+        assert len(runs) == made.runs
+        assert len({run.folder for run in runs}) == made.runs
+
+
+def test_rates_are_chosen_without_the_validation_split_and_finals_see_it() -> None:
+    made = grid(rate_factors=[0.5, 1], selection={"num_train_epochs": 1})
+    cell = cells(made)[1]
+    assert rates(made, cell) == (0.0005, 0.001)
+    assert all(run.spec.selection_fraction > 0 and run.spec.num_train_epochs == 1 for run in selection_runs(made, cell))
+    assert all(run.spec.selection_fraction == 0 for run in final_runs(made, cell, 1e-3))
+
+
+def test_a_row_wins_over_a_task_and_a_task_over_the_settings() -> None:
+    made = grid_from(
+        {
+            "variants": {"mine": {"method": "lora", "max_length": 3}},
+            "tasks": {"short": {"task": "docstrings", "max_length": 2, "max_train_samples": 5}},
+            "settings": {"max_length": 1, "max_train_samples": 6, "max_eval_samples": 7},
+            "data_root": "data",
+        },
+        "grid",
+    )
+    spec = final_runs(made, cells(made)[0], 1e-3)[0].spec
+    assert (spec.max_length, spec.max_train_samples, spec.max_eval_samples) == (3, 5, 7)
+    assert (spec.method, spec.task, spec.data_dir) == ("lora", "docstrings", "data/docstrings")
+
+
+SPECS = st.builds(
+    RunSpec,
+    method=st.sampled_from(["lora", "head"]),
+    learning_rate=st.floats(1e-6, 1e3),
+    degree=st.integers(0, 500) | st.lists(st.integers(0, 9), min_size=1, max_size=3).map(tuple),
+    degree_pattern=st.none() | st.just({"query": 5}),
+    target_modules=st.none() | st.just("all") | st.just(("query", "key")) | st.just(r".*\.(query|key)$"),
+    bf16=st.booleans(),
+    max_train_samples=st.none() | st.integers(1, 10**6),
+    init_weights=st.booleans() | st.just("normal"),
+    data_dir=st.none() | st.just("a folder/with spaces"),
+)
+
+
+@given(SPECS)
+def test_the_words_of_a_run_are_its_spec(spec: RunSpec) -> None:
+    values = _parse("train", COMMANDS["train"], words(spec))
+    assert values is not None
+    assert RunSpec(**values) == spec
+
+
+@given(SPECS)
+def test_the_hash_is_of_what_is_computed(spec: RunSpec) -> None:
+    assert spec_hash(replace(spec, output_dir="elsewhere", disable_tqdm=True)) == spec_hash(spec)
+    assert spec_hash(replace(spec, seed=spec.seed + 1)) != spec_hash(spec)

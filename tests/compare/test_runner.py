@@ -1,0 +1,160 @@
+"""Laws of the runner: each run once, whatever is killed, broken or failing in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from propulsion.compare.backend import LocalProcesses
+from propulsion.compare.progress import Estimate, GridProgress
+from propulsion.compare.results import all_results
+from propulsion.compare.runner import run_grid
+from propulsion.compare.store import Failure, outcome
+from propulsion.errors import ConfigError, SchemaVersionError
+from propulsion.records import RunRecord
+from tests.compare.conftest import Here, MakeGrid, Notes
+
+
+def test_each_run_once_and_the_chosen_rate_is_the_best(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid(methods=["head", "propulsion"], rate_factors=[0.1, 1], seeds=[1, 2])
+    notes = Notes()
+    results = run_grid(grid, Here(), notes)
+    assert len(notes.ran) == grid.runs == 8
+    assert len(list(tmp_path.glob("runs/*/record.json"))) == 8
+    for result in results:
+        merit = {run.spec.learning_rate: record.metrics["selection"] for run, record in result.selection}  # type: ignore[union-attr]
+        best = max(merit, key=lambda rate: (merit[rate]["accuracy"], -merit[rate]["loss"]))
+        assert result.rate == best
+        assert [run.spec.seed for run, _ in result.records] == [1, 2]
+        assert all("validation" in record.metrics for _, record in result.records)
+    # the weights of the runs that only choose are not kept, those of the others are
+    assert len(list(tmp_path.glob("runs/*/*.safetensors"))) == 4
+    assert all_results(grid) == results
+
+
+@pytest.mark.parametrize("runs", range(4))
+def test_killed_anywhere_and_started_again_runs_the_rest(runs: int, make_grid: MakeGrid) -> None:
+    grid = make_grid(rate_factors=[0.5, 1], seeds=[1, 2], settings={"max_steps": 1})
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(grid, Here(dies_after=runs), Notes())
+    notes = Notes()
+    run_grid(grid, Here(), notes)
+    assert (len(notes.found), len(notes.ran)) == (runs, 4 - runs)
+
+
+def test_a_broken_record_is_redone_and_one_of_another_schema_is_refused_by_name(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    grid = make_grid(seeds=[1, 2], settings={"max_steps": 1})
+    run_grid(grid, Here(), Notes())
+    first = min(tmp_path.glob("runs/*/record.json"))
+    whole = first.read_text()
+    first.write_text(whole[: len(whole) // 2])
+    notes = Notes()
+    run_grid(grid, Here(), notes)
+    assert len(notes.ran) == 1
+    assert RunRecord.read(first).metrics == RunRecord.from_json(whole).metrics
+    first.write_text(whole.replace('"schema_version": 1', '"schema_version": 7'))
+    with pytest.raises(SchemaVersionError, match=f"{first}.*version 7"):
+        run_grid(grid, Here(), Notes())
+
+
+def test_failures_are_recorded_not_fatal_and_retried_when_asked(make_grid: MakeGrid, tmp_path: Path) -> None:
+    wild = {"method": "propulsion", "degree": 55, "max_grad_norm": 0.0}
+    grid = make_grid(variants={"wild": wild}, learning_rates={"head": [1e-3], "wild": [300.0, 400.0]})
+    notes = Notes()
+    results = {result.cell.row: result for result in run_grid(grid, Here(), notes)}
+    assert len(results["head"].records) == 1
+    assert len(results["wild"].failures) == 2
+    assert "left the finite range" in results["wild"].failures[0][1].error
+    assert results["wild"].rate is None
+    assert notes.hopeless == 1
+    again = Notes()
+    run_grid(grid, Here(), again)
+    assert again.ran == []
+    run_grid(grid, Here(), again, retry_failed=True)
+    assert len(again.ran) == 2
+
+
+def test_the_estimate_is_of_the_row_that_is_left(make_grid: MakeGrid) -> None:
+    grid = make_grid(methods=["head", "full"], seeds=[1, 2])
+    left = Estimate(grid, slots=2)
+    assert left.seconds() is None
+    left.ended(next(iter(all_results(grid))).cell, 10.0)
+    assert left.seconds() == 10.0 * 3 / 2
+
+
+def test_progress_says_one_line_for_each_run(make_grid: MakeGrid, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = make_grid(seeds=[1, 2], settings={"max_steps": 1})
+    with GridProgress(grid, 1) as progress:
+        run_grid(grid, Here(), progress)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
+    assert [line.split()[0] for line in lines] == ["[1/2]", "[2/2]"]
+    assert all("accuracy" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_local_processes_are_killed_with_the_grid_and_lose_only_what_was_running(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    grid = make_grid(seeds=[1, 2, 3], settings={"max_steps": 20})
+    words = {"methods": ["head"], "tasks": ["text-classification"], "seeds": [1, 2, 3], "settings": dict(grid.settings)}
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**words, "output_dir": grid.output_dir}))
+    process = subprocess.Popen([sys.executable, "-m", "propulsion", "compare", str(file), "--jobs", "1"])
+    while not (records := list(tmp_path.glob("runs/*/record.json"))):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    written = {path: path.stat().st_mtime_ns for path in records}
+    time.sleep(3.0)
+    assert set(tmp_path.glob("runs/*/record.json")) == written.keys()  # nothing goes on in the dark
+    with GridProgress(grid, 1) as progress:
+        results = run_grid(grid, LocalProcesses(2), progress)
+    assert len(results[0].records) == 3
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_a_failure_with_its_signal(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid(settings={"max_steps": 10**6})
+    backend = LocalProcesses(1)
+    started = backend._started
+
+    def kill(process: object) -> None:
+        started(process)  # type: ignore[arg-type]
+        os.kill(process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+
+    backend._started = kill  # type: ignore[method-assign, assignment]
+    result = run_grid(grid, backend, Notes())[0]
+    assert "SIGKILL" in result.failures[0][1].error
+    assert isinstance(outcome(result.failures[0][0].folder), Failure)
+
+
+def test_two_processes_never_run_the_same_grid(make_grid: MakeGrid) -> None:
+    grid = make_grid()
+
+    class Nosy(Here):
+        def submit(self, run: object) -> object:  # type: ignore[override]
+            with pytest.raises(ConfigError, match="Another process"):
+                run_grid(grid, Here(), Notes())
+            return super().submit(run)  # type: ignore[arg-type]
+
+    run_grid(grid, Nosy(), Notes())
+
+
+def test_failure_files_are_json(make_grid: MakeGrid, tmp_path: Path) -> None:
+    grid = make_grid(settings={"target_modules": "quary"}, methods=["propulsion"])
+    run_grid(grid, Here(), Notes())
+    values = json.loads(next(tmp_path.glob("runs/*/failure.json")).read_text())
+    assert values["status"] == 2
+    assert "quary" in values["error"]
