@@ -117,6 +117,19 @@ def test_a_test_split_without_answers_is_left_out(write: Write, labels: list[Any
     assert data.notes == ("The split test is left out: its labels are withheld.",)
 
 
+@pytest.mark.parametrize("column", [{"label": -1}, {"label": "-1"}, {"gold_label": "-"}])
+def test_rows_that_annotators_did_not_agree_on_are_left_out(write: Write, column: dict[str, Any]) -> None:
+    names = ("entailment", "neutral", "contradiction")
+    (name, value), numbers = next(iter(column.items())), "label" in column
+    rows = [
+        {"premise": f"w{row}", "hypothesis": "w1", name: row % 3 if numbers else names[row % 3]} for row in range(6)
+    ]
+    data = get_task("snli").load(DataSource(data_dir=write(train=[*rows, {**rows[0], name: value}], validation=rows)))
+    assert data.label_names == names
+    assert data.splits["train"]["label"][:] == [0, 1, 2, 0, 1, 2]
+    assert "1 of 7 rows of the train split have no agreed label" in " ".join(data.notes)
+
+
 def test_regression_keeps_its_numbers(write: Write, tokenizer: Any) -> None:
     rows = [{"sentence1": f"w{row}", "sentence2": "w0", "label": row / 4} for row in range(8)]
     task = get_task("stsb")

@@ -3,9 +3,10 @@
 from propulsion.tasks.base import DataSource, Lengths, Setup, Task, TaskData
 from propulsion.tasks.kinds import ModelKind
 from propulsion.tasks.named import TASKS
+from propulsion.tasks.named_spans import SPAN_TASKS
 from propulsion.tasks.registry import get_task, register, task_names
 
-for _task in TASKS:
+for _task in (*TASKS, *SPAN_TASKS):
     register(_task)
 
 __all__ = ["DataSource", "Lengths", "ModelKind", "Setup", "Task", "TaskData", "get_task", "register", "task_names"]

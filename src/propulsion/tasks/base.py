@@ -115,12 +115,15 @@ class Setup:
         config: The base model's configuration.
         lengths: How much is read and written.
         label_names: Names of the label ids; None where there are none.
+        null_score_diff_threshold: A question is left without an answer if "no answer" is better than the best span by
+            more than this.
     """
 
     tokenizer: Any
     config: Any
     lengths: Lengths = field(default_factory=Lengths)
     label_names: tuple[str, ...] | None = None
+    null_score_diff_threshold: float = 0.0
 
 
 @dataclass(frozen=True)

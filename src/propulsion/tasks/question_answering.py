@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 CONTEXTS, QUESTIONS, ANSWERS = ("context", "passage", "text"), ("question", "query"), ("answers", "answer")
 START_CHARS, END_CHARS, NULL = "eval_start_chars", "eval_end_chars", "eval_null"
+_LENGTHS = Lengths(max_length=384, doc_stride=128)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class QuestionAnswering(Task):
     default: Callable[[], RawSplits] | None = None
     main_metric: str = "f1"
     greater_is_better: bool = True
-    lengths: Lengths = Lengths(max_length=384, doc_stride=128)
+    lengths: Lengths = _LENGTHS
     references: str = INDEX
 
     def load(self, source: DataSource) -> TaskData:
@@ -135,7 +136,8 @@ class QuestionAnswering(Task):
                     _target(batch["answers"][owner], *chars) or (null, null)
                     for owner, *chars, null in zip(*places, nulls, strict=True)
                 ]
-                windows |= {"start_positions": [first for first, _ in spans], "end_positions": [e for _, e in spans]}
+                windows["start_positions"] = [first for first, _ in spans]
+                windows["end_positions"] = [last for _, last in spans]
             if not training:
                 windows |= {START_CHARS: starts, END_CHARS: ends, NULL: nulls}
                 windows[INDEX] = [indices[owner] for owner in owners]
@@ -150,29 +152,33 @@ class QuestionAnswering(Task):
     def answer(self, model: Any, batch: Batch, setup: Setup, outputs: Any = None) -> Any:
         """The best span of each window: its characters (batch, 2), and its score beside "no answer"'s (batch, 2)."""
         outputs = model(**forward_arguments(batch)) if outputs is None else outputs
-        return best_spans(
-            outputs.start_logits, outputs.end_logits, batch[START_CHARS], batch[END_CHARS], batch[NULL]
-        )
+        return best_spans(outputs.start_logits, outputs.end_logits, batch[START_CHARS], batch[END_CHARS], batch[NULL])
 
     def metrics(self, rows: Dataset, setup: Setup) -> SpanMetrics:
         """A fresh accumulator of exact match and F1."""
-        return SpanMetrics(rows["context"][:], rows["answers"][:], self.unanswerable)
+        return SpanMetrics(rows["context"][:], rows["answers"][:], self._threshold(setup))
 
     def decode(self, answers: Any, index: Sequence[int], rows: Dataset, setup: Setup) -> list[dict[str, Any]]:
         """Answers in words.
 
         Returns:
             Per row ``answer``, ``start`` and ``end`` (characters of the context) and ``score``; where a question may
-            be without an answer, ``no_answer_score``, and an empty answer if that is the larger one.
+            be without an answer, ``no_answer_score``, and an empty answer if that is larger by more than
+            ``null_score_diff_threshold``.
         """
-        found = gather_spans(*answers, index)
+        chars, scores = answers
+        spans, threshold = gather_spans(chars, scores, index), self._threshold(setup)
         decoded = []
         for row, context in enumerate(rows["context"]):
-            span = found[row]
-            start, end = (span.start, span.end) if span.margin <= 0 or not self.unanswerable else (0, 0)
+            span = spans[row]
+            answered = threshold is None or span.margin <= threshold
+            start, end = (span.start, span.end) if answered else (0, 0)
             entry = {"answer": context[start:end], "start": start, "end": end, "score": span.score}
-            decoded.append({**entry, "no_answer_score": span.null} if self.unanswerable else entry)
+            decoded.append(entry if threshold is None else {**entry, "no_answer_score": span.null})
         return decoded
+
+    def _threshold(self, setup: Setup) -> float | None:
+        return setup.null_score_diff_threshold if self.unanswerable else None
 
 
 def _texts(table: Table, context: str | None, question: str | None) -> Table:

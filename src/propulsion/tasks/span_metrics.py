@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ class Span:
 
 
 def gather_spans(
-    chars: Any, scores: Any, index: Sequence[int], found: dict[int, Span] | None = None
+    chars: Any, scores: Any, index: Iterable[int], found: dict[int, Span] | None = None
 ) -> dict[int, Span]:
     """The best spans of contexts from those of their windows.
 
@@ -59,15 +59,16 @@ class SpanMetrics:
     Args:
         contexts: Of the split's rows.
         answers: Of the split's rows; ``text`` is empty where there is none.
-        unanswerable: Whether a question may be without an answer; otherwise the best span always counts.
+        threshold: A question is left without an answer if "no answer" is better than the best span by more than this;
+            None: a question has always an answer.
     """
 
     def __init__(
-        self, contexts: Sequence[str], answers: Sequence[Mapping[str, list[Any]]], unanswerable: bool
+        self, contexts: Sequence[str], answers: Sequence[Mapping[str, list[Any]]], threshold: float | None
     ) -> None:
         self.contexts = contexts
         self.references = [answer["text"] for answer in answers]
-        self.unanswerable = unanswerable
+        self.threshold = threshold
         self._found: dict[int, Span] = {}
 
     def __call__(self, prediction: Any, compute_result: bool = True) -> dict[str, float]:
@@ -78,19 +79,20 @@ class SpanMetrics:
             compute_result: Whether this batch is the last.
 
         Returns:
-            ``exact_match`` and ``f1``, from 0 to 1. Where a question may be without an answer, at the threshold 0,
-            and beside them the best at any threshold (``best_exact_match``, ``best_f1``, ``best_f1_threshold``), as
-            in SQuAD v2.0.
+            ``exact_match`` and ``f1``, from 0 to 1. Where a question may be without an answer, at the threshold, and
+            beside them the best at any threshold (``best_exact_match``, ``best_f1``, ``best_f1_threshold``), as in
+            SQuAD v2.0.
         """
-        gather_spans(*prediction.predictions, to_numpy(prediction.label_ids), found=self._found)
+        chars, scores = prediction.predictions
+        gather_spans(chars, scores, to_numpy(prediction.label_ids), self._found)
         if not compute_result:
             return {}
         spans = [self._found.get(row, Span()) for row in range(len(self.contexts))]
         self._found = {}
         texts = [context[span.start : span.end] for context, span in zip(self.contexts, spans, strict=True)]
-        if not self.unanswerable:
+        if self.threshold is None:
             return self._means(texts)
-        answered = [text if span.margin <= 0 else "" for text, span in zip(texts, spans, strict=True)]
+        answered = [text if span.margin <= self.threshold else "" for text, span in zip(texts, spans, strict=True)]
         return {**self._means(answered), **self._best(texts, [span.margin for span in spans])}
 
     def _means(self, texts: list[str]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from propulsion.tasks.metrics import to_numpy
 from propulsion.tasks.tags import OUTSIDE
 
 
-def tags_of_words(tags: Any, opened: Any, index: Sequence[int]) -> np.ndarray:
+def tags_of_words(tags: Any, opened: Any, index: Any) -> np.ndarray:
     """The words of a batch and their tags.
 
     Args:
@@ -28,9 +28,7 @@ def tags_of_words(tags: Any, opened: Any, index: Sequence[int]) -> np.ndarray:
     return np.stack([rows, opened, to_numpy(tags)], axis=-1)[opened >= 0]
 
 
-def tag_sequences(
-    found: Iterable[np.ndarray], lengths: Sequence[int], names: Sequence[str]
-) -> list[list[str]]:
+def tag_sequences(found: Iterable[np.ndarray], lengths: Sequence[int], names: Sequence[str]) -> list[list[str]]:
     """The names of the tags of each row's words; a word for which the tokenizer has no token is outside.
 
     Args:
@@ -68,7 +66,8 @@ class TagMetrics:
         Returns:
             ``accuracy`` over words, and ``precision``, ``recall`` and ``f1`` over entities.
         """
-        self._found.append(tags_of_words(*prediction.predictions, to_numpy(prediction.label_ids)))
+        tags, opened = prediction.predictions
+        self._found.append(tags_of_words(tags, opened, to_numpy(prediction.label_ids)))
         if not compute_result:
             return {}
         answers = tag_sequences(self._found, [len(tags) for tags in self.references], self.names)

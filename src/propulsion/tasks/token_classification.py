@@ -165,7 +165,8 @@ class TokenClassification(Task):
             behind the last (``start``, ``end``).
         """
         names = setup.label_names or ()
-        found = tags_of_words(*answers, index)
+        tags, opened = answers
+        found = tags_of_words(tags, opened, index)
         entities_of = require("seqeval.metrics.sequence_labeling", "train").get_entities
         tokens = rows["tokens"][:]
         decoded = []

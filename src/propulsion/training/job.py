@@ -155,7 +155,7 @@ def prepare(spec: RunSpec, data: TaskData, trained: Path | None = None) -> Setup
     saved = trained is not None and (trained / "tokenizer_config.json").exists()
     tokenizer = load_tokenizer(str(trained) if saved else path)
     lengths = Lengths(**{item.name: getattr(spec, item.name) for item in dataclasses.fields(Lengths)})
-    return Setup(tokenizer, load_config(path), lengths, data.label_names)
+    return Setup(tokenizer, load_config(path), lengths, data.label_names, spec.null_score_diff_threshold)
 
 
 def _with_method(base: PreTrainedModel, spec: RunSpec, kind: ModelKind, trained: Path | None) -> nn.Module:
