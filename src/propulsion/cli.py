@@ -185,6 +185,10 @@ def _one_sentence(message: str, name: str) -> str:
 
 def _train(spec: RunSpec) -> None:
     run, report = _room("run"), _room("report")
+    if spec.smoke:
+        record = _room("smoke").smoke(spec, tell=report.show)
+        report.show(f"{record.spec.task} by {record.spec.method}: {record.spec.max_steps} steps taken, nothing kept.")
+        return
     record = run.train(spec, tell=report.show)
     metric = run.get_task(str(record.spec.task)).main_metric
     split = next(iter(record.metrics), "validation")

@@ -112,6 +112,7 @@ class RunSpec:
     report_to: str | tuple[str, ...] = _save("none", "trackers: none, all, tensorboard, wandb and so on")
     disable_tqdm: bool = _save(False, "no progress bars")
     use_cpu: bool = _save(False, "stay on the CPU even if there is an accelerator")
+    smoke: bool = _save(False, "try two steps offline: a tiny random model of this architecture, made-up rows")
 
     def __post_init__(self) -> None:
         for item in fields(self):

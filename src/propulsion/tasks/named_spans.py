@@ -18,7 +18,7 @@ def _iob(*kinds: str) -> tuple[str, ...]:
     return ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
 
 
-SPAN_TASKS = (
+TASKS = (
     QuestionAnswering("squad", "the span of a Wikipedia paragraph that answers a question", hub_id="rajpurkar/squad"),
     QuestionAnswering(
         "squad_v2",

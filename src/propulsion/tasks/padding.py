@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from propulsion.tasks.base import Batch
 
 NOT_SCORED = -100  # the label that losses pass over
+Collate = Callable[[list[dict[str, Any]]], Batch]
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,24 @@ class WindowCollator:
     def _filled(self, values: Sequence[list[int]], fill: int) -> Tensor:
         longest = max(len(value) for value in values)
         return torch.tensor([value + [fill] * (longest - len(value)) for value in values])
+
+
+@dataclass(frozen=True)
+class LeftCollator:
+    """Pads to the longest row of a batch, on the left, so that all rows end together.
+
+    Args:
+        fill: What a column of lists is filled up with, by its name; 0 where nothing is said.
+    """
+
+    fill: Mapping[str, int]
+
+    def __call__(self, rows: list[dict[str, Any]]) -> Batch:
+        """Tensors by name: (batch, tokens) for lists, (batch,) for numbers."""
+        return {name: self._column(name, [row[name] for row in rows]) for name in rows[0]}
+
+    def _column(self, name: str, values: list[Any]) -> Tensor:
+        if not isinstance(values[0], list):
+            return torch.tensor(values)
+        longest, fill = max(map(len, values)), self.fill.get(name, 0)
+        return torch.tensor([[fill] * (longest - len(value)) + value for value in values])
