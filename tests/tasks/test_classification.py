@@ -13,6 +13,7 @@ from tests.tasks.conftest import Write, rows_of
 from propulsion.errors import ConfigError, DataError, UnknownNameError
 from propulsion.tasks import DataSource, Lengths, Setup, get_task, register, task_names
 from propulsion.tasks.base import INDEX
+from propulsion.tasks.classification import TextClassification
 from propulsion.tasks.tables import RawSplits
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -297,7 +298,11 @@ def test_the_demo_task_reads_what_the_miner_gives(monkeypatch: pytest.MonkeyPatc
     assert (data.label_names, data.notes) == (("numpy", "torch"), ("Mined.",))
 
 
-@pytest.mark.parametrize("name", [name for name in task_names() if name not in ("docstrings", GENERIC)])
+OTHERS = ("docstrings", GENERIC)
+NAMED = [name for name in task_names() if isinstance(get_task(name), TextClassification) and name not in OTHERS]
+
+
+@pytest.mark.parametrize("name", NAMED)
 def test_the_named_sets_at_hand_load(name: str) -> None:
     folder = SHARED / name
     if not folder.is_dir():
