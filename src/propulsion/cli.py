@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import traceback
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 from propulsion.compare.options import CompareOptions
 from propulsion.errors import ConfigError, PropulsionError, UnknownNameError, near_misses, require
 from propulsion.records import RunSpec, refuse_unknown, write_atomically
-from propulsion.training.options import DemoOptions, EvaluateOptions, InspectOptions, PredictOptions
+from propulsion.training.options import DemoOptions, EvaluateOptions, InspectOptions, MethodsOptions, PredictOptions
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 Options = TypeVar("Options")
@@ -51,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words or os.environ.get("PROPULSION_DEBUG", "0") not in ("", "0")
     words = [word for word in words if word != "--debug"]
     # PEFT asks transformers under an old name; nothing that a user could change.
+    # And bitsandbytes tells at its import which kernels it would like to download.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     try:
         _dispatch(words)
@@ -214,11 +217,16 @@ def _inspect(adapter_dir: str, options: InspectOptions) -> None:
     print(inspect_adapter(Path(adapter_dir), Path(options.figure) if options.figure else None))
 
 
-def _methods(options: Nothing) -> None:
+def _methods(options: MethodsOptions) -> None:
+    report = _room("report")
+    if options.counts:
+        from propulsion.methods.counts import counts
+
+        report.show(report.counts_table(counts(options.counts), options.counts))
+        return
     from propulsion.methods import get_method, method_names
 
-    rows = [[name, get_method(name).description] for name in method_names()]
-    _list("Methods", rows, "--method")
+    report.show(*report.methods_tables([get_method(name) for name in method_names()]))
 
 
 def _tasks(options: Nothing) -> None:
@@ -226,13 +234,8 @@ def _tasks(options: Nothing) -> None:
     from propulsion.tasks import get_task, task_names
 
     rows = [[task.name, task.main_metric, task.description] for task in map(get_task, task_names())]
-    _list("Tasks", rows, "--task")
-
-
-def _list(title: str, rows: list[list[str]], flag: str) -> None:
     report = _room("report")
-    headings = [flag, "metric", "description"] if len(rows[0]) == 3 else [flag, "description"]
-    report.show(report.table(title, headings, rows))
+    report.show(report.table("Tasks", ["--task", "metric", "description"], rows))
 
 
 def _demo(options: DemoOptions) -> None:
@@ -262,7 +265,7 @@ COMMANDS = {
     "predict": Command("label texts with a finished run", PredictOptions, _predict, ADAPTER_DIR),
     "compare": Command("run a grid of methods and tasks, and report", CompareOptions, _compare, "grid", GRID_HELP),
     "inspect": Command("show what an adapter has learned", InspectOptions, _inspect, ADAPTER_DIR),
-    "methods": Command("list the ways to fine-tune", Nothing, _methods),
+    "methods": Command("list the ways to fine-tune, or count what each trains", MethodsOptions, _methods),
     "tasks": Command("list the tasks", Nothing, _tasks),
     "demo": Command("head alone against Propulsion, without a download", DemoOptions, _demo),
 }

@@ -61,6 +61,13 @@ class InspectOptions:
 
 
 @dataclass(frozen=True)
+class MethodsOptions:
+    """List the ways to fine-tune, or count what each of them trains in a model."""
+
+    counts: str | None = _option(None, "count parameters in this model: roberta-base, ..., a folder or a hub id")
+
+
+@dataclass(frozen=True)
 class DemoOptions:
     """Train the head alone and Propulsion on the docstrings of installed packages, and compare them."""
 

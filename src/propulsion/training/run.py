@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from propulsion.errors import ConfigError
+from propulsion.methods.heads import count_parameters
 from propulsion.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec
 from propulsion.tasks import TaskData, get_task
 from propulsion.training.card import write_card
@@ -19,7 +20,6 @@ from propulsion.training.job import Job, assemble, load_data, make_trainer, reso
 from propulsion.training.measure import (
     StepClock,
     bytes_of_weights,
-    count_parameters,
     environment,
     peak_memory,
     reset_peak,

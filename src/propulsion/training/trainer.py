@@ -14,10 +14,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from propulsion.adapter.layers import PropulsionLayer
 from propulsion.errors import NotFiniteError
+from propulsion.methods.heads import is_head
 from propulsion.methods.steps import MethodCallback
 from propulsion.tasks import Setup, Task
 from propulsion.training.checkpoints import last_checkpoint
-from propulsion.training.measure import is_head
 from propulsion.training.store import load_tensors, load_trained, save_tensors, save_trained
 
 
