@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from propulsion.cli import main
 from propulsion.errors import ConfigError
-from propulsion.methods.counts import MODELS, Count, counts, model_config
+from propulsion.methods import counts as counting
+from propulsion.methods.counts import MODELS, Count, model_config
 from propulsion.methods.paper import paper_parameters, paper_results
 
 # Head included where the paper includes it: rows of table 1, and of table 2 for the last two models.
@@ -40,6 +42,9 @@ EXACT = {
     "bart-large": {"lora": 1_769_472, "adalora": 2_655_504, "loha": 1_769_472, "propulsion-attn": 110_592},
     "deberta-v3-base": {"lora": 442_368, "adalora": 663_984, "loha": 884_736},
 }
+
+
+counts = cache(counting.counts)
 
 
 @pytest.mark.parametrize("model", EXACT)
@@ -90,6 +95,7 @@ def test_unknown_models_are_refused_and_folders_are_read(tmp_path: Path) -> None
 
 def test_the_command_prints_both(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(counting, "counts", counts)
     assert main(["methods", "--counts", "roberta-base"]) == 0
     printed = capsys.readouterr().out
     assert "86,018" in printed
@@ -98,4 +104,5 @@ def test_the_command_prints_both(capsys: pytest.CaptureFixture[str], monkeypatch
     printed = capsys.readouterr().out
     assert "ΔW = W ⊙ Z" in printed
     assert "2dr + r²" in printed
-    assert main(["methods", "--counts", "nowhere"]) == 2
+    assert main(["methods", "--counts", "roberta-bass"]) == 2
+    assert "'roberta-base'" in capsys.readouterr().err

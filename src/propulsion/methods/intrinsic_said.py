@@ -64,30 +64,29 @@ class Fastfood(nn.Module):
 
     def __init__(self, weight: Tensor, subspace: Subspace, seed: int) -> None:
         super().__init__()
-        self.subspace, self.scale = subspace, nn.Parameter(torch.ones(()))
-        length = 1 << max(1, math.ceil(math.log2(subspace.theta.numel())))
-        blocks = -(-weight.numel() // length)
-        generator = torch.Generator(device="cpu").manual_seed(seed)
+        self.subspace, self.scale, self.seed = subspace, nn.Parameter(torch.ones(())), seed
+        self.length = 1 << max(1, math.ceil(math.log2(subspace.theta.numel())))
+        self.blocks = -(-weight.numel() // self.length)
+        self.drawn: tuple[Tensor, Tensor, Tensor] | None = None
 
-        drawn = {
-            "signs": torch.randn(blocks, length, generator=generator, device="cpu").sign(),
-            "order": torch.rand(blocks, length, generator=generator, device="cpu").argsort(1),
-            "gaussian": torch.randn(blocks, length, generator=generator, device="cpu"),
-        }
-        for name, value in drawn.items():
-            self.register_buffer(name, value.to(weight.device), persistent=False)
-        self.signs: Tensor
-        self.order: Tensor
-        self.gaussian: Tensor
+    def projection(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Signs, order and Gaussian of each block, shape (blocks, n), drawn once."""
+        if self.drawn is None or self.drawn[0].device != device:
+            generator = torch.Generator(device="cpu").manual_seed(self.seed)
+            signs, keys, gaussian = (
+                torch.randn(self.blocks, self.length, generator=generator, device="cpu") for _ in range(3)
+            )
+            self.drawn = (signs.sign().to(device), keys.argsort(1).to(device), gaussian.to(device))
+        return self.drawn
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight that the layer computes with."""
-        length = self.signs.shape[1]
-        theta = nn.functional.pad(self.subspace.theta, (0, length - self.subspace.theta.numel()))
-        mixed = hadamard(self.signs * theta).gather(1, self.order)
-        projected = hadamard(self.gaussian * mixed).flatten()[: weight.numel()].view_as(weight)
-        # S makes the columns of P as long on average as those of a random Gaussian matrix over √n.
-        return (weight + self.scale * projected / math.sqrt(length)).to(weight.dtype)
+        signs, order, gaussian = self.projection(weight.device)
+        theta = nn.functional.pad(self.subspace.theta, (0, self.length - self.subspace.theta.numel()))
+        mixed = hadamard(signs * theta).gather(1, order)
+        projected = hadamard(gaussian * mixed).flatten()[: weight.numel()].view_as(weight)
+        # S: the columns of P are then as long on average as those of a random Gaussian matrix over √n.
+        return (weight + self.scale * projected / math.sqrt(self.length)).to(weight.dtype)
 
 
 def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.Module:
