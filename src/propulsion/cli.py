@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import traceback
@@ -17,7 +16,16 @@ from typing import Any, TypeVar
 from propulsion.compare.options import CompareOptions
 from propulsion.errors import ConfigError, PropulsionError, UnknownNameError, near_misses, require
 from propulsion.records import RunSpec, refuse_unknown, write_atomically
-from propulsion.training.options import DemoOptions, EvaluateOptions, InspectOptions, MethodsOptions, PredictOptions
+from propulsion.training.options import (
+    BoundOptions,
+    DemoOptions,
+    EvaluateOptions,
+    InspectOptions,
+    JacobianOptions,
+    NtkOptions,
+    PredictOptions,
+    RegressionOptions,
+)
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 Options = TypeVar("Options")
@@ -52,8 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words or os.environ.get("PROPULSION_DEBUG", "0") not in ("", "0")
     words = [word for word in words if word != "--debug"]
     # PEFT asks transformers under an old name; nothing that a user could change.
-    # And bitsandbytes tells at its import which kernels it would like to download.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     try:
         _dispatch(words)
@@ -188,10 +194,6 @@ def _one_sentence(message: str, name: str) -> str:
 
 def _train(spec: RunSpec) -> None:
     run, report = _room("run"), _room("report")
-    if spec.smoke:
-        record = _room("smoke").smoke(spec, tell=report.show)
-        report.show(f"{record.spec.task} by {record.spec.method}: {record.spec.max_steps} steps taken, nothing kept.")
-        return
     record = run.train(spec, tell=report.show)
     metric = run.get_task(str(record.spec.task)).main_metric
     split = next(iter(record.metrics), "validation")
@@ -217,16 +219,34 @@ def _inspect(adapter_dir: str, options: InspectOptions) -> None:
     print(inspect_adapter(Path(adapter_dir), Path(options.figure) if options.figure else None))
 
 
-def _methods(options: MethodsOptions) -> None:
-    report = _room("report")
-    if options.counts:
-        from propulsion.methods.counts import counts
+def _ntk(options: NtkOptions) -> None:
+    ntk, report = _room("ntk"), _room("report")
+    report.show(*ntk.describe(*ntk.measure_kernels(options, tell=report.show)))
 
-        report.show(report.counts_table(counts(options.counts), options.counts))
-        return
+
+def _jacobian(options: JacobianOptions) -> None:
+    jacobian, report = _room("jacobian"), _room("report")
+    report.show(*jacobian.describe(*jacobian.measure_jacobian(options, tell=report.show)))
+
+
+def _bound(options: BoundOptions) -> None:
+    bound, report = _room("bound"), _room("report")
+    report.show(*bound.describe(*bound.measure_bound(options, tell=report.show)))
+
+
+def _regress(adapter_dir: str, options: RegressionOptions) -> None:
+    regression, report = _room("regression"), _room("report")
+    found = regression.regress(Path(adapter_dir), options)
+    report.show(*regression.describe(found))
+    if options.result:
+        write_atomically(Path(options.result), json.dumps(found, indent=2) + "\n")
+
+
+def _methods(options: Nothing) -> None:
     from propulsion.methods import get_method, method_names
 
-    report.show(*report.methods_tables([get_method(name) for name in method_names()]))
+    rows = [[name, get_method(name).description] for name in method_names()]
+    _list("Methods", rows, "--method")
 
 
 def _tasks(options: Nothing) -> None:
@@ -234,8 +254,13 @@ def _tasks(options: Nothing) -> None:
     from propulsion.tasks import get_task, task_names
 
     rows = [[task.name, task.main_metric, task.description] for task in map(get_task, task_names())]
+    _list("Tasks", rows, "--task")
+
+
+def _list(title: str, rows: list[list[str]], flag: str) -> None:
     report = _room("report")
-    report.show(report.table("Tasks", ["--task", "metric", "description"], rows))
+    headings = [flag, "metric", "description"] if len(rows[0]) == 3 else [flag, "description"]
+    report.show(report.table(title, headings, rows))
 
 
 def _demo(options: DemoOptions) -> None:
@@ -265,7 +290,11 @@ COMMANDS = {
     "predict": Command("label texts with a finished run", PredictOptions, _predict, ADAPTER_DIR),
     "compare": Command("run a grid of methods and tasks, and report", CompareOptions, _compare, "grid", GRID_HELP),
     "inspect": Command("show what an adapter has learned", InspectOptions, _inspect, ADAPTER_DIR),
-    "methods": Command("list the ways to fine-tune, or count what each trains", MethodsOptions, _methods),
+    "ntk": Command("compare a method's tangent kernel with that of full fine-tuning", NtkOptions, _ntk),
+    "jacobian": Command("see whether training stays in the kernel regime", JacobianOptions, _jacobian),
+    "bound": Command("hold the theorem's bound against a model's own weights", BoundOptions, _bound),
+    "regress": Command("predict by a finished run's tangent kernel", RegressionOptions, _regress, ADAPTER_DIR),
+    "methods": Command("list the ways to fine-tune", Nothing, _methods),
     "tasks": Command("list the tasks", Nothing, _tasks),
     "demo": Command("head alone against Propulsion, without a download", DemoOptions, _demo),
 }

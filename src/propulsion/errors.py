@@ -11,6 +11,7 @@ PropulsionError
 │   └── BaseModelError       a saved adapter belongs to another base model
 ├── DataError                the data cannot be trained on (also a ValueError)
 ├── NotFiniteError           the loss or a gain left the finite range (also an ArithmeticError)
+├── GradientError            an output does not depend on the parameters in question (also a ValueError)
 ├── UnknownNameError         no task, method or key of this name; names the near misses (also a ValueError)
 └── MissingExtraError        an optional dependency is not installed (also an ImportError)
 """
@@ -65,6 +66,10 @@ class DataError(PropulsionError, ValueError):
 
 class NotFiniteError(PropulsionError, ArithmeticError):
     """The loss or a gain left the finite range."""
+
+
+class GradientError(PropulsionError, ValueError):
+    """An output does not depend on the parameters in question."""
 
 
 class UnknownNameError(PropulsionError, ValueError):

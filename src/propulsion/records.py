@@ -58,7 +58,6 @@ class RunSpec:
     max_length: int | None = _data(None, "longest input in tokens, for decoders with the target; None: the task's")
     max_target_length: int | None = _data(None, "longest target of an encoder-decoder in tokens; None: the task's")
     doc_stride: int | None = _data(None, "tokens that the windows of a long context share; None: the task's")
-    null_score_diff_threshold: float = _data(0.0, "leave a question unanswered if no answer scores better by more")
     max_new_tokens: int | None = _data(None, "longest answer that is generated, in tokens; None: the task's")
     num_beams: int | None = _data(None, "beams of the generation; None: the task's")
 
@@ -112,7 +111,6 @@ class RunSpec:
     report_to: str | tuple[str, ...] = _save("none", "trackers: none, all, tensorboard, wandb and so on")
     disable_tqdm: bool = _save(False, "no progress bars")
     use_cpu: bool = _save(False, "stay on the CPU even if there is an accelerator")
-    smoke: bool = _save(False, "try two steps offline: a tiny random model of this architecture, made-up rows")
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -172,8 +170,6 @@ def _check_numbers(spec: RunSpec) -> None:
         (_ABOVE_ZERO, "a number above 0", lambda v: math.isfinite(v) and v > 0),
         (_SHARES, "a share of at least 0 and below 1", lambda v: 0 <= v < 1),
     )
-    if not math.isfinite(spec.null_score_diff_threshold):
-        raise ConfigError("null_score_diff_threshold must be a finite number.")
     for names, wanted, holds in rules:
         for name in names:
             value = getattr(spec, name)
@@ -225,7 +221,7 @@ class RunRecord:
 
     def to_json(self) -> str:
         """The record as indented JSON; numbers that are not finite become null."""
-        return json.dumps(_finite(asdict(self)), indent=2, allow_nan=False) + "\n"
+        return to_json(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> RunRecord:
@@ -296,6 +292,11 @@ def refuse_unknown(values: Mapping[str, Any], known: list[str], what: str) -> No
 
 def _required(item: Field[Any]) -> bool:
     return item.default is MISSING and item.default_factory is MISSING
+
+
+def to_json(values: Any) -> str:
+    """Indented JSON; numbers that are not finite become null."""
+    return json.dumps(_finite(values), indent=2, allow_nan=False) + "\n"
 
 
 def _finite(value: Any) -> Any:

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from propulsion.analysis import gains
+from propulsion.analysis import files
 from propulsion.analysis.gains import inspect_adapter
 from propulsion.analysis.panels import HALF_LINE, lines_of, panels, reach
 from propulsion.analysis.saved import read_adapter
@@ -141,7 +141,7 @@ def test_a_failed_write_keeps_the_figure_that_was_there(save: Save, tmp_path: Pa
     file = tmp_path / "figure.svg"
     file.write_text("before")
     folder, full = save(bert_deltas(1)), OSError(28, "No space left")
-    with mock.patch.object(gains.os, "replace", side_effect=full), pytest.raises(ConfigError, match="No space left"):
+    with mock.patch.object(files.os, "replace", side_effect=full), pytest.raises(ConfigError, match="No space left"):
         inspect_adapter(folder, file)
     assert file.read_text() == "before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "figure.svg"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from propulsion.analysis.files import write_bytes
 from propulsion.analysis.saved import read_adapter
 from propulsion.errors import ConfigError, near_misses, require
 
@@ -41,7 +41,7 @@ def inspect_adapter(adapter_dir: Path, figure: Path | None) -> str:
         from propulsion.analysis.heatmap_html import render
     else:
         from propulsion.analysis.heatmap import render
-    _write(figure, render(adapter, figure.suffix.lower().removeprefix(".")))
+    write_bytes(figure, render(adapter, figure.suffix.lower().removeprefix(".")))
     return f"{text}\nHeat map written to {figure}"
 
 
@@ -55,15 +55,3 @@ def _check_figure(figure: Path) -> None:
     if not figure.parent.is_dir():
         raise ConfigError(f"There is no folder {str(figure.parent)!r} to write the figure to.")
     require(*FIGURES[suffix])
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a kill, never meets half of it."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, file)
-    except OSError as error:
-        raise ConfigError(f"The figure cannot be written to {file}: {error.strerror}.") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -44,17 +44,17 @@ def render(adapter: SavedAdapter, kind: str) -> bytes:
         figure.update_layout({scale: _colours(quantity, reach(shown))})
     _dress(figure, len(places))
     page: str = figure.to_html(include_plotlyjs=True, config={"displaylogo": False, "responsive": True})
-    return _with_words(page, adapter).encode("utf-8")
+    title, facts = heading(adapter)
+    name = f"propulsion inspect: {adapter.folder.resolve().name}"
+    return with_words(page, name, title, f"{html.escape(facts)}<br>{NOTE}").encode("utf-8")
 
 
-def _with_words(page: str, adapter: SavedAdapter) -> str:
-    """The page with a title, and with words above the figure, where they wrap as the window asks."""
-    title, facts = map(html.escape, heading(adapter))
-    name = html.escape(f"propulsion inspect: {adapter.folder.resolve().name}")
-    words = f'<h1 style="font-size:20px;color:{INK};margin:0 0 6px">{title}</h1>{facts}<br>{NOTE}'
+def with_words(page: str, name: str, title: str, words: str) -> str:
+    """A page of plotly with a name for its tab, and a title and words (HTML) above the figure, where they wrap."""
+    heading = f'<h1 style="font-size:20px;color:{INK};margin:0 0 6px">{html.escape(title)}</h1>{words}'
     style = f"font:13px/1.5 {FONT};color:{FAINT};margin:16px 30px 0 70px"
-    page = page.replace("<head>", f"<head><title>{name}</title>", 1)
-    return page.replace("<body>", f'<body><div style="{style}">{words}</div>', 1)
+    page = page.replace("<head>", f"<head><title>{html.escape(name)}</title>", 1)
+    return page.replace("<body>", f'<body><div style="{style}">{heading}</div>', 1)
 
 
 def _grid(lines: list[list[Panel]], room: float) -> Any:

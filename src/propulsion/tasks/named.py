@@ -8,7 +8,6 @@ from propulsion.tasks.classification import TextClassification
 from propulsion.tasks.columns import Columns
 from propulsion.tasks.mining import mine_packages
 
-_THREE_WAYS = ("entailment", "neutral", "contradiction")
 _ENTAILMENT = ("entailment", "not_entailment")
 
 
@@ -32,7 +31,7 @@ TASKS = (
         "sentence",
         None,
         label_names=("unacceptable", "acceptable"),
-        scores=("mcc", "accuracy", "f1_macro"),
+        scores=("mcc", "accuracy"),
     ),
     _glue(
         "mrpc",
@@ -40,7 +39,7 @@ TASKS = (
         "sentence1",
         "sentence2",
         label_names=("not_equivalent", "equivalent"),
-        scores=("accuracy", "f1", "f1_macro"),
+        scores=("accuracy", "f1"),
     ),
     _glue(
         "qqp",
@@ -57,15 +56,7 @@ TASKS = (
         "entailment, neutral or contradiction, in ten genres",
         "premise",
         "hypothesis",
-        label_names=_THREE_WAYS,
-    ),
-    TextClassification(
-        "snli",
-        "entailment, neutral or contradiction, of captions of photographs",
-        Columns("premise", "hypothesis", "label"),
-        _THREE_WAYS,
-        hub_id="stanfordnlp/snli",
-        no_label=("-1", "-"),
+        label_names=("entailment", "neutral", "contradiction"),
     ),
     _glue(
         "stsb",

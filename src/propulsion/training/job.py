@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 
 import datasets
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
@@ -20,7 +22,7 @@ from propulsion.methods import get_method
 from propulsion.methods.heads import head_modules
 from propulsion.records import RunSpec
 from propulsion.tasks import DataSource, ModelKind, Setup, Task, TaskData, get_task
-from propulsion.tasks.base import EVAL, Lengths, Metrics, accepted_by
+from propulsion.tasks.base import EVAL, Lengths, Metrics
 from propulsion.tasks.selection import set_aside
 from propulsion.training.measure import StepClock
 from propulsion.training.models import check_lengths, load_base, load_config, load_tokenizer, model_path
@@ -127,7 +129,7 @@ def assemble(spec: RunSpec, task: Task, data: TaskData, trained: Path | None = N
     kind = task.model_kind(setup.config)
     check_lengths(setup, kind)
     encoded = {}
-    with _progress_bars(not spec.disable_tqdm):
+    with progress_bars(not spec.disable_tqdm):
         for split, rows in data.splits.items():
             encoded[split] = task.encode(rows, setup, training and split == "train")
     set_seed(spec.seed)  # before the head and the adapter are made, or the seed would not decide them
@@ -153,7 +155,7 @@ def prepare(spec: RunSpec, data: TaskData, trained: Path | None = None) -> Setup
     saved = trained is not None and (trained / "tokenizer_config.json").exists()
     tokenizer = load_tokenizer(str(trained) if saved else path)
     lengths = Lengths(**{item.name: getattr(spec, item.name) for item in dataclasses.fields(Lengths)})
-    return Setup(tokenizer, load_config(path), lengths, data.label_names, spec.null_score_diff_threshold)
+    return Setup(tokenizer, load_config(path), lengths, data.label_names)
 
 
 def _with_method(base: PreTrainedModel, spec: RunSpec, kind: ModelKind, trained: Path | None) -> nn.Module:
@@ -171,12 +173,13 @@ def _with_method(base: PreTrainedModel, spec: RunSpec, kind: ModelKind, trained:
 
 def for_model(rows: datasets.Dataset, model: nn.Module) -> datasets.Dataset:
     """Encoded rows without the columns that this model's forward does not take, such as token types."""
-    taken = accepted_by(model)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    taken = inspect.signature(base.forward).parameters
     return rows.select_columns([name for name in rows.column_names if name in taken or name.startswith(EVAL)])
 
 
 @contextlib.contextmanager
-def _progress_bars(shown: bool) -> Iterator[None]:
+def progress_bars(shown: bool) -> Iterator[None]:
     if not shown:
         datasets.disable_progress_bars()
     try:
