@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import traceback
@@ -22,6 +23,7 @@ from propulsion.training.options import (
     EvaluateOptions,
     InspectOptions,
     JacobianOptions,
+    MethodsOptions,
     NtkOptions,
     PredictOptions,
     RegressionOptions,
@@ -60,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words or os.environ.get("PROPULSION_DEBUG", "0") not in ("", "0")
     words = [word for word in words if word != "--debug"]
     # PEFT asks transformers under an old name; nothing that a user could change.
+    # And bitsandbytes tells at its import which kernels it would like to download.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     try:
         _dispatch(words)
@@ -194,6 +198,10 @@ def _one_sentence(message: str, name: str) -> str:
 
 def _train(spec: RunSpec) -> None:
     run, report = _room("run"), _room("report")
+    if spec.smoke:
+        record = _room("smoke").smoke(spec, tell=report.show)
+        report.show(f"{record.spec.task} by {record.spec.method}: {record.spec.max_steps} steps taken, nothing kept.")
+        return
     record = run.train(spec, tell=report.show)
     metric = run.get_task(str(record.spec.task)).main_metric
     split = next(iter(record.metrics), "validation")
@@ -242,11 +250,16 @@ def _regress(adapter_dir: str, options: RegressionOptions) -> None:
         write_atomically(Path(options.result), json.dumps(found, indent=2) + "\n")
 
 
-def _methods(options: Nothing) -> None:
+def _methods(options: MethodsOptions) -> None:
+    report = _room("report")
+    if options.counts:
+        from propulsion.methods.counts import counts
+
+        report.show(report.counts_table(counts(options.counts), options.counts))
+        return
     from propulsion.methods import get_method, method_names
 
-    rows = [[name, get_method(name).description] for name in method_names()]
-    _list("Methods", rows, "--method")
+    report.show(*report.methods_tables([get_method(name) for name in method_names()]))
 
 
 def _tasks(options: Nothing) -> None:
@@ -254,13 +267,8 @@ def _tasks(options: Nothing) -> None:
     from propulsion.tasks import get_task, task_names
 
     rows = [[task.name, task.main_metric, task.description] for task in map(get_task, task_names())]
-    _list("Tasks", rows, "--task")
-
-
-def _list(title: str, rows: list[list[str]], flag: str) -> None:
     report = _room("report")
-    headings = [flag, "metric", "description"] if len(rows[0]) == 3 else [flag, "description"]
-    report.show(report.table(title, headings, rows))
+    report.show(report.table("Tasks", ["--task", "metric", "description"], rows))
 
 
 def _demo(options: DemoOptions) -> None:
@@ -294,7 +302,7 @@ COMMANDS = {
     "jacobian": Command("see whether training stays in the kernel regime", JacobianOptions, _jacobian),
     "bound": Command("hold the theorem's bound against a model's own weights", BoundOptions, _bound),
     "regress": Command("predict by a finished run's tangent kernel", RegressionOptions, _regress, ADAPTER_DIR),
-    "methods": Command("list the ways to fine-tune", Nothing, _methods),
+    "methods": Command("list the ways to fine-tune, or count what each trains", MethodsOptions, _methods),
     "tasks": Command("list the tasks", Nothing, _tasks),
     "demo": Command("head alone against Propulsion, without a download", DemoOptions, _demo),
 }

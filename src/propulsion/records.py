@@ -58,6 +58,7 @@ class RunSpec:
     max_length: int | None = _data(None, "longest input in tokens, for decoders with the target; None: the task's")
     max_target_length: int | None = _data(None, "longest target of an encoder-decoder in tokens; None: the task's")
     doc_stride: int | None = _data(None, "tokens that the windows of a long context share; None: the task's")
+    null_score_diff_threshold: float = _data(0.0, "leave a question unanswered if no answer scores better by more")
     max_new_tokens: int | None = _data(None, "longest answer that is generated, in tokens; None: the task's")
     num_beams: int | None = _data(None, "beams of the generation; None: the task's")
 
@@ -111,6 +112,7 @@ class RunSpec:
     report_to: str | tuple[str, ...] = _save("none", "trackers: none, all, tensorboard, wandb and so on")
     disable_tqdm: bool = _save(False, "no progress bars")
     use_cpu: bool = _save(False, "stay on the CPU even if there is an accelerator")
+    smoke: bool = _save(False, "try two steps offline: a tiny random model of this architecture, made-up rows")
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -170,6 +172,8 @@ def _check_numbers(spec: RunSpec) -> None:
         (_ABOVE_ZERO, "a number above 0", lambda v: math.isfinite(v) and v > 0),
         (_SHARES, "a share of at least 0 and below 1", lambda v: 0 <= v < 1),
     )
+    if not math.isfinite(spec.null_score_diff_threshold):
+        raise ConfigError("null_score_diff_threshold must be a finite number.")
     for names, wanted, holds in rules:
         for name in names:
             value = getattr(spec, name)

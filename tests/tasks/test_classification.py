@@ -13,6 +13,7 @@ from tests.tasks.conftest import Write, rows_of
 from propulsion.errors import ConfigError, DataError, UnknownNameError
 from propulsion.tasks import DataSource, Lengths, Setup, get_task, register, task_names
 from propulsion.tasks.base import INDEX
+from propulsion.tasks.classification import TextClassification
 from propulsion.tasks.tables import RawSplits
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -115,6 +116,19 @@ def test_a_test_split_without_answers_is_left_out(write: Write, labels: list[Any
     data = get_task("sst2").load(DataSource(data_dir=write(train=rows_of(4), validation=rows_of(4), test=hidden)))
     assert list(data.splits) == ["train", "validation"]
     assert data.notes == ("The split test is left out: its labels are withheld.",)
+
+
+@pytest.mark.parametrize("column", [{"label": -1}, {"label": "-1"}, {"gold_label": "-"}])
+def test_rows_that_annotators_did_not_agree_on_are_left_out(write: Write, column: dict[str, Any]) -> None:
+    names = ("entailment", "neutral", "contradiction")
+    (name, value), numbers = next(iter(column.items())), "label" in column
+    rows = [
+        {"premise": f"w{row}", "hypothesis": "w1", name: row % 3 if numbers else names[row % 3]} for row in range(6)
+    ]
+    data = get_task("snli").load(DataSource(data_dir=write(train=[*rows, {**rows[0], name: value}], validation=rows)))
+    assert data.label_names == names
+    assert data.splits["train"]["label"][:] == [0, 1, 2, 0, 1, 2]
+    assert "1 of 7 rows of the train split have no agreed label" in " ".join(data.notes)
 
 
 def test_regression_keeps_its_numbers(write: Write, tokenizer: Any) -> None:
@@ -284,7 +298,11 @@ def test_the_demo_task_reads_what_the_miner_gives(monkeypatch: pytest.MonkeyPatc
     assert (data.label_names, data.notes) == (("numpy", "torch"), ("Mined.",))
 
 
-@pytest.mark.parametrize("name", [name for name in task_names() if name not in ("docstrings", GENERIC)])
+OTHERS = ("docstrings", GENERIC)
+NAMED = [name for name in task_names() if isinstance(get_task(name), TextClassification) and name not in OTHERS]
+
+
+@pytest.mark.parametrize("name", NAMED)
 def test_the_named_sets_at_hand_load(name: str) -> None:
     folder = SHARED / name
     if not folder.is_dir():

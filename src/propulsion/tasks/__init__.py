@@ -1,11 +1,12 @@
 """What can be trained for: tasks by name, each with its data, its tensors and its scores."""
 
+from propulsion.tasks import arithmetic, commonsense, language_modelling, named, named_spans, summarization
 from propulsion.tasks.base import DataSource, Lengths, Setup, Task, TaskData
 from propulsion.tasks.kinds import ModelKind
-from propulsion.tasks.named import TASKS
 from propulsion.tasks.registry import get_task, register, task_names
 
-for _task in TASKS:
-    register(_task)
+for _family in (named, named_spans, summarization, commonsense, arithmetic, language_modelling):
+    for _task in _family.TASKS:
+        register(_task)
 
 __all__ = ["DataSource", "Lengths", "ModelKind", "Setup", "Task", "TaskData", "get_task", "register", "task_names"]

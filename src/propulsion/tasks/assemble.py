@@ -54,6 +54,7 @@ def to_task_data(
     known: Columns,
     label_names: tuple[str, ...] | None,
     regression: bool = False,
+    no_label: Sequence[str] = (),
 ) -> TaskData:
     """Check the rows and bring them to the columns ``text``, ``text_pair`` and ``label``.
 
@@ -64,6 +65,7 @@ def to_task_data(
         known: Columns that this data set is known to have.
         label_names: Names of the label ids, where they are known.
         regression: Whether labels are numbers to be predicted.
+        no_label: What stands where annotators did not agree on a label; such rows are left out.
 
     Raises:
         DataError: The rows cannot be trained on; says which and what to do.
@@ -72,6 +74,7 @@ def to_task_data(
     columns, guess = find_columns(raw.tables[first], given, known)
     notes = [*raw.notes, *([guess] if guess else [])]
     tables = _labelled(raw.tables, columns, notes)
+    tables = {split: _agreed(table, str(columns.label), no_label, split, notes) for split, table in tables.items()}
     tables = {split: _complete(table, columns, split, raw.mendable, notes) for split, table in tables.items()}
     if not tables:
         raise DataError("There is no split with labels.")
@@ -81,9 +84,9 @@ def to_task_data(
         label_map = class_labels(tables[next(iter(tables))][str(columns.label)], names)
     if label_map.note:
         notes.append(label_map.note)
-    tables = _with_validation(tables, columns, notes)
+    tables = with_validation(tables, columns.texts(), notes)
     splits = {split: _standard(table, columns, label_map, split) for split, table in tables.items()}
-    return TaskData(_sampled(splits, source, notes), label_map.names, tuple(notes))
+    return TaskData(sampled(splits, source, notes), label_map.names, tuple(notes))
 
 
 def check_texts(values: Sequence[Any], column: str, where: str = "") -> list[str]:
@@ -126,6 +129,16 @@ def _labelled(tables: dict[str, Table], columns: Columns, notes: list[str]) -> d
     return kept
 
 
+def _agreed(table: Table, label: str, no_label: Sequence[str], split: str, notes: list[str]) -> Table:
+    """Leave out the rows that annotators did not agree on."""
+    kept = [row for row, value in enumerate(table[label]) if str(value).strip() not in no_label]
+    if len(kept) == length(table):
+        return table
+    count = f"{length(table) - len(kept)} of {length(table)}"
+    notes.append(f"{count} rows of the {split} split have no agreed label and are left out.")
+    return take(table, kept)
+
+
 def _complete(table: Table, columns: Columns, split: str, mendable: bool, notes: list[str]) -> Table:
     """Refuse empty rows in what the user can mend, drop them from what they cannot."""
     wanted = [*columns.texts(), str(columns.label)]
@@ -145,15 +158,24 @@ def _complete(table: Table, columns: Columns, split: str, mendable: bool, notes:
     return {name: table[name] for name in wanted}
 
 
-def _with_validation(tables: dict[str, Table], columns: Columns, notes: list[str]) -> dict[str, Table]:
-    """Make sure that there is a validation split: a variant of it, or else a part of the training split."""
+def with_validation(tables: dict[str, Table], key_columns: Sequence[str], notes: list[str]) -> dict[str, Table]:
+    """Make sure that there is a validation split: a variant of it, or else a part of the training split.
+
+    Args:
+        tables: The splits.
+        key_columns: Rows that are equal in these stay on one side.
+        notes: Is told what was done.
+
+    Raises:
+        DataError: There are too few training rows to take a part of.
+    """
     if "validation" in tables or "train" not in tables:
         return tables
     variant = min((split for split in tables if split.startswith("validation")), default=None)
     if variant is not None:
         notes.append(f"{variant} is used as the validation split.")
         return {"validation" if split == variant else split: table for split, table in tables.items()}
-    train, validation = carve(tables["train"], VALIDATION_FRACTION, columns.texts())
+    train, validation = carve(tables["train"], VALIDATION_FRACTION, key_columns)
     if not length(train) or not length(validation):
         raise DataError(
             f"{length(tables['train'])} training rows are too few to validate on a part: add a validation file."
@@ -172,7 +194,8 @@ def _standard(table: Table, columns: Columns, label_map: LabelMap, split: str) -
     return {**texts, "label": label_map.apply(table[str(columns.label)], split)}
 
 
-def _sampled(splits: dict[str, Table], source: DataSource, notes: list[str]) -> dict[str, Any]:
+def sampled(splits: dict[str, Table], source: DataSource, notes: list[str]) -> dict[str, Any]:
+    """As many rows of each split as the source wants, the training split first; notes are told what is a sample."""
     from datasets import Dataset
 
     chosen = {}

@@ -6,6 +6,7 @@ read, `encode` the rows, `collator`; then, batch by batch, `answer`; and what `m
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,12 +116,15 @@ class Setup:
         config: The base model's configuration.
         lengths: How much is read and written.
         label_names: Names of the label ids; None where there are none.
+        null_score_diff_threshold: A question is left without an answer if "no answer" is better than the best span by
+            more than this.
     """
 
     tokenizer: Any
     config: Any
     lengths: Lengths = field(default_factory=Lengths)
     label_names: tuple[str, ...] | None = None
+    null_score_diff_threshold: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,10 @@ class Task(ABC):
     def collator(self, setup: Setup) -> Callable[[list[dict[str, Any]]], Batch]:
         """Puts encoded rows together, padded to the longest of the batch."""
 
+    def arguments(self, model: Any, batch: Batch) -> dict[str, Any]:
+        """What the model's forward is called with, to compute the loss of a batch."""
+        return forward_arguments(batch)
+
     def answer(self, model: Any, batch: Batch, setup: Setup, outputs: Any = None) -> Any:
         """What is kept of a batch to be scored and read: logits here, generated tokens or likelihoods elsewhere.
 
@@ -220,6 +228,12 @@ class Task(ABC):
 def forward_arguments(batch: Batch) -> dict[str, Any]:
     """The part of a batch that is for the model's forward."""
     return {name: value for name, value in batch.items() if not name.startswith(EVAL)}
+
+
+def accepted_by(model: Any) -> set[str]:
+    """Names of the arguments that a model's forward takes, wrapped by PEFT or not."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return set(inspect.signature(base.forward).parameters)
 
 
 def map_rows(rows: Dataset, function: Callable[..., dict[str, list[Any]]], name: str) -> Dataset:

@@ -36,6 +36,7 @@ class TextClassification(Task):
         hub_config: Its configuration.
         default: Makes the rows where the user names no source and there is no hub data set.
         regression: Whether labels are numbers to be predicted.
+        no_label: What stands where annotators did not agree on a label; such rows are left out.
     """
 
     name: str
@@ -47,6 +48,7 @@ class TextClassification(Task):
     hub_config: str | None = None
     default: Callable[[], RawSplits] | None = None
     regression: bool = False
+    no_label: tuple[str, ...] = ()
     greater_is_better: bool = True
 
     @property
@@ -63,7 +65,7 @@ class TextClassification(Task):
         """
         raw = read(source, self.name, self.hub_id, self.hub_config, self.default)
         given = Columns(source.text_column, source.text_pair_column, source.label_column)
-        return to_task_data(raw, source, given, self.columns, self.label_names, self.regression)
+        return to_task_data(raw, source, given, self.columns, self.label_names, self.regression, self.no_label)
 
     def unlabelled(
         self, rows: Sequence[Mapping[str, Any]], text_column: str | None = None, text_pair_column: str | None = None

@@ -71,6 +71,27 @@ def find_columns(table: Table, given: Columns, known: Columns, labelled: bool = 
     )
 
 
+def named_column(table: Table, given: str | None, usual: Sequence[str], option: str, what: str) -> str:
+    """The column that the user named, or else the first of the usual names that there is.
+
+    Args:
+        table: Rows, of which only the names of the columns matter.
+        given: What the user named; it is taken or refused.
+        usual: Names that data sets give it.
+        option: Where the user names it.
+        what: What it holds.
+
+    Raises:
+        DataError: There is no such column; the message names those there are.
+    """
+    if given is not None and given not in table:
+        raise DataError(f"There is no column {given!r} ({option}).{near_misses(given, table)}{_there(table)}")
+    name = given or _first(usual, table)
+    if name is None:
+        raise DataError(f"Cannot tell which column holds {what}: name it with --{option}.{_there(table)}")
+    return name
+
+
 def _text_columns(table: Table, given: Columns, known: Columns, label: str | None) -> tuple[str, str | None]:
     if given.text is not None:
         return given.text, given.pair

@@ -13,7 +13,7 @@ def read_hub(name: str, config: str | None = None) -> RawSplits:
     """Load every split of a hub data set whose name stands for one.
 
     Args:
-        name: Data set id.
+        name: Data set id; after an ``@``, the revision, such as ``refs/convert/parquet``.
         config: Its configuration, where it has several.
 
     Raises:
@@ -22,8 +22,9 @@ def read_hub(name: str, config: str | None = None) -> RawSplits:
     """
     datasets = require("datasets", "train")
     where = f"{name} ({config})" if config else name
+    identifier, _, revision = name.partition("@")
     try:
-        loaded = datasets.load_dataset(name, config)
+        loaded = datasets.load_dataset(identifier, config, **({"revision": revision} if revision else {}))
     except ConnectionError as error:
         raise DataError(
             f"Cannot reach the hub for the data set {where}: {error}. Without a network, put its train and validation "
@@ -43,4 +44,5 @@ def read_hub(name: str, config: str | None = None) -> RawSplits:
 
 def _class_names(features: Any) -> dict[str, tuple[str, ...]]:
     """The names of label ids, for the columns that have them."""
-    return {column: tuple(kind.names) for column, kind in features.items() if hasattr(kind, "names")}
+    kinds = {column: getattr(kind, "feature", kind) for column, kind in features.items()}  # a list's, for tags of words
+    return {column: tuple(kind.names) for column, kind in kinds.items() if hasattr(kind, "names")}

@@ -8,6 +8,7 @@ from propulsion.tasks.classification import TextClassification
 from propulsion.tasks.columns import Columns
 from propulsion.tasks.mining import mine_packages
 
+_THREE_WAYS = ("entailment", "neutral", "contradiction")
 _ENTAILMENT = ("entailment", "not_entailment")
 
 
@@ -31,7 +32,7 @@ TASKS = (
         "sentence",
         None,
         label_names=("unacceptable", "acceptable"),
-        scores=("mcc", "accuracy"),
+        scores=("mcc", "accuracy", "f1_macro"),
     ),
     _glue(
         "mrpc",
@@ -39,7 +40,7 @@ TASKS = (
         "sentence1",
         "sentence2",
         label_names=("not_equivalent", "equivalent"),
-        scores=("accuracy", "f1"),
+        scores=("accuracy", "f1", "f1_macro"),
     ),
     _glue(
         "qqp",
@@ -56,7 +57,15 @@ TASKS = (
         "entailment, neutral or contradiction, in ten genres",
         "premise",
         "hypothesis",
-        label_names=("entailment", "neutral", "contradiction"),
+        label_names=_THREE_WAYS,
+    ),
+    TextClassification(
+        "snli",
+        "entailment, neutral or contradiction, of captions of photographs",
+        Columns("premise", "hypothesis", "label"),
+        _THREE_WAYS,
+        hub_id="stanfordnlp/snli",
+        no_label=("-1", "-"),
     ),
     _glue(
         "stsb",

@@ -47,6 +47,7 @@ _CHANGEABLE = (
     "max_length",
     "max_new_tokens",
     "num_beams",
+    "null_score_diff_threshold",
     "per_device_eval_batch_size",
 )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +12,6 @@ from typing import Any
 
 import datasets
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
@@ -22,7 +20,7 @@ from propulsion.methods import get_method
 from propulsion.methods.heads import head_modules
 from propulsion.records import RunSpec
 from propulsion.tasks import DataSource, ModelKind, Setup, Task, TaskData, get_task
-from propulsion.tasks.base import EVAL, Lengths, Metrics
+from propulsion.tasks.base import EVAL, Lengths, Metrics, accepted_by
 from propulsion.tasks.selection import set_aside
 from propulsion.training.measure import StepClock
 from propulsion.training.models import check_lengths, load_base, load_config, load_tokenizer, model_path
@@ -155,7 +153,7 @@ def prepare(spec: RunSpec, data: TaskData, trained: Path | None = None) -> Setup
     saved = trained is not None and (trained / "tokenizer_config.json").exists()
     tokenizer = load_tokenizer(str(trained) if saved else path)
     lengths = Lengths(**{item.name: getattr(spec, item.name) for item in dataclasses.fields(Lengths)})
-    return Setup(tokenizer, load_config(path), lengths, data.label_names)
+    return Setup(tokenizer, load_config(path), lengths, data.label_names, spec.null_score_diff_threshold)
 
 
 def _with_method(base: PreTrainedModel, spec: RunSpec, kind: ModelKind, trained: Path | None) -> nn.Module:
@@ -173,8 +171,7 @@ def _with_method(base: PreTrainedModel, spec: RunSpec, kind: ModelKind, trained:
 
 def for_model(rows: datasets.Dataset, model: nn.Module) -> datasets.Dataset:
     """Encoded rows without the columns that this model's forward does not take, such as token types."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    taken = inspect.signature(base.forward).parameters
+    taken = accepted_by(model)
     return rows.select_columns([name for name in rows.column_names if name in taken or name.startswith(EVAL)])
 
 

@@ -20,33 +20,6 @@ from transformers.trainer_callback import ExportableState
 WEIGHT_FILES = ("*.safetensors", "*.bin")
 
 
-def count_parameters(model: nn.Module, heads: list[str]) -> dict[str, int]:
-    """How many numbers are trained, the adapter's and the head's apart.
-
-    Args:
-        model: The model, wrapped by PEFT or not.
-        heads: Names of the base model's children that make up the head.
-
-    Returns:
-        Counts under ``adapter`` (trained, and not of the head), ``head`` (trained), ``trainable`` and ``total``. The
-        untouched copy of the head that PEFT keeps beside the trained one is not counted.
-    """
-    counts = {"adapter": 0, "head": 0, "trainable": 0, "total": 0}
-    for name, parameter in model.named_parameters():
-        if ".original_module." in name:
-            continue
-        counts["total"] += parameter.numel()
-        if parameter.requires_grad:
-            counts["trainable"] += parameter.numel()
-            counts["head" if is_head(name, heads) else "adapter"] += parameter.numel()
-    return counts
-
-
-def is_head(name: str, heads: list[str]) -> bool:
-    """Whether a parameter of this name, wrapped by PEFT or not, belongs to the head."""
-    return ".modules_to_save." in name or name.removeprefix("base_model.model.").split(".")[0] in heads
-
-
 def weight_bytes(folder: Path) -> int:
     """Size of the files with weights in `folder`."""
     return sum(file.stat().st_size for pattern in WEIGHT_FILES for file in folder.glob(pattern))

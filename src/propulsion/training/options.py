@@ -24,6 +24,9 @@ class EvaluateOptions:
     max_length: int | None = _option(None, "longest input in tokens")
     max_new_tokens: int | None = _option(None, "longest answer that is generated, in tokens")
     num_beams: int | None = _option(None, "beams of the generation")
+    null_score_diff_threshold: float | None = _option(
+        None, "leave a question unanswered if no answer scores better by more (the metrics name the best threshold)"
+    )
     per_device_eval_batch_size: int | None = _option(None, "rows per batch")
     output: str | None = _option(None, "also write the metrics to this JSON file")
     disable_tqdm: bool = _option(False, "no progress bar")
@@ -38,6 +41,9 @@ class PredictOptions:
     output: str = _option("predictions.jsonl", "where the rows go, each with its `prediction`; - for standard output")
     max_new_tokens: int | None = _option(None, "longest answer that is generated, in tokens; None: as trained")
     num_beams: int | None = _option(None, "beams of the generation; None: as trained")
+    null_score_diff_threshold: float | None = _option(
+        None, "leave a question unanswered if no answer scores better by more; None: as trained"
+    )
     per_device_eval_batch_size: int = _option(64, "rows per batch")
     disable_tqdm: bool = _option(False, "no progress bar")
     use_cpu: bool = _option(False, "stay on the CPU even if there is an accelerator")
@@ -52,6 +58,13 @@ class InspectOptions:
     """Show what an adapter has learned: its targets, and the gains of each layer."""
 
     figure: str | None = _option(None, "also draw the gains as a heat map, .html or .png")
+
+
+@dataclass(frozen=True)
+class MethodsOptions:
+    """List the ways to fine-tune, or count what each of them trains in a model."""
+
+    counts: str | None = _option(None, "count parameters in this model: roberta-base, ..., a folder or a hub id")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from propulsion.training.options import PredictOptions
 
 Row = dict[str, Any]
 STANDARD_STREAM = "-"
+_CHANGEABLE = ("max_new_tokens", "num_beams", "null_score_diff_threshold")
 
 
 def predict(adapter_dir: Path, options: PredictOptions) -> int:
@@ -43,7 +44,7 @@ def predict(adapter_dir: Path, options: PredictOptions) -> int:
         DataError: A row is not what its file's name says, or has no text.
     """
     record = RunRecord.read(adapter_dir)
-    given = {name: value for name in ("max_new_tokens", "num_beams") if (value := getattr(options, name)) is not None}
+    given = {name: value for name in _CHANGEABLE if (value := getattr(options, name)) is not None}
     record = replace(record, spec=replace(record.spec, disable_tqdm=True, **given))
     with _opened(options.input) as stream:
         job = restore(adapter_dir, record)

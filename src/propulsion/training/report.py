@@ -8,6 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from propulsion.methods.counts import Count
+from propulsion.methods.registry import Method
 from propulsion.records import RunRecord
 
 
@@ -61,6 +63,39 @@ def run_table(records: Mapping[str, RunRecord], main_metric: str, split: str = "
         for name, record in records.items()
     ]
     return table("", ["method", *headings], rows, right=range(1, len(headings) + 1))
+
+
+def methods_tables(methods: Sequence[Method]) -> list[Table | str]:
+    """Every method with its ΔW (the paper's table 6), with what it costs (table 4), and those that cannot run here."""
+    rows = [[method.name, method.description, method.delta] for method in methods]
+    costs = [[method.name, *method.cost] for method in methods if method.cost]
+    layer = "for one layer W of d × d: rank r, l_p virtual tokens, L layers"
+    here = [f"{method.name} cannot run here: {reason}" for method in methods if (reason := method.refusal())]
+    return [
+        table("Methods", ["--method", "description", "reparameterisation"], rows),
+        table(f"Costs, {layer}", ["--method", "space", "time", "parameters"], costs),
+        *here,
+    ]
+
+
+def counts_table(rows: Sequence[Count], model: str) -> Table:
+    """What each method trains, beside what the paper prints; the sign says whether the two agree."""
+    signs = {True: "=", False: "≠", None: ""}
+    cells = [
+        [
+            row.method,
+            f"{row.adapter:,}" if row.as_counted is not None else "–",
+            f"{row.head:,}" if row.as_counted is not None else "–",
+            f"{row.as_counted:,}" if row.paper and row.as_counted is not None else "",
+            signs[row.agrees],
+            row.paper,
+            row.table,
+            row.note,
+        ]
+        for row in rows
+    ]
+    headings = ["method", "adapter", "head", "as the paper\ncounts", "", "the paper", "table", "remark"]
+    return table(f"Trained parameters in {model} with two labels", headings, cells, right=(1, 2, 3, 5))
 
 
 def number(value: float | None) -> str:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from propulsion.errors import ConfigError
+from propulsion.methods.heads import count_parameters
 from propulsion.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec
-from propulsion.tasks import get_task
+from propulsion.tasks import TaskData, get_task
 from propulsion.training.card import write_card
 from propulsion.training.checkpoints import clear, resume_point
 from propulsion.training.figure import draw_curves
@@ -19,7 +20,6 @@ from propulsion.training.job import Job, assemble, load_data, make_trainer, reso
 from propulsion.training.measure import (
     StepClock,
     bytes_of_weights,
-    count_parameters,
     environment,
     peak_memory,
     reset_peak,
@@ -38,12 +38,13 @@ class Scores(NamedTuple):
     """``labels`` and ``answers``, one per row of the split; nothing where a task does not keep them."""
 
 
-def train(spec: RunSpec, tell: Callable[[str], object] = str) -> RunRecord:
+def train(spec: RunSpec, tell: Callable[[str], object] = str, data: TaskData | None = None) -> RunRecord:
     """Train, score, measure, and write it all to the output folder; the record comes last.
 
     Args:
         spec: What to run. Fields that are None are filled in by the task and the method.
         tell: Is told, before the training starts, what was guessed or left out.
+        data: Rows to train on; None: those that the spec names.
 
     Returns:
         What is in record.json.
@@ -57,7 +58,7 @@ def train(spec: RunSpec, tell: Callable[[str], object] = str) -> RunRecord:
     folder = _output_folder(spec)
     resume = resume_point(spec, folder)
     task = get_task(str(spec.task))
-    data = load_data(spec)
+    data = load_data(spec) if data is None else data
     for note in data.notes:
         tell(note)
     job = assemble(spec, task, data)

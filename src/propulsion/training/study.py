@@ -15,11 +15,11 @@ import torch
 from propulsion.analysis.gradients import Readout, Row
 from propulsion.analysis.readout import check_readout, default_readout, make_readout
 from propulsion.errors import ConfigError, DataError, near_misses
+from propulsion.methods.heads import is_head
 from propulsion.records import RunSpec
 from propulsion.tasks import Task, TaskData, get_task
 from propulsion.tasks.kinds import SEQUENCE_CLASSIFIER
 from propulsion.training.job import Job, assemble, for_model, load_data, make_trainer, progress_bars, resolve
-from propulsion.training.measure import is_head
 from propulsion.training.options import StudyOptions
 
 

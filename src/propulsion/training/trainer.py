@@ -14,11 +14,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from propulsion.adapter.layers import PropulsionLayer
 from propulsion.errors import NotFiniteError
+from propulsion.methods.heads import is_head
 from propulsion.methods.steps import MethodCallback
 from propulsion.tasks import Setup, Task
-from propulsion.tasks.base import forward_arguments
 from propulsion.training.checkpoints import last_checkpoint
-from propulsion.training.measure import is_head
 from propulsion.training.store import load_tensors, load_trained, save_tensors, save_trained
 
 
@@ -113,6 +112,10 @@ class RunTrainer(Trainer):
             raise not_finite(f"the loss became {loss.item()}", self.model, self.args, self.state)
         return loss
 
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss of `Trainer`, of what the task shows the model of a batch."""
+        return super().compute_loss(model, self.task.arguments(self.model, inputs), *args, **kwargs)
+
     def prediction_step(
         self,
         model: nn.Module,
@@ -127,7 +130,7 @@ class RunTrainer(Trainer):
         """
         batch = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss, outputs = self.compute_loss(model, forward_arguments(batch), return_outputs=True)
+            loss, outputs = self.compute_loss(model, batch, return_outputs=True)
             if not torch.isfinite(loss):
                 raise NotFiniteError(
                     "The model's output is not finite: nothing can be scored. Lower the learning rate."

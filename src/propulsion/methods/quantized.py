@@ -1,0 +1,104 @@
+"""LoRA on quantized weights: QLoRA (Dettmers et al., 2023), QA-LoRA (Xu et al., 2024) and LoftQ (Li et al., 2024)."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from typing import Any
+
+import torch
+from peft import LoftQConfig, LoraConfig
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from propulsion.adapter.targets import ALL_LINEAR
+from propulsion.errors import ConfigError
+from propulsion.methods.lora import with_alpha
+from propulsion.methods.wrapping import peft_method
+from propulsion.records import RunSpec
+
+# Heads are trained, so they stay as they are; these are their names in transformers.
+HEADS = ["classifier", "score", "pre_classifier", "pooler", "qa_outputs", "lm_head", "classification_head"]
+
+
+def all_linear(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) -> dict[str, Any]:
+    """LoRA beside every linear of the backbone, as in the original, unless the spec names targets."""
+    return with_alpha(values, base_model, replace(spec, target_modules=spec.target_modules or ALL_LINEAR))
+
+
+def nf4(spec: RunSpec) -> dict[str, Any]:
+    """Four-bit weights whose scales are quantized too."""
+    half = torch.bfloat16 if spec.bf16 or spec.torch_dtype == "bfloat16" else torch.float32
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=half,
+        llm_int8_skip_modules=HEADS,
+    )
+    return {"quantization_config": config}
+
+
+def without_bitsandbytes() -> str | None:
+    """Why QLoRA cannot run here, or None."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return "bitsandbytes is not installed: pip install 'propulsion-peft[quantization]'."
+    return None
+
+
+def without_gptq() -> str | None:
+    """Why QA-LoRA cannot run here, or None."""
+    if importlib.util.find_spec("gptqmodel") is None:
+        return "it needs a base model with GPTQ layers, and the package gptqmodel that computes them is not installed."
+    return None
+
+
+def without_accelerator() -> str | None:
+    """Why LoftQ cannot run here, or None."""
+    if torch.cuda.is_available() or (hasattr(torch, "xpu") and torch.xpu.is_available()):
+        return None
+    return "PEFT quantizes for LoftQ on a CUDA or XPU device only, and there is none."
+
+
+def on_gptq(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) -> dict[str, Any]:
+    """QA-LoRA, which PEFT ignores silently on layers that are not quantized.
+
+    Raises:
+        ConfigError: The base model has no GPTQ layers.
+    """
+    method = getattr(getattr(base_model.config, "quantization_config", None), "quant_method", "")
+    if "gptq" not in str(method).lower():
+        raise ConfigError("qa-lora needs a base model with GPTQ layers; choose qlora for others.")
+    return all_linear(values, base_model, spec)
+
+
+QLORA = peft_method(
+    "qlora",
+    "LoRA on weights of four bits (NF4)",
+    LoraConfig,
+    1e-3,
+    defaults={"r": 8},
+    derive=all_linear,
+    model_kwargs=nf4,
+    refusal=without_bitsandbytes,
+    delta="ΔW = W_down^BF16 W_up^BF16, W in NF4",
+)
+QA_LORA = peft_method(
+    "qa-lora",
+    "LoRA that reads means of the quantization groups",
+    LoraConfig,
+    1e-3,
+    defaults={"r": 8, "use_qalora": True},
+    derive=on_gptq,
+    refusal=without_gptq,
+    delta="ΔW = W_down W_up, W_up ∈ ℝ^(r × L), L groups of W",
+)
+LOFTQ = peft_method(
+    "loftq",
+    "LoRA that starts at the quantization's error",
+    LoraConfig,
+    1e-3,
+    defaults={"r": 8, "init_lora_weights": "loftq", "loftq_config": LoftQConfig(loftq_bits=4)},
+    derive=all_linear,
+    refusal=without_accelerator,
+    delta="ΔW = SVD(W − Q_t), Q_t = q_N(W − W_down^(t−1) W_up^(t−1))",
+)
