@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoftQConfig, LoraConfig
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from propulsion.adapter.targets import ALL_LINEAR
 from propulsion.errors import ConfigError
@@ -16,26 +16,10 @@ from propulsion.methods.lora import with_alpha
 from propulsion.methods.wrapping import peft_method
 from propulsion.records import RunSpec
 
-# Heads are trained, so they stay as they are; these are their names in transformers.
-HEADS = ["classifier", "score", "pre_classifier", "pooler", "qa_outputs", "lm_head", "classification_head"]
-
 
 def all_linear(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) -> dict[str, Any]:
     """LoRA beside every linear of the backbone, as in the original, unless the spec names targets."""
     return with_alpha(values, base_model, replace(spec, target_modules=spec.target_modules or ALL_LINEAR))
-
-
-def nf4(spec: RunSpec) -> dict[str, Any]:
-    """Four-bit weights whose scales are quantized too."""
-    half = torch.bfloat16 if spec.bf16 or spec.torch_dtype == "bfloat16" else torch.float32
-    config = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=half,
-        llm_int8_skip_modules=HEADS,
-    )
-    return {"quantization_config": config}
 
 
 def without_bitsandbytes() -> str | None:
@@ -78,7 +62,7 @@ QLORA = peft_method(
     1e-3,
     defaults={"r": 8},
     derive=all_linear,
-    model_kwargs=nf4,
+    fixed={"load_in_4bit": True},
     refusal=without_bitsandbytes,
     delta="ΔW = W_down^BF16 W_up^BF16, W in NF4",
 )

@@ -57,7 +57,7 @@ class Method:
         defaults: Its fields that differ from the class's own defaults.
         callbacks: What has to happen at each step, for a built model.
         optimizer: The method's own optimizer, for a built model, its learning rate and its weight decay.
-        model_kwargs: What the base model is to be loaded with, for example quantization.
+        fixed: Fields of the spec that the method decides, for example how the base model's weights are kept.
         refusal: Why the method cannot run on this machine, or None.
     """
 
@@ -72,7 +72,7 @@ class Method:
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     callbacks: Callable[[nn.Module, RunSpec], list[MethodCallback]] = lambda model, spec: []
     optimizer: Callable[[nn.Module, float, float], Optimizer] | None = None
-    model_kwargs: Callable[[RunSpec], dict[str, Any]] = lambda spec: {}
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     refusal: Callable[[], str | None] = lambda: None
 
     def check(self, spec: RunSpec) -> None:

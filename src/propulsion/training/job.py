@@ -39,6 +39,7 @@ def resolve(spec: RunSpec) -> RunSpec:
     lengths = {name: value for name, value in lengths.items() if getattr(spec, name) is None}
     method = get_method(spec.method)
     method.check(spec)
+    spec = replace(spec, **method.fixed)
     rate = spec.learning_rate or method.learning_rate(spec)
     head_rate = spec.head_learning_rate or method.head_learning_rate
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", spec.model_name_or_path.rstrip("/").rpartition("/")[2])
@@ -131,7 +132,7 @@ def assemble(spec: RunSpec, task: Task, data: TaskData, trained: Path | None = N
         for split, rows in data.splits.items():
             encoded[split] = task.encode(rows, setup, training and split == "train")
     set_seed(spec.seed)  # before the head and the adapter are made, or the seed would not decide them
-    wanted = task.model_kwargs(data.label_names) | get_method(spec.method).model_kwargs(spec)
+    wanted = task.model_kwargs(data.label_names)
     base, random_modules = load_base(spec, kind, wanted, setup.tokenizer)
     if random_modules:
         whole = dict.fromkeys((*(spec.modules_to_save or ()), *random_modules))
