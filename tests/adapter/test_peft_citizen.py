@@ -16,7 +16,8 @@ from peft import (
     get_peft_model_state_dict,
 )
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-from transformers import AutoModelForSequenceClassification
+from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 import propulsion
 from propulsion import PropulsionConfig, PropulsionModel
@@ -284,3 +285,23 @@ def test_odd_adapter_names_survive_saving(name: str, tmp_path) -> None:
     model.save_pretrained(tmp_path, selected_adapters=[name])
     loaded = PeftModel.from_pretrained(tiny_model("roberta", "cls"), tmp_path / name, adapter_name=name)
     assert torch.equal(result(loaded, inputs), expected)
+
+
+def test_the_configuration_that_was_given_is_the_one_in_use(tmp_path) -> None:
+    # PEFT goes on to fill it in: for token classification, the head's modules after the layers are made.
+    config = PropulsionConfig(target_modules="attn", task_type="TOKEN_CLS")
+    first = get_peft_model(_token_classifier(), config, autocast_adapter_dtype=False)
+    assert first.peft_config["default"] is config
+    assert "classifier" in config.modules_to_save
+    first.save_pretrained(tmp_path)
+    second = PeftModel.from_pretrained(_token_classifier(), tmp_path, config=config)
+    assert second.peft_config["default"] is config
+    assert config.inference_mode
+    assert first.peft_config["default"] is not config
+    assert first.peft_config["default"].to_dict() == config.to_dict() | {"inference_mode": True}
+
+
+def _token_classifier() -> nn.Module:
+    config = tiny_model("bert").config
+    torch.manual_seed(0)
+    return AutoModelForTokenClassification.from_config(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -40,6 +41,9 @@ from propulsion.adapter.targets import (
 from propulsion.adapter.weighting import COMBINATIONS, combine, combine_bias
 from propulsion.errors import AdapterFileError, AdapterNameError, BaseModelError, ConfigError, TargetError, near_misses
 
+# The tuner that holds a configuration, by the configuration's id; a holder that has it no longer is passed over.
+_HOLDERS: weakref.WeakValueDictionary[int, PropulsionModel] = weakref.WeakValueDictionary()
+
 WHERE = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 
 
@@ -55,9 +59,20 @@ class PropulsionModel(BaseTuner):
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Put an adapter into a model; as PEFT's, but refuses a name that PyTorch cannot store parameters under."""
         _check_adapter_name(adapter_name)
-        # One configuration may serve several models, but what is found out about a model belongs to its adapter.
-        self.peft_config[adapter_name] = copy.copy(self.peft_config[adapter_name])
+        self._take_over(self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+
+    def _take_over(self, peft_config: PropulsionConfig) -> None:
+        """Leave a copy to the model that this configuration has served: what it says of its model stays true there.
+
+        The newest model has the configuration itself, since PEFT goes on to fill in the object that it was given.
+        """
+        holder = _HOLDERS.get(id(peft_config))
+        if holder is not None and holder is not self:
+            for name, held in holder.peft_config.items():
+                if held is peft_config:
+                    holder.peft_config[name] = copy.copy(held)
+        _HOLDERS[id(peft_config)] = self
 
     def _prepare_adapter_config(self, peft_config: PropulsionConfig, model_config: dict[str, Any]) -> PropulsionConfig:
         if peft_config.target_modules is None:
