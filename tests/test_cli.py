@@ -34,6 +34,8 @@ def parse(*words: str) -> RunSpec:
         (["evaluate", "nowhere"], "propulsion train"),
         (["predict", "nowhere", "--inptu", "x"], "input"),
         (["train", "--method", "propulsoin"], "propulsion"),
+        (["train", "--method", "lora", "--method_args", "{rr: 4}"], "'r'"),
+        (["methods", "--counts", "roberta-bas"], "roberta-base"),
     ],
 )
 def test_bad_words_give_one_sentence_and_status_2(
@@ -86,6 +88,8 @@ def test_unknown_key_in_a_file_is_refused(tmp_path: Path, capsys: pytest.Capture
         (["--init_weights", "false"], {"init_weights": False}),
         (["--layers_to_transform", "[0, 1]"], {"layers_to_transform": (0, 1)}),
         (["--max_train_samples", "6400"], {"max_train_samples": 6400}),
+        (["--method_args", "{r: 4}"], {"method_args": {"r": 4}}),
+        (["--method_args.r", "4"], {"method_args": {"r": 4}}),
         (["--report_to", "[tensorboard, wandb]"], {"report_to": ("tensorboard", "wandb")}),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 
 import pytest
@@ -18,9 +19,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from propulsion.errors import ConfigError, UnknownNameError
+from propulsion.errors import ConfigError, TargetError, UnknownNameError
 from propulsion.methods import Method, get_method, method_names, register
 from propulsion.methods.heads import head_modules
+from propulsion.methods.places import target_names
 from propulsion.records import RunSpec
 
 
@@ -103,3 +105,105 @@ def test_unknown_names_are_refused_with_near_misses_and_duplicates_too() -> None
         get_method("zzz")
     with pytest.raises(ConfigError, match="already"):
         register(Method("lora", "again", lambda model, spec, task: torch.nn.Identity(), lambda spec: 1.0))
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "said"),
+    [
+        ("lora", {"rr": 4}, "'r'"),
+        ("lora", {"target_modules": ["query"]}, "--target_modules"),
+        ("propulsion", {"degree": 3}, "--degree"),
+        ("adapter", {"bottlenek": 4}, "'bottleneck'"),
+        ("full", {"r": 4}, "'r' is no argument"),
+        ("lora", {"inference_mode": True}, "inference_mode"),
+    ],
+)
+def test_arguments_that_a_method_does_not_have_are_refused_before_a_model_is_loaded(
+    method: str, arguments: dict[str, object], said: str
+) -> None:
+    with pytest.raises((ConfigError, UnknownNameError), match=said):
+        get_method(method).check(RunSpec(method=method, method_args=arguments))
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "said"),
+    [
+        ("lora", {"r": -1}, "r"),
+        ("lora", {"r": "many"}, "lora"),
+        ("adapter", {"bottleneck": 0}, "bottleneck"),
+        ("adapter", {"layer_norms": "some"}, "none, output, all"),
+        ("propetl-adapter", {"kept": 2.0}, "at most 1"),
+        ("loraprune", {"sparsity": 1.0}, "below 1"),
+        ("dylora", {"r": True}, "r of"),
+        ("deltalora", {"alpha": float("nan")}, "alpha"),
+        ("prefix-tuning", {"num_virtual_tokens": 0}, "num_virtual_tokens"),
+        ("prompt-tuning", {"num_virtual_tokens": 600}, "max_length"),
+        ("adalora", {"total_step": 10}, "max_steps"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_in_one_sentence(
+    method: str, arguments: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        get_method(method).build(bert(), RunSpec(method=method, method_args=arguments), Classification())
+
+
+@pytest.mark.parametrize(
+    ("make", "method", "changes", "said"),
+    [
+        (deberta, "prefix-tuning", {}, "deberta-v2"),
+        (distilbert, "mam", {}, "distilbert"),
+        (gpt2, "prompt-tuning", {}, "padding"),
+        (bert, "prompt-tuning", {"target_modules": ("query",)}, "target_modules"),
+        (bert, "adapter", {"layers_to_transform": 1}, "layers_to_transform"),
+        (bert, "propulsion-attn", {"target_modules": "mlp"}, "--method propulsion"),
+        (bert, "lora", {"target_modules": ("quary",)}, "quary"),
+        (bert, "dylora", {"target_modules": "embedding"}, "no linear"),
+        (bert, "lora", {"layers_to_transform": (7,)}, "layers_to_transform"),
+        (
+            bert,
+            "kernel-mix",
+            {"target_modules": ("intermediate.dense", "output.dense"), "layers_to_transform": 9},
+            "no",
+        ),
+    ],
+)
+def test_what_does_not_apply_to_a_model_is_refused_with_the_reason(  # type: ignore[no-untyped-def]
+    make, method: str, changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises((ConfigError, TargetError), match=said):
+        get_method(method).build(make(), RunSpec(method=method, max_length=8, **changes), Classification())
+
+
+def test_what_cannot_run_here_says_so_before_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="CUDA or XPU"):
+        get_method("loftq").check(RunSpec(method="loftq"))
+    if importlib.util.find_spec("gptqmodel") is None:
+        with pytest.raises(ConfigError, match="gptqmodel"):
+            get_method("qa-lora").check(RunSpec(method="qa-lora"))
+    with pytest.raises(ConfigError, match="GPTQ layers"):
+        get_method("qa-lora").build(bert(), RunSpec(method="qa-lora"), Classification())
+
+
+def test_arguments_reach_the_methods_configuration() -> None:
+    spec = RunSpec(method="lora-r2", method_args={"r": 5, "lora_alpha": 7}, target_modules="mlp", layers_to_transform=1)
+    config = get_method("lora-r2").build(bert(), spec, Classification()).peft_config["default"]
+    assert (config.r, config.lora_alpha) == (5, 7)
+    names = [f"bert.encoder.layer.1.{part}.dense" for part in ("intermediate", "output")]
+    assert set(config.target_modules) == set(names)
+
+
+def test_every_method_says_what_it_does() -> None:
+    for name in method_names():
+        method = get_method(name)
+        assert method.description
+        assert method.delta
+        assert method.learning_rate(RunSpec()) > 0
+
+
+@pytest.mark.parametrize("make", HEADS)
+def test_queries_and_values_are_the_usual_targets(make) -> None:  # type: ignore[no-untyped-def]
+    names = {name.rpartition(".")[2] for name in target_names(make(), RunSpec())}
+    wanted = {bert: {"query", "value"}, distilbert: {"q_lin", "v_lin"}, deberta: {"query_proj", "value_proj"}}
+    assert names == wanted.get(make, {"c_attn"})
