@@ -278,7 +278,8 @@ def _demo(options: DemoOptions) -> None:
 def _compare(path: str, options: CompareOptions) -> None:
     read_grid = _room("grid_file", "compare").read_grid
     grid = read_grid(path, output_dir=options.output_dir, data_root=options.data_root)
-    _room("command", "compare").compare(grid, options)
+    results = _room("command", "compare").compare(grid, options)
+    print(f"Written to {_room('report', 'compare').write_report(grid, results)}")
 
 
 def _room(name: str, room: str = "training") -> Any:

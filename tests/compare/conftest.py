@@ -25,11 +25,16 @@ MakeGrid = Callable[..., Grid]
 @pytest.fixture
 def make_grid(tiny_model: Path, data_dir: Path, tmp_path: Path) -> MakeGrid:  # noqa: F811
     """Grids of 4 steps on 64 sentences; their runs go to tmp_path."""
+    return grids(tiny_model, data_dir, tmp_path)
+
+
+def grids(tiny_model: Path, data_dir: Path, folder: Path) -> MakeGrid:  # noqa: F811
+    """A maker of grids whose runs go to `folder`."""
 
     def make(**changes: Any) -> Grid:
         settings = {"model_name_or_path": str(tiny_model), "data_dir": str(data_dir), "max_length": 16, "max_steps": 4}
         settings |= {"per_device_train_batch_size": 8, "use_cpu": True, **changes.pop("settings", {})}
-        values = {"methods": ["head"], "tasks": ["text-classification"], "output_dir": str(tmp_path / "runs")}
+        values = {"methods": ["head"], "tasks": ["text-classification"], "output_dir": str(folder / "runs")}
         return grid_from({**values, "settings": settings, **changes}, "tiny")
 
     return make

@@ -93,10 +93,10 @@ class Grid:
         """The size of the grid in words."""
         most = max(map(self.rate_count, self.methods), default=1)
         rates = f"up to {most} learning rates to choose from, " if most > 1 else ""
-        return (
-            f"{len(self.methods)} methods × {len(self.tasks)} tasks × {len(self.train_sizes)} sizes, "
-            f"{rates}{len(self.seeds)} seeds"
-        )
+        sizes = f" × {len(self.train_sizes)} sizes" if len(self.train_sizes) > 1 else ""
+        counts = (("method", self.methods), ("task", self.tasks), ("seed", self.seeds))
+        methods, tasks, seeds = (f"{len(some)} {name}{'' if len(some) == 1 else 's'}" for name, some in counts)
+        return f"{methods} × {tasks}{sizes}, {rates}{seeds}"
 
     def explicit_rates(self, label: str) -> tuple[float, ...]:
         """The rates that are named for a row; none where multiples of the method's own are tried."""

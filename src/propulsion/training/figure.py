@@ -41,7 +41,7 @@ def _panel(axes: Any, title: str, points: list[list[float]], last_step: float, s
     steps, values = zip(*points, strict=True)
     if smoothed:
         axes.plot(steps, values, color=LINE, linewidth=0.8, alpha=0.3)
-        values = tuple(_running_mean(values))
+        values = tuple(running_mean(values))
     axes.plot(steps, values, color=LINE, linewidth=1.6, marker="" if smoothed else "o", markersize=3.5)
     axes.annotate(
         f"{values[-1]:.3f}",
@@ -63,7 +63,7 @@ def _panel(axes: Any, title: str, points: list[list[float]], last_step: float, s
         axes.spines[side].set_visible(False)
 
 
-def _running_mean(values: Sequence[float], memory: float = 0.8) -> list[float]:
+def running_mean(values: Sequence[float], memory: float = 0.8) -> list[float]:
     """Exponential, corrected for its start."""
     means, total, weight = [], 0.0, 0.0
     for value in values:
