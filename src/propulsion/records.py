@@ -41,6 +41,7 @@ class RunSpec:
     load_in_8bit: bool = _model(False, "keep the frozen weights in 8 bits (bitsandbytes)")
     load_in_4bit: bool = _model(False, "keep the frozen weights in 4 bits, NF4 (bitsandbytes)")
     device_map: str | None = _model(None, "where the weights go, for example auto; None: one device")
+    dropout: float | None = _model(None, "dropout of hidden layers and attention; None: the model's")
     attn_implementation: str | None = _model(None, "eager, sdpa, flash_attention_2 and so on; None: the model's")
 
     task: str | None = _data(None, "see `propulsion tasks`; text-classification if data is named, else docstrings")
@@ -157,7 +158,8 @@ _ABOVE_ZERO = (
     "eval_steps",
     "save_steps",
 )
-_SHARES = ("selection_fraction",)
+_SHARES = ("selection_fraction", "dropout")
+_FINITE = ("null_score_diff_threshold",)
 _CHOICES = {
     "torch_dtype": ("float32", "bfloat16", "float16"),
     "eval_strategy": ("no", "steps", "epoch"),
@@ -171,9 +173,8 @@ def _check_numbers(spec: RunSpec) -> None:
         (_NOT_NEGATIVE, "a number of at least 0", lambda v: math.isfinite(v) and v >= 0),
         (_ABOVE_ZERO, "a number above 0", lambda v: math.isfinite(v) and v > 0),
         (_SHARES, "a share of at least 0 and below 1", lambda v: 0 <= v < 1),
+        (_FINITE, "a finite number", math.isfinite),
     )
-    if not math.isfinite(spec.null_score_diff_threshold):
-        raise ConfigError("null_score_diff_threshold must be a finite number.")
     for names, wanted, holds in rules:
         for name in names:
             value = getattr(spec, name)

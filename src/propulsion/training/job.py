@@ -23,7 +23,7 @@ from propulsion.tasks import DataSource, ModelKind, Setup, Task, TaskData, get_t
 from propulsion.tasks.base import EVAL, Lengths, Metrics, accepted_by
 from propulsion.tasks.selection import set_aside
 from propulsion.training.measure import StepClock
-from propulsion.training.models import check_lengths, load_base, load_config, load_tokenizer, model_path
+from propulsion.training.models import check_lengths, dropouts, load_base, load_config, load_tokenizer, model_path
 from propulsion.training.store import ADAPTER_CONFIG, load_trained, open_adapter
 from propulsion.training.trainer import RunTrainer
 
@@ -132,7 +132,7 @@ def assemble(spec: RunSpec, task: Task, data: TaskData, trained: Path | None = N
         for split, rows in data.splits.items():
             encoded[split] = task.encode(rows, setup, training and split == "train")
     set_seed(spec.seed)  # before the head and the adapter are made, or the seed would not decide them
-    wanted = task.model_kwargs(data.label_names)
+    wanted = task.model_kwargs(data.label_names) | dropouts(setup.config, spec.dropout)
     base, random_modules = load_base(spec, kind, wanted, setup.tokenizer)
     if random_modules:
         whole = dict.fromkeys((*(spec.modules_to_save or ()), *random_modules))

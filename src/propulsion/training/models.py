@@ -29,6 +29,19 @@ MOST_NEW_BACKBONE_PARAMETERS = 4
 # These count positions from behind the padding token's id.
 PADDED_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet"}
 
+# What the architectures call the dropout of hidden layers and of attention.
+_DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "hidden_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "dropout_rate",
+)
+
 
 def model_path(name: str) -> str:
     """Where the weights of `name` are: a path, a hub id, or the folder that the name ``minilm`` stands for.
@@ -101,6 +114,24 @@ def load_config(path: str) -> PreTrainedConfig:
     """
     with _explained(path, "model"):
         return AutoConfig.from_pretrained(path)
+
+
+def dropouts(config: PreTrainedConfig, share: float | None) -> dict[str, float]:
+    """The fields of a configuration that set the dropout of hidden layers and attention, with that share.
+
+    Args:
+        config: Of the base model.
+        share: What is dropped; None: as the model has it.
+
+    Raises:
+        ConfigError: The architecture has no dropout that could be set.
+    """
+    if share is None:
+        return {}
+    names = [name for name in _DROPOUTS if hasattr(config, name)]
+    if not names:
+        raise ConfigError(f"{config.model_type} has no dropout to set: leave --dropout out.")
+    return dict.fromkeys(names, share)
 
 
 def longest_input(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
