@@ -87,7 +87,7 @@ def rows(results: Iterable[PaperResult] | None = None) -> list[Row]:
 def options(row: Row) -> dict[str, Value]:
     """The options of a row's run, each with its origin."""
     model, data, method = MODELS[row.model], row.data, row.setting.method
-    chosen = {
+    return {
         "model_name_or_path": Value(model.hub_id, model.origin),
         **({"torch_dtype": Value("bfloat16", OURS)} if model.large else {}),
         "dropout": Value(0.1, DEFAULTS if row.table != LLM_REASONING else "the paper, section 4.3"),
@@ -103,7 +103,6 @@ def options(row: Row) -> dict[str, Value]:
         "group_by_length": Value(True, OURS),
         "load_best_model_at_end": Value(True, OURS),
     }
-    return chosen
 
 
 def _method_options(row: Row) -> dict[str, Value]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from propulsion.errors import ConfigError
 from propulsion.methods.registry import Cost
 from propulsion.methods.steps import MethodCallback
+from propulsion.methods.virtual_tokens import align
 from propulsion.methods.wrapping import peft_method
 from propulsion.records import RunSpec
 
@@ -24,15 +25,10 @@ def prompt(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) -
     """Tokens at the input.
 
     Raises:
-        ConfigError: They do not fit, or the model would classify by a token of padding.
+        ConfigError: They do not fit.
     """
     refuse_targets(spec)
     check_length(values["num_virtual_tokens"], base_model, spec)
-    if hasattr(base_model, "score"):
-        raise ConfigError(
-            f"{spec.method} feeds embeddings, and from embeddings a {type(base_model).__name__} classifies by the last "
-            "token of the batch, which is padding in every shorter row. Choose prefix-tuning, or another --method."
-        )
     return values
 
 
@@ -40,9 +36,11 @@ def prefix(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) -
     """Keys and values before those of every layer.
 
     Raises:
-        ConfigError: They do not fit, or the architecture takes none.
+        ConfigError: They do not fit, the architecture takes none, or it is to recompute its activations.
     """
     refuse_targets(spec)
+    if spec.gradient_checkpointing:
+        raise ConfigError(f"gradient_checkpointing turns off the cache that {spec.method} writes to: leave it out.")
     refuse_without_cache(base_model, spec.method)
     check_length(values["num_virtual_tokens"], base_model, spec)
     return values
@@ -120,6 +118,7 @@ def _prompts(name: str, description: str, config_class: type[PeftConfig], rate: 
         defaults={"num_virtual_tokens": NUM_VIRTUAL_TOKENS},
         callbacks=callbacks,
         derive=derive,
+        prepare=align,
         **fields,
     )
 

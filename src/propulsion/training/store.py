@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from propulsion.errors import AdapterFileError
+from propulsion.methods.virtual_tokens import align
 from propulsion.training.models import quiet_transformers
 
 TRAINED_FILE = "trained.safetensors"
@@ -77,7 +78,7 @@ def open_adapter(base: PreTrainedModel, folder: Path) -> nn.Module:
     with _explained(folder / ADAPTER_FILE):
         config = PeftConfig.from_pretrained(str(folder))
         # PEFT keeps the tokens that a prompt's network has made, without the network, so they cannot be trained on.
-        return PeftModel.from_pretrained(base, str(folder), is_trainable=not config.is_prompt_learning)
+        return align(PeftModel.from_pretrained(base, str(folder), is_trainable=not config.is_prompt_learning))
 
 
 def load_trained(model: nn.Module, folder: Path) -> None:
