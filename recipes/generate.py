@@ -27,6 +27,7 @@ from source import (
     MODELS,
     NO_DATASET,
     OURS,
+    ROOM,
     TABLE_2,
     TABLES,
     Dataset,
@@ -92,12 +93,12 @@ def options(row: Row) -> dict[str, Value]:
         **({"torch_dtype": Value("bfloat16", OURS)} if model.large else {}),
         "dropout": Value(0.1, DEFAULTS if row.table != LLM_REASONING else "the paper, section 4.3"),
         "task": Value(data.task, "the paper"),
-        **({"max_length": Value(data.max_length, OURS)} if data.max_length else {}),
+        **_length(row),
         "method": Value(method, "the paper"),
         **_method_options(row),
         "learning_rate": Value(1e-4, f"{DEFAULTS}; ours would be {_our_rate(row):.3g}"),
         "weight_decay": Value(0.02, DEFAULTS),
-        **({"gradient_checkpointing": Value(True, OURS)} if model.large else {}),
+        **(_recomputation(method) if model.large else {}),
         "num_train_epochs": Value(data.epochs, OURS),
         **_batch(model),
         "group_by_length": Value(True, OURS),
@@ -115,6 +116,18 @@ def _method_options(row: Row) -> dict[str, Value]:
     if row.table != "2":
         return {}
     return dict((BART if row.model == "bart-large" else {}).get(method) or TABLE_2.get(method, {}))
+
+
+def _length(row: Row) -> dict[str, Value]:
+    """The longest input, with room for the virtual tokens of a prompt before it."""
+    longest = ROOM.get((row.model, row.setting.method), row.data.max_length)
+    return {"max_length": Value(longest, OURS)} if longest else {}
+
+
+def _recomputation(method: str) -> dict[str, Value]:
+    if method == "prefix-tuning":
+        return {"gradient_checkpointing": Value(False, f"{OURS}: it turns off the cache, which a prefix is")}
+    return {"gradient_checkpointing": Value(True, OURS)}
 
 
 def _our_rate(row: Row) -> float:
@@ -182,7 +195,7 @@ def generate(folder: Path) -> int:
     """
     runnable, refused = [], defaultdict(list)
     for row in rows():
-        reason = refusal(row.table, row.model, row.setting.method)
+        reason = refusal(row.model, row.setting.method)
         if reason:
             refused[reason].append(row)
         else:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-DECODERS_THAT_CLASSIFY = ("9", "10", "11", "12", "13", "19", "20", "21", "22", "23")
 
-
-def refusal(table: str, model: str, method: str) -> str | None:
+def refusal(model: str, method: str) -> str | None:
     """Why a row has no recipe, or None."""
     if method == "prefix-tuning" and model.startswith("deberta"):
         return "DeBERTa's attention takes no keys and values from outside, which a prefix is"

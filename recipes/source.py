@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 TABLES = ("1", "2", "3", *(str(number) for number in range(9, 24)))
-LLM_REASONING, LLM_CLASSIFICATION, LLM_TAGGING = "3", ("9", "10", "11", "12", "13"), ("14", "15", "16", "17", "18")
+LLM_REASONING = "3"
 OURS = "ours"
 DEFAULTS = "the paper, section 4.4: its defaults for all methods"
 
@@ -165,6 +165,8 @@ BART = {
     "loha": {"target_modules": Value("attn", COUNTED), "method_args": Value({"r": 4}, COUNTED)},
     "prompt-tuning": {"method_args": Value({"num_virtual_tokens": 512}, COUNTED)},
 }
+# What 1,024 positions leave for the text.
+ROOM = {("bart-large", "prompt-tuning"): 512, ("bart-large", "prefix-tuning"): 1004}
 LLM_PROPULSION = {
     "degree": Value(15, "the paper, section 4.3"),
     "num_vectors": Value(5, "the paper, section 4.3"),

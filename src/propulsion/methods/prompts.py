@@ -43,6 +43,9 @@ def prefix(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) -
         raise ConfigError(f"gradient_checkpointing turns off the cache that {spec.method} writes to: leave it out.")
     refuse_without_cache(base_model, spec.method)
     check_length(values["num_virtual_tokens"], base_model, spec)
+    config = base_model.config
+    if config.model_type == "falcon" and config.multi_query and not config.new_decoder_architecture:
+        return {"num_attention_heads": 1, "token_dim": config.head_dim, **values}  # PEFT takes it for as many as queries
     return values
 
 

@@ -27,7 +27,7 @@ from propulsion.training.job import resolve
 from propulsion.training.models import model_path, quiet_transformers
 from propulsion.training.run import train
 
-STEPS, LENGTH, POSITIONS, WIDTH = 2, 64, 160, 32
+STEPS, LENGTH, POSITIONS, WIDTH = 2, 64, 640, 32
 ALIASES = {
     "minilm": "bert",
     "deberta-v3": "deberta-v2",
@@ -164,6 +164,8 @@ def build_tiny(name: str, task: str, data: TaskData, folder: Path) -> PreTrained
     tokenizer = train_tokenizer(words_in(data), marks=masked or encoder_decoder)
     config = tiny_config(model_type, tokenizer)
     kind = get_task(task).model_kind(config)
+    for field, value in get_task(task).model_kwargs(data.label_names).items():
+        setattr(config, field, value)  # a head of another size would not be read
     torch.manual_seed(0)
     model = getattr(transformers, kind.auto_class).from_config(config)
     with quiet_transformers():
@@ -191,7 +193,11 @@ def architecture(name: str) -> str:
 def tiny_config(model_type: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
     """A configuration with two layers of width 32 for the vocabulary of a tokenizer."""
     default = AutoConfig.for_model(model_type)
-    sizes: dict[str, Any] = {name: value for name, value in SIZES.items() if hasattr(default, name)}
+    sizes: dict[str, Any] = {
+        name: value
+        for name, value in SIZES.items()
+        if hasattr(default, name) and not isinstance(getattr(type(default), name, None), property)
+    }
     tokens = {
         "vocab_size": len(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,
