@@ -18,7 +18,7 @@ import yaml
 from refusals import refusal
 from source import (
     APPENDIX_K_DEGREE,
-    BART,
+    COUNTED,
     DATASETS,
     DEFAULTS,
     LLM_PROPULSION,
@@ -28,15 +28,14 @@ from source import (
     NO_DATASET,
     OURS,
     ROOM,
-    TABLE_2,
     TABLES,
     Dataset,
     Model,
-    Setting,
     Value,
 )
 
 from propulsion.methods import get_method
+from propulsion.methods.counts import Setting, paper_setting
 from propulsion.methods.paper import PaperResult, paper_results
 from propulsion.records import RunSpec
 
@@ -58,7 +57,7 @@ class Row:
     @property
     def setting(self) -> Setting:
         """How its method is run here."""
-        return METHODS[plain(self.label)]
+        return paper_setting(self.model, self.table, self.label) or Setting(METHODS[self.label])
 
     @property
     def data(self) -> Dataset:
@@ -113,9 +112,7 @@ def _method_options(row: Row) -> dict[str, Value]:
             return dict(LLM_PROPULSION)
         given = row.data.degree if row.table in ("1", "2") else None
         return {"degree": Value(given, "the paper, section 4.2") if given else APPENDIX_K_DEGREE}
-    if row.table != "2":
-        return {}
-    return dict((BART if row.model == "bart-large" else {}).get(method) or TABLE_2.get(method, {}))
+    return {name: Value(value, COUNTED) for name, value in row.setting.spec.items()}
 
 
 def _length(row: Row) -> dict[str, Value]:

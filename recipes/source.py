@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 TABLES = ("1", "2", "3", *(str(number) for number in range(9, 24)))
@@ -111,60 +110,24 @@ DATASETS = {
 NO_DATASET = {"Avg.": "an average over the other columns"}
 
 
-@dataclass(frozen=True)
-class Setting:
-    """How a method of the paper is run.
-
-    Args:
-        method: Our name.
-        values: Further options, with their origin.
-    """
-
-    method: str
-    values: Mapping[str, Value] = field(default_factory=dict)
-
-
 METHODS = {
-    "FT": Setting("full"),
-    "Full Fine-tuning": Setting("full"),
-    "Adapter S": Setting("adapter"),
-    "Prompt tuning": Setting("prompt-tuning"),
-    "Prompt Tuning": Setting("prompt-tuning"),
-    "Prompt-tuning": Setting("prompt-tuning"),
-    "Prefix": Setting("prefix-tuning"),
-    "Prefix-tuning": Setting("prefix-tuning"),
-    "Prefix-Tuning": Setting("prefix-tuning"),
-    "P-Tuning": Setting("p-tuning"),
-    "(IA) 3": Setting("ia3"),
-    "BitFit": Setting("bitfit"),
-    "Bitfit": Setting("bitfit"),
-    "LoRA": Setting("lora"),
-    "LoRA Rank 1": Setting("lora-r1"),
-    "LoRA Rank 2": Setting("lora-r2"),
-    "AdaLoRA": Setting("adalora"),
-    "LoHa": Setting("loha"),
-    "LoKr": Setting("lokr"),
-    "MAM Adapter": Setting("mam"),
-    "Parallel": Setting("parallel-adapter"),
-    "PROPETL Adapter": Setting("propetl-adapter"),
-    "PROPETL LoRA": Setting("propetl-lora"),
-    "PROPETL Prefix": Setting("propetl-prefix"),
-    "Propulsion": Setting("propulsion-all"),
-    "Propulsion(All)": Setting("propulsion-all"),
-    "Propulsion(Attn)": Setting("propulsion-attn"),
+    "Full Fine-tuning": "full",
+    "Prompt Tuning": "prompt-tuning",
+    "Prefix": "prefix-tuning",
+    "Prefix-Tuning": "prefix-tuning",
+    "P-Tuning": "p-tuning",
+    "LoRA": "lora",
+    "LoRA Rank 1": "lora-r1",
+    "LoRA Rank 2": "lora-r2",
+    "AdaLoRA": "adalora",
+    "Parallel": "parallel-adapter",
+    "Propulsion": "propulsion-all",
+    "Propulsion(All)": "propulsion-all",
+    "Propulsion(Attn)": "propulsion-attn",
 }
-# What gives the parameters that table 2 prints.
+"""Our names of the methods of tables 3 and 9–23; those of tables 1 and 2, with what gives their counts, are in
+`propulsion.methods.counts`."""
 COUNTED = "gives the parameters that the table prints"
-TABLE_2 = {
-    "lora": {"target_modules": Value("attn", COUNTED)},
-    "adalora": {"target_modules": Value("attn", COUNTED)},
-    "lokr": {"target_modules": Value("attn", COUNTED), "method_args": Value({"r": 12}, COUNTED)},
-    "loha": {"target_modules": Value("attn", COUNTED)},
-}
-BART = {
-    "loha": {"target_modules": Value("attn", COUNTED), "method_args": Value({"r": 4}, COUNTED)},
-    "prompt-tuning": {"method_args": Value({"num_virtual_tokens": 512}, COUNTED)},
-}
 # What 1,024 positions leave for the text.
 ROOM = {("bart-large", "prompt-tuning"): 512, ("bart-large", "prefix-tuning"): 1004}
 LLM_PROPULSION = {

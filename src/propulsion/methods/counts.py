@@ -147,7 +147,7 @@ def counts(model: str) -> list[Count]:
     rows = [
         _counted(config, setting, printed, table)
         for (table, label), printed in paper_parameters(model).items()
-        if (setting := _setting(model, table, label)) is not None
+        if (setting := paper_setting(model, table, label)) is not None
     ]
     listed = {row.method for row in rows}
     return rows + [_counted(config, Setting(name)) for name in method_names() if name not in listed]
@@ -172,7 +172,8 @@ def model_config(model: str) -> PretrainedConfig:
         ) from error
 
 
-def _setting(model: str, table: str, label: str) -> Setting | None:
+def paper_setting(model: str, table: str, label: str) -> Setting | None:
+    """How a row of the paper's tables 1, 2 and 5 comes about, by the paper's label of its method; None for others."""
     plain = re.sub(r"\s*</?sup>\s*", " ", label).strip()
     plain = {"Bitfit": "BitFit", "Prompt-tuning": "Prompt tuning"}.get(plain, plain)
     return ONE_MODEL.get((model, plain)) or SETTINGS.get(table, {}).get(plain)

@@ -45,7 +45,8 @@ def prefix(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) -
     check_length(values["num_virtual_tokens"], base_model, spec)
     config = base_model.config
     if config.model_type == "falcon" and config.multi_query and not config.new_decoder_architecture:
-        return {"num_attention_heads": 1, "token_dim": config.head_dim, **values}  # PEFT takes it for as many as queries
+        # all queries share one head of keys and values; PEFT would make as many as there are queries
+        return {"num_attention_heads": 1, "token_dim": config.head_dim, **values}
     return values
 
 
