@@ -22,11 +22,7 @@ from propulsion.training.store import ADAPTER_CONFIG, load_trained, open_adapter
 from propulsion.training.trainer import RunTrainer
 
 # Why a method does not apply to a decoder that classifies.
-REFUSED = {
-    ("llama", "bitfit"): "bias",
-    ("llama", "prompt-tuning"): "padding",
-    ("llama", "p-tuning"): "padding",
-}
+REFUSED = {("llama", "bitfit"): "bias"}
 STEPS = 20
 # Built by the same calls as others in this test.
 THIN = {"lora-r1", "lora-r2", *(f"propulsion-{name}" for name in ("embedding", "key", "mlp", "query", "value"))}

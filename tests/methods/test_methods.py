@@ -153,7 +153,7 @@ def test_arguments_out_of_range_are_refused_in_one_sentence(
     [
         (deberta, "prefix-tuning", {}, "deberta-v2"),
         (distilbert, "mam", {}, "distilbert"),
-        (gpt2, "prompt-tuning", {}, "padding"),
+        (gpt2, "prefix-tuning", {"gradient_checkpointing": True}, "cache"),
         (bert, "prompt-tuning", {"target_modules": ("query",)}, "target_modules"),
         (bert, "adapter", {"layers_to_transform": 1}, "layers_to_transform"),
         (bert, "propulsion-attn", {"target_modules": "mlp"}, "--method propulsion"),

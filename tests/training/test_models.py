@@ -7,6 +7,8 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoConfig
 
 from propulsion.errors import ConfigError, MissingExtraError
 from propulsion.records import RunSpec
@@ -59,3 +61,27 @@ def test_new_modules_of_the_backbone_are_reported(tiny_model: Path, tmp_path: Pa
     assert models.load_base(RunSpec(model_name_or_path=str(tmp_path)), CLASSIFIER, {}, None)[1] == (
         "bert.pooler.dense",
     )
+
+
+@pytest.mark.parametrize(
+    "model_type", ["roberta", "deberta-v2", "bart", "bloom", "gptj", "llama", "falcon", "phi", "t5"]
+)
+def test_dropout_reaches_the_layers_of_every_architecture(model_type: str) -> None:
+    config = AutoConfig.for_model(model_type)
+    assert models.dropouts(config, None) == {}
+    found = models.dropouts(config, 0.25)
+    assert found
+    assert all(hasattr(config, name) and value == 0.25 for name, value in found.items())
+
+
+def test_the_built_model_drops_what_was_asked_for(tiny_model: Path) -> None:
+    spec = RunSpec(model_name_or_path=str(tiny_model), dropout=0.25)
+    wanted = models.dropouts(AutoConfig.from_pretrained(tiny_model), spec.dropout)
+    tokenizer = models.load_tokenizer(str(tiny_model))
+    model, _ = models.load_base(spec, SEQUENCE_CLASSIFIER, {"num_labels": 2, **wanted}, tokenizer)
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.25}
+
+
+def test_a_model_without_dropout_is_refused() -> None:
+    with pytest.raises(ConfigError, match="mamba has no dropout to set"):
+        models.dropouts(AutoConfig.for_model("mamba"), 0.1)

@@ -61,10 +61,12 @@ def ended(kwargs: dict[str, Any], counted: bool) -> dict[str, Any]:
     """The arguments of a forward with the padding of each row moved from its end to its front.
 
     Args:
-        kwargs: With ``inputs_embeds`` (rows, tokens, width) and ``attention_mask`` (rows, tokens).
+        kwargs: With ``inputs_embeds`` (rows, tokens, width) and ``attention_mask`` (rows, tokens), if any.
         counted: Whether the model takes positions; each row counts its own from 0.
     """
-    embeds, mask = kwargs["inputs_embeds"], kwargs["attention_mask"]
+    embeds, mask = kwargs["inputs_embeds"], kwargs.get("attention_mask")
+    if mask is None:
+        return kwargs  # nothing is padded
     rows, tokens = mask.shape
     padding = tokens - mask.sum(dim=1, keepdim=True).long()
     source = (torch.arange(tokens, device=mask.device)[None] - padding) % tokens
