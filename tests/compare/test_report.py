@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from propulsion.compare.grid import Grid
+from propulsion.compare.paper import paper_score
 from propulsion.compare.report import write_report
 from propulsion.compare.results import all_results
 from propulsion.compare.runner import run_grid
@@ -140,3 +141,11 @@ def test_a_report_of_nothing_yet_can_be_written(make_grid: MakeGrid) -> None:
     grid = make_grid()
     text = write_report(grid, all_results(grid)).read_text()
     assert "1 final runs are still missing" in text
+
+
+def test_the_papers_number_stands_beside_the_same_model_task_and_method_alone() -> None:
+    assert paper_score("FacebookAI/roberta-base", "propulsion-all", "sst2", "accuracy") == 93.18
+    assert paper_score("roberta-large", "bitfit", "cola", "mcc") == 66.72
+    assert paper_score("roberta-base", "propulsion-all", "squad", "f1") is None
+    assert paper_score("deberta-v3-base", "lora", "squad_v2", "f1") == 85.75
+    assert paper_score("minilm", "propulsion-all", "sst2", "accuracy") is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from propulsion.compare.drawing import Figure, Trace, looks, trace
-from propulsion.compare.summary import Column, Summary
+from propulsion.compare.summary import Column, Summary, scale_of
 from propulsion.training.figure import running_mean
 
 FIRST_STEPS = 300
@@ -38,7 +38,7 @@ def _lines(summary: Summary, column: Column, what: str) -> list[Trace]:
         if len(points) < 2:
             continue
         steps, values = ([point[axis] for point in points] for axis in (0, 1))
-        values = [100 * value for value in values] if what == "score" else running_mean(values)
+        values = [scale_of(column.metric) * value for value in values] if what == "score" else running_mean(values)
         line = {"color": looked[row].colour, "dash": looked[row].dash, "width": 2}
         marker = {"symbol": looked[row].symbol, "size": 7}
         mode = "lines" if what == "loss" else "lines+markers"

@@ -31,7 +31,7 @@ def score_against(
     summary: Summary, costs: dict[str, Costs], what: str, read: Callable[[Costs], float], name: str
 ) -> Figure:
     """A point for each row, and the Pareto front."""
-    points = {row: (read(costs[row]), 100 * merit) for row in costs if (merit := summary.merit(row)) is not None}
+    points = {row: (read(costs[row]), merit) for row in costs if (merit := summary.merit(row)) is not None}
     best = front(points)
     looked = looks(summary)
     traces: list[Trace] = []

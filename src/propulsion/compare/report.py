@@ -10,7 +10,6 @@ from typing import Any
 
 from propulsion.compare.grid import Grid
 from propulsion.compare.page import page
-from propulsion.compare.paper import paper_score
 from propulsion.compare.results import CellResult
 from propulsion.compare.summary import Summary
 from propulsion.compare.tables import Cell, Table, commands, tables
@@ -99,7 +98,7 @@ def _csv_rows(summary: Summary, row: str, column: Any) -> list[dict[str, Any]]:
         for name, mean in means.items()
         if mean
     ] or [{**common, "metric": column.metric}]
-    rows[0] |= {"rank": score.rank, "paper": paper_score(summary, row, column)}
+    rows[0] |= {"rank": score.rank, "paper": summary.paper(row, column)}
     if gap := score.difference:
         rows[0] |= {"difference": gap.mean, "low": gap.low, "high": gap.high, "p": gap.p, "peer": gap.peer}
     return rows

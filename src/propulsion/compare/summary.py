@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from propulsion.compare.grid import Grid
+from propulsion.compare.paper import paper_score
 from propulsion.compare.plan import SELECTION
 from propulsion.compare.results import CellResult
 from propulsion.compare.statistics import Difference, Mean, Rows, difference, mean_of, resampled
@@ -179,8 +180,9 @@ class Summary:
 
     def average(self, row: str) -> Mean | None:
         """The mean over the columns' main metrics, seed by seed; None where one is missing."""
-        by_column = [[value for _, value in _values(self.result(row, c), c.metric)] for c in self.columns]
-        if len(self.columns) < 2 or not all(len(values) == len(self.grid.seeds) for values in by_column):
+        by_column = [_values(self.result(row, column), column.metric) for column in self.columns]
+        alike = all(scale_of(column.metric) == 100 for column in self.columns)
+        if len(self.columns) < 2 or not alike or not all(len(values) == len(self.grid.seeds) for values in by_column):
             return None
         return mean_of([statistics.fmean(values) for values in zip(*by_column, strict=True)])
 
@@ -193,7 +195,15 @@ class Summary:
     def merit(self, row: str) -> float | None:
         """One number for the figures: the average, or the only score."""
         mean = self.average(row) if len(self.columns) > 1 else self.scores[row, self.columns[0]].main
-        return mean.mean if mean else None
+        return scale_of(self.columns[0].metric) * mean.mean if mean else None
+
+    def paper(self, row: str, column: Column) -> float | None:
+        """The paper's number, out of 100, for a method with its usual settings; None where it has none."""
+        if set(self.grid.methods[row]) != {"method"}:
+            return None
+        task = str(self.grid.tasks[column.task]["task"])
+        models = {record.spec.model_name_or_path for _, record in self.result(row, column).records}
+        return next((paper_score(model, self.method(row), task, column.metric) for model in models), None)
 
     def costs(self, row: str) -> Costs | None:
         """What a row costs; None where none of its runs finished."""
@@ -242,13 +252,19 @@ def _scores(record: RunRecord) -> Mapping[str, float]:
     return next(iter(record.metrics.values()), {})
 
 
-def _values(result: CellResult, metric: str) -> list[tuple[int, float]]:
-    found = [(run.spec.seed, _scores(record).get(metric)) for run, record in result.records]
-    return [(seed, value) for seed, value in found if value is not None and np.isfinite(value)]
+def scale_of(metric: str) -> int:
+    """What a score is multiplied with to be shown: shares and correlations are out of 100, as in the paper."""
+    return 1 if metric in ("loss", "perplexity") or "threshold" in metric else 100
+
+
+def _values(result: CellResult, metric: str) -> list[float]:
+    """By seed, in the order of the grid."""
+    found = [_scores(record).get(metric) for _, record in result.records]
+    return [value for value in found if value is not None and np.isfinite(value)]
 
 
 def _mean(result: CellResult, metric: str) -> Mean | None:
-    values = [value for _, value in _values(result, metric)]
+    values = _values(result, metric)
     return mean_of(values) if values else None
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 
-from propulsion.compare.paper import paper_score
 from propulsion.compare.plan import Run, words
 from propulsion.compare.statistics import Mean
 from propulsion.compare.store import Failure
-from propulsion.compare.summary import Column, Score, Summary
+from propulsion.compare.summary import Column, Score, Summary, scale_of
 from propulsion.records import RunRecord
 from propulsion.training.report import size
 
@@ -55,15 +54,11 @@ def anchor(summary: Summary, row: str, column: Column) -> str:
     return f"run-{summary.rows.index(row) + 1}-{summary.columns.index(column) + 1}"
 
 
-def percent(value: float) -> float:
-    """Scores are shared out of 100, as in the paper."""
-    return 100 * value
-
-
-def shown(mean: Mean) -> str:
-    """Mean and standard deviation, of 100, with one decimal."""
-    spread = "" if mean.std is None else f" ± {percent(mean.std):.1f}"
-    return f"{percent(mean.mean):.1f}{spread}"
+def shown(mean: Mean, metric: str = "") -> str:
+    """Mean and standard deviation, out of 100, with one decimal."""
+    scale = scale_of(metric)
+    spread = "" if mean.std is None else f" ± {scale * mean.std:.1f}"
+    return f"{scale * mean.mean:.1f}{spread}"
 
 
 def tables(summary: Summary) -> list[Table]:
@@ -76,7 +71,7 @@ def scores(summary: Summary) -> Table:
     """Like the paper's tables 1 to 3."""
     seeds = len(summary.grid.seeds)
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
-    paper = any(paper_score(summary, row, column) for row in summary.rows for column in summary.columns)
+    paper = any(summary.paper(row, column) for row in summary.rows for column in summary.columns)
     caption = (
         f"Scores on the validation split, out of 100, {spread}. Best in bold, second best underlined; full "
         "fine-tuning is left out of that, as in the paper. Parameters are those of the adapter, without the head."
@@ -107,12 +102,14 @@ def _score(summary: Summary, row: str, column: Column) -> Cell:
         failed = score.result.failures
         hint = failed[-1][1].error if failed else "not run yet"
         return Cell("failed" if failed else DASH, link=link, hint=hint)
-    notes = [f"{name.replace('_', ' ')} {percent(mean.mean):.1f}" for name, mean in score.others.items()]
-    if (said := paper_score(summary, row, column)) is not None:
+    notes = [f"{name.replace('_', ' ')} {scale_of(name) * mean.mean:.1f}" for name, mean in score.others.items()]
+    if (said := summary.paper(row, column)) is not None:
         notes.append(f"paper {said:.2f}")
     if missing := len(summary.grid.seeds) - score.main.count:
         notes.append(f"{missing} of {len(summary.grid.seeds)} seeds missing")
-    return Cell(shown(score.main), score.main.mean, score.rank, link, " · ".join(notes), _rate_hint(score))
+    return Cell(
+        shown(score.main, column.metric), score.main.mean, score.rank, link, " · ".join(notes), _rate_hint(score)
+    )
 
 
 def _rate_hint(score: Score) -> str:
@@ -146,8 +143,9 @@ def _difference(summary: Summary, row: str, column: Column) -> Cell:
         return Cell(DASH)
     sign = 1 if column.greater_is_better else -1
     kind = ("good" if sign * gap.mean > 0 else "bad") if gap.is_clear else ""
-    interval = f"[{percent(gap.low):+.1f}, {percent(gap.high):+.1f}]".replace("-", "−")
-    text = f"{percent(gap.mean):+.1f}".replace("-", "−")
+    scale = scale_of(column.metric)
+    interval = f"[{scale * gap.low:+.1f}, {scale * gap.high:+.1f}]".replace("-", "−")
+    text = f"{scale * gap.mean:+.1f}".replace("-", "−")
     return Cell(
         f"{text} {interval}",
         gap.mean,
@@ -195,9 +193,8 @@ def seconds(value: float) -> str:
 
 def rates(summary: Summary) -> Table:
     """Which learning rates were tried, and which was chosen."""
-    fraction = summary.selection_fraction
     caption = (
-        f"Each rate was trained once and scored on {percent(fraction):.0f} % of the training rows, which were set "
+        f"Each rate was trained once and scored on {summary.selection_fraction:.0%} of the training rows, which were set "
         "aside; the chosen one is bold. The validation split had no part in this."
     )
     rows = []
@@ -213,7 +210,9 @@ def _tried(summary: Summary, row: str, column: Column) -> Cell:
     parts = []
     for run, ended in result.selection:
         value = _selection_score(ended, column)
-        parts.append(f"{run.spec.learning_rate:.2g}: {DASH if value is None else f'{percent(value):.1f}'}")
+        parts.append(
+            f"{run.spec.learning_rate:.2g}: {DASH if value is None else f'{scale_of(column.metric) * value:.1f}'}"
+        )
     chosen = f"{result.rate:.2g}" if result.rate else DASH
     return Cell(chosen, result.rate, 1, anchor(summary, row, column), " · ".join(parts))
 
