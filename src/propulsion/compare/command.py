@@ -14,7 +14,7 @@ from propulsion.compare.process import cores
 from propulsion.compare.progress import GridProgress
 from propulsion.compare.results import CellResult, all_results
 from propulsion.compare.runner import run_grid
-from propulsion.errors import ConfigError, DataError
+from propulsion.errors import ConfigError, DataError, require
 from propulsion.training.measure import weight_bytes
 from propulsion.training.models import model_path
 from propulsion.training.report import size
@@ -34,6 +34,7 @@ def compare(grid: Grid, options: CompareOptions) -> list[CellResult]:
         DataError: There is no folder of data where one is named.
         SchemaVersionError: A record was written under another version of the schema.
     """
+    require("plotly", "report")  # not only after all that was run
     if options.report_only:
         return all_results(grid)
     check_data(grid)

@@ -6,7 +6,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from propulsion.methods.counts import setting_of
+from propulsion.methods.counts import paper_setting
 from propulsion.methods.paper import PaperResult, paper_results
 
 # What the paper calls our tasks, where more differs than case and punctuation.
@@ -43,7 +43,7 @@ def _scores() -> dict[tuple[str, str, str, str], float]:
 
 
 def _method(row: PaperResult) -> str | None:
-    setting = setting_of(row.model, row.table, row.method)
+    setting = paper_setting(row.model, row.table, row.method)
     return setting.method if setting else None
 
 

@@ -194,8 +194,8 @@ def seconds(value: float) -> str:
 def rates(summary: Summary) -> Table:
     """Which learning rates were tried, and which was chosen."""
     caption = (
-        f"Each rate was trained once and scored on {summary.selection_fraction:.0%} of the training rows, which were set "
-        "aside; the chosen one is bold. The validation split had no part in this."
+        f"Each rate was trained once and scored on {summary.selection_fraction:.0%} of the training rows, which were "
+        "set aside; the chosen one is bold. The validation split had no part in this."
     )
     rows = []
     for row in summary.rows:
