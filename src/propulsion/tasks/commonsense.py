@@ -28,6 +28,7 @@ from propulsion.tasks.choices import (
     winogrande,
 )
 from propulsion.tasks.generation import Generation
+from propulsion.tasks.hub import PARQUET
 from propulsion.tasks.ranking import Ranking
 from propulsion.tasks.rows import Row, text_in
 
@@ -125,8 +126,16 @@ def toy_choices() -> list[Choice]:
 ASKED, CONTINUED = "Question: {text}\nAnswer:", "{text}"
 SETS: tuple[tuple[str, str, str, str | None, Reader, tuple[str, ...], str], ...] = (
     ("boolq", "yes or no about a passage", "google/boolq", None, boolq, TRUTH, ASKED),
-    ("piqa", "how to reach a goal in the physical world", "ybisk/piqa", None, piqa, numbered("solution", 2), ASKED),
-    ("siqa", "what people do, and why", "allenai/social_i_qa", None, siqa, numbered("answer", 3), ASKED),
+    (
+        "piqa",
+        "how to reach a goal in the physical world",
+        f"ybisk/piqa{PARQUET}",
+        None,
+        piqa,
+        numbered("solution", 2),
+        ASKED,
+    ),
+    ("siqa", "what people do, and why", "lighteval/siqa", None, siqa, numbered("answer", 3), ASKED),
     ("hellaswag", "how a story goes on", "Rowan/hellaswag", None, hellaswag, numbered("ending", 4), CONTINUED),
     (
         "winogrande",

@@ -8,6 +8,9 @@ from propulsion.errors import DataError, require
 from propulsion.tasks.files import split_name
 from propulsion.tasks.tables import RawSplits
 
+PARQUET = "@refs/convert/parquet"
+"""Behind the id of a data set that is a loading script, which `datasets` no longer runs: the hub's copy in parquet."""
+
 
 def read_hub(name: str, config: str | None = None) -> RawSplits:
     """Load every split of a hub data set whose name stands for one.

@@ -6,6 +6,7 @@ from typing import Any
 
 from propulsion.tasks.classification import TextClassification
 from propulsion.tasks.columns import Columns
+from propulsion.tasks.hub import PARQUET
 from propulsion.tasks.mining import mine_packages
 
 _THREE_WAYS = ("entailment", "neutral", "contradiction")
@@ -88,6 +89,6 @@ TASKS = (
         "whether a Filipino news article is fake",
         Columns("article", None, "label"),
         ("real", "fake"),
-        hub_id="jcblaise/fake_news_filipino",
+        hub_id=f"jcblaise/fake_news_filipino{PARQUET}",
     ),
 )

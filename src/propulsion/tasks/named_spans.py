@@ -1,17 +1,13 @@
-"""The data sets of question answering and of token classification: where they are, and what their tags are called.
-
-Two of them are loading scripts on the hub, which `datasets` no longer runs; of these the hub's parquet copy is read.
-"""
+"""The data sets of question answering and of token classification: where they are, and what their tags are called."""
 
 from __future__ import annotations
 
 from functools import partial
 
+from propulsion.tasks.hub import PARQUET
 from propulsion.tasks.mining import mine_mentions, mine_questions
 from propulsion.tasks.question_answering import QuestionAnswering
 from propulsion.tasks.token_classification import TokenClassification
-
-PARQUET = "@refs/convert/parquet"
 
 
 def _iob(*kinds: str) -> tuple[str, ...]:

@@ -178,6 +178,7 @@ def for_model(rows: datasets.Dataset, model: nn.Module) -> datasets.Dataset:
 
 @contextlib.contextmanager
 def progress_bars(shown: bool) -> Iterator[None]:
+    """Whether `datasets` shows what it does."""
     if not shown:
         datasets.disable_progress_bars()
     try:

@@ -21,7 +21,7 @@ from propulsion.records import RunRecord
 from propulsion.tasks.base import INDEX
 from propulsion.tasks.metrics import to_numpy
 from propulsion.training.evaluate import restore
-from propulsion.training.job import Job, for_model
+from propulsion.training.job import Job, for_model, progress_bars
 from propulsion.training.options import PredictOptions
 
 Row = dict[str, Any]
@@ -54,7 +54,7 @@ def predict(adapter_dir: Path, options: PredictOptions) -> int:
         rows = _rows(stream, options.input)
         bar = tqdm(unit=" rows", desc="predict", disable=options.disable_tqdm)
         count = 0
-        with bar, _writer(options.output) as out:
+        with bar, progress_bars(False), _writer(options.output) as out:
             for batch in _batches(rows, options.per_device_eval_batch_size):
                 for row, answer in zip(batch, label(job, batch, device), strict=True):
                     out.write(json.dumps({**row, "prediction": answer}, ensure_ascii=False) + "\n")
