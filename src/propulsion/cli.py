@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from propulsion.compare.options import CompareOptions
+from propulsion.compare.options import AblateOptions, CompareOptions
 from propulsion.errors import ConfigError, PropulsionError, UnknownNameError, near_misses, require
 from propulsion.records import RunSpec, refuse_unknown, write_atomically
 from propulsion.training.options import (
@@ -282,6 +282,10 @@ def _compare(path: str, options: CompareOptions) -> None:
     print(f"Written to {_room('report', 'compare').write_report(grid, results)}")
 
 
+def _ablate(study: str, options: AblateOptions) -> None:
+    print(f"Written to {_room('ablate', 'compare').ablate(study, options)}")
+
+
 def _room(name: str, room: str = "training") -> Any:
     """A module of `propulsion.training` or of another room, after a check of the packages that it needs."""
     import importlib
@@ -292,12 +296,14 @@ def _room(name: str, room: str = "training") -> Any:
 
 
 ADAPTER_DIR = "adapter_dir"
+STUDY_HELP = "degree, position, initialization, vectors or pooling"
 GRID_HELP = "YAML file with methods, tasks and settings, for example recipes/compare/quick.yaml"
 COMMANDS = {
     "train": Command("train an adapter and write it with its record", RunSpec, _train),
     "evaluate": Command("score a finished run again, also on other data", EvaluateOptions, _evaluate, ADAPTER_DIR),
     "predict": Command("label texts with a finished run", PredictOptions, _predict, ADAPTER_DIR),
     "compare": Command("run a grid of methods and tasks, and report", CompareOptions, _compare, "grid", GRID_HELP),
+    "ablate": Command("repeat one of the paper's ablations", AblateOptions, _ablate, "study", STUDY_HELP),
     "inspect": Command("show what an adapter has learned", InspectOptions, _inspect, ADAPTER_DIR),
     "ntk": Command("compare a method's tangent kernel with that of full fine-tuning", NtkOptions, _ntk),
     "jacobian": Command("see whether training stays in the kernel regime", JacobianOptions, _jacobian),

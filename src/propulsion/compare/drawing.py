@@ -60,5 +60,5 @@ def looks(summary: Summary) -> dict[str, Look]:
     return found
 
 
-def trace(x: list[float], y: list[float], name: str, **more: Any) -> Trace:
+def trace(x: list[Any], y: list[float], name: str, **more: Any) -> Trace:
     return {"type": "scatter", "x": x, "y": y, "name": name, **more}

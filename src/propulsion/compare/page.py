@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 
 from propulsion.compare.drawing import Figure
@@ -14,14 +15,18 @@ from propulsion.compare.words import facts, title
 from propulsion.errors import require
 
 
-def page(summary: Summary) -> str:
+def page(summary: Summary, first: Sequence[Figure] = ()) -> str:
     """The whole file, plotly's script included.
+
+    Args:
+        summary: What to show.
+        first: Figures that stand before the others.
 
     Raises:
         MissingExtraError: plotly is not installed.
     """
     script = require("plotly.offline", "report").get_plotlyjs()
-    drawn = figures(summary)
+    drawn = [*first, *figures(summary)]
     made = tables(summary)
     data = {
         figure.name: {"layout": figure.layout, "height": figure.height, "variants": figure.variants} for figure in drawn
@@ -93,8 +98,9 @@ def _cell(cell: Cell, is_text: bool) -> str:
 def _figure(figure: Figure) -> str:
     options = "".join(f"<option>{html.escape(name)}</option>" for name in figure.variants)
     select = f' <select aria-label="task">{options}</select>' if len(figure.variants) > 1 else ""
+    shape = "wide" if figure.is_wide else "half"
     return (
-        f"<figure><h3>{html.escape(figure.title)}{select}</h3>"
+        f'<figure class="{shape}"><h3>{html.escape(figure.title)}{select}</h3>'
         f'<div id="{figure.name}" style="min-height:{figure.height}px"></div>'
         f"<figcaption>{html.escape(figure.caption)}</figcaption></figure>"
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from propulsion.compare.drawing import Figure
 from propulsion.compare.grid import Grid
 from propulsion.compare.page import page
 from propulsion.compare.results import CellResult
@@ -16,13 +17,16 @@ from propulsion.compare.tables import Cell, Table, commands, tables
 from propulsion.compare.words import facts, title
 from propulsion.records import write_atomically
 
+Extra = Callable[[Summary], list[Figure]]
 
-def write_report(grid: Grid, results: Sequence[CellResult]) -> Path:
+
+def write_report(grid: Grid, results: Sequence[CellResult], first: Extra = lambda summary: []) -> Path:
     """Write all three into the grid's folder.
 
     Args:
         grid: The grid.
         results: How far each of its cells has come.
+        first: Makes figures that stand before the others.
 
     Returns:
         The HTML file.
@@ -33,7 +37,7 @@ def write_report(grid: Grid, results: Sequence[CellResult]) -> Path:
     summary = Summary(grid, results)
     for name, text in (("report.md", markdown(summary)), ("report.csv", rows_as_csv(summary))):
         write_atomically(grid.folder / name, text)
-    write_atomically(grid.folder / "report.html", page(summary))
+    write_atomically(grid.folder / "report.html", page(summary, first(summary)))
     return grid.folder / "report.html"
 
 
