@@ -38,6 +38,7 @@ def test_the_python_blocks_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_the_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text("task: docstrings\n")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     _, name, *words = shlex.split(command)
     assert cli._parse(name, cli.COMMANDS[name], words) is not None
 
