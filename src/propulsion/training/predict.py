@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 import torch
 from tqdm import tqdm
+from transformers.trainer_pt_utils import nested_concat
 
 from propulsion.errors import ConfigError, DataError
 from propulsion.records import RunRecord
@@ -65,15 +66,18 @@ def predict(adapter_dir: Path, options: PredictOptions) -> int:
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def label(job: Job, rows: list[Row], device: torch.device) -> list[Row]:
-    """The task's answers for one batch of rows."""
+    """The task's answers for one batch of rows; one with more windows than rows is read in several."""
     unlabelled = job.task.unlabelled(rows, job.spec.text_column, job.spec.text_pair_column)
     encoded = for_model(job.task.encode(unlabelled, job.setup, training=False).rows, job.model)
-    batch = job.task.collator(job.setup)(list(encoded))
-    batch = {name: value.to(device) for name, value in batch.items()}
-    with job.autocast(device):
-        answers = job.task.answer(job.model, batch, job.setup)
-    answers = tuple(map(to_numpy, answers)) if isinstance(answers, tuple) else to_numpy(answers)
-    return job.task.decode(answers, batch[INDEX].tolist(), unlabelled, job.setup)
+    collate, answers, index = job.task.collator(job.setup), None, []
+    for windows in _batches(encoded, len(rows)):
+        batch = {name: value.to(device) for name, value in collate(windows).items()}
+        with job.autocast(device):
+            found = job.task.answer(job.model, batch, job.setup)
+        found = tuple(map(to_numpy, found)) if isinstance(found, tuple) else to_numpy(found)
+        answers = found if answers is None else nested_concat(answers, found, padding_index=-100)
+        index += batch[INDEX].tolist()
+    return job.task.decode(answers, index, unlabelled, job.setup)
 
 
 @contextlib.contextmanager
