@@ -63,11 +63,15 @@ def bottleneck(piece: Any, y: Tensor, activation: Callable[[Tensor], Tensor]) ->
 def test_houlsby_adds_after_the_dropout_and_before_the_residual() -> None:
     model = randomized(built("roberta", RunSpec(method="adapter", **SPEC)))
     block = "roberta.encoder.layer.0"
+    dropped: dict[str, Tensor] = {}
     for part, residual in (("attention.output", "attention.self.query"), ("output", "intermediate.dense")):
-        seen = Seen(model, f"{block}.{part}.dense", f"{block}.{part}.LayerNorm", f"{block}.{residual}")
+        seen = Seen(model, f"{block}.{part}.LayerNorm", f"{block}.{residual}")
+        dropout = model.get_submodule(f"{block}.{part}.dropout").train()
+        dropout.p = 0.5
+        dropout.register_forward_hook(lambda _, inputs, output: dropped.update(y=output.clone()), prepend=True)
         model(**tiny_inputs("roberta"))
-        y = plain(model.get_submodule(f"{block}.{part}.dense"), seen.inputs[f"{block}.{part}.dense"])
-        piece = model.get_submodule(f"{block}.{part}.dropout.adapter.added")
+        y, piece = dropped["y"], dropout.adapter.added
+        assert bool((y == 0).any())
         wanted = y + bottleneck(piece, y, functional.gelu) + seen.inputs[f"{block}.{residual}"]
         assert torch.allclose(seen.inputs[f"{block}.{part}.LayerNorm"], wanted, atol=1e-5)
 
@@ -278,7 +282,8 @@ def test_intrinsic_said_moves_every_weight_by_fastfood() -> None:
 
 
 def test_adalora_ends_with_its_budget_of_ranks(tmp_path: Path) -> None:
-    spec = RunSpec(method="adalora", method_args={"init_r": 6, "target_r": 2}, **SPEC)
+    # Ranks are taken away at each seventh step, and once more when the last phase begins, at step 14 - 1.
+    spec = RunSpec(method="adalora", method_args={"init_r": 6, "target_r": 2, "deltaT": 7, "tfinal": 7}, **SPEC)
     trained = train_steps("roberta", spec, tmp_path)
     kept = [int((p != 0).sum()) for name, p in trained.model.named_parameters() if ".lora_E." in name]
     assert sum(kept) == 2 * 4

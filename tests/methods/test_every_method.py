@@ -32,6 +32,8 @@ KEEPS_A_STATE = ["adalora", "lora-fa", "p-tuning", "dylora", "deltalora", "incre
 NOT_THE_IDENTITY = {"prompt-tuning", "p-tuning", "prefix-tuning", "propetl-prefix", "mam"}
 # Moves the weights beside its pieces along with them: that is what it is.
 MOVES_THE_BASE = {"deltalora"}
+# Train parameters that the base model has: all, the biases, norms.
+TRAINS_ITS_OWN = {"full", "bitfit", "adapter"}
 
 
 @dataclass
@@ -40,6 +42,8 @@ class Trained:
 
     model: nn.Module
     trainer: RunTrainer
+    originals: set[str]
+    """Names of the parameters of the backbone."""
     frozen: dict[str, tuple[nn.Parameter, torch.Tensor]]
     loss_before: float
     loss_after: float
@@ -91,7 +95,8 @@ def train_steps(
         callbacks=method.callbacks(model, spec),
     )
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    return Trained(model, trainer, frozen, before, loss(model, architecture))
+    backbone = {name for name in originals if name.split(".")[0] not in heads}
+    return Trained(model, trainer, backbone, frozen, before, loss(model, architecture))
 
 
 def reloaded(architecture: str, spec: RunSpec, folder: Path) -> nn.Module:
@@ -118,6 +123,8 @@ def test_twenty_steps_lower_the_loss_leave_the_frozen_and_come_back(
         pytest.skip(reason)
     trained = train_steps(architecture, spec, tmp_path)
     assert trained.loss_after < trained.loss_before
+    thawed = trained.originals - trained.frozen.keys()
+    assert bool(thawed) == (method in TRAINS_ITS_OWN), thawed
     moved = [name for name, (parameter, original) in trained.frozen.items() if not torch.equal(parameter, original)]
     assert bool(moved) == (method in MOVES_THE_BASE), moved
     save_trained(trained.model, tmp_path / "saved")
@@ -151,5 +158,9 @@ def test_killed_and_resumed_is_as_never_killed(method: str, tmp_path: Path) -> N
     spec = RunSpec(method=method, max_length=8)
     kept = {"save_strategy": "steps", "save_steps": 4}
     whole = train_steps("roberta", spec, tmp_path / "whole", **kept)
-    again = train_steps("roberta", spec, tmp_path / "again", **kept, resume=tmp_path / "whole" / "checkpoint-16")
+    again = train_steps("roberta", spec, tmp_path / "again", **kept, resume=tmp_path / "whole" / "checkpoint-8")
     assert torch.equal(logits(whole.model, "roberta"), logits(again.model, "roberta"))
+    for one, other in zip(whole.trainer.method_callbacks, again.trainer.method_callbacks, strict=True):
+        state = one.tensors()
+        assert all(torch.equal(state[key], value) for key, value in other.tensors().items()), method
+        assert state.keys() == other.tensors().keys()
