@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from tests.tiny_models import tiny_inputs, tiny_model
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -207,3 +208,25 @@ def test_queries_and_values_are_the_usual_targets(make) -> None:  # type: ignore
     names = {name.rpartition(".")[2] for name in target_names(make(), RunSpec())}
     wanted = {bert: {"query", "value"}, distilbert: {"q_lin", "v_lin"}, deberta: {"query_proj", "value_proj"}}
     assert names == wanted.get(make, {"c_attn"})
+
+
+@pytest.mark.parametrize("targets", [None, ("k_lin", "ffn.lin2"), "mlp"])
+def test_ia3_scales_the_inputs_of_feed_forward_ends_where_peft_knows_no_targets(targets: object) -> None:
+    spec = RunSpec(method="ia3", target_modules=targets)  # type: ignore[arg-type]
+    config = get_method("ia3").build(distilbert(), spec, Classification()).peft_config["default"]
+    wanted = {None: {"k_lin", "v_lin", "lin2"}, "mlp": {"lin1", "lin2"}}.get(targets, {"k_lin", "lin2"})
+    assert {name.rpartition(".")[2] for name in config.target_modules} == wanted
+    assert {name.rpartition(".")[2] for name in config.feedforward_modules} == {"lin2"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method", ["adapter", "parallel-adapter", "propetl-adapter", "dylora", "intrinsic-said", "ia3"]
+)
+@pytest.mark.parametrize("architecture", ["deberta-v3", "distilbert", "t5-gated", "bart", "gpt2", "falcon", "phi3"])
+def test_methods_of_ours_reach_every_layer_of_other_architectures(architecture: str, method: str) -> None:
+    model = get_method(method).build(tiny_model(architecture), RunSpec(method=method), Classification())
+    output = model(**tiny_inputs(architecture))
+    assert torch.allclose(output.logits, tiny_model(architecture)(**tiny_inputs(architecture)).logits, atol=1e-5)
+    output.loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)

@@ -5,24 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from peft import IA3Config
-from peft.utils import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as FEED_FORWARD
+from peft.utils import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as ENDS
+from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as TARGETS
 from transformers import PreTrainedModel
 
-from propulsion.methods.places import target_names
+from propulsion.adapter.architectures import ARCHITECTURES
+from propulsion.methods.places import feed_forward, target_names
 from propulsion.methods.registry import Cost
 from propulsion.methods.wrapping import peft_method
 from propulsion.records import RunSpec
 
 
 def targets(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) -> dict[str, Any]:
-    """PEFT's own targets, or the spec's; of those, the ends of feed-forward parts have their inputs scaled."""
-    if spec.target_modules is None and spec.exclude_modules is None and spec.layers_to_transform is None:
+    """PEFT's own targets where it has some, or the spec's; the ends of feed-forward parts have their inputs scaled."""
+    kind, chosen = base_model.config.model_type, (spec.target_modules, spec.exclude_modules, spec.layers_to_transform)
+    if kind in TARGETS and chosen == (None, None, None):
         return values
-    usual = FEED_FORWARD.get(base_model.config.model_type, [])
-    default = ("key", "value", "mlp")
-    names = target_names(base_model, spec, default)
-    scaled_inputs = [name for name in names if any(name.endswith(f".{ending}") for ending in usual)]
-    return {"feedforward_modules": scaled_inputs, **values, "target_modules": names}
+    ends = {last for _, last in feed_forward(base_model)} if kind in ARCHITECTURES else set()
+    endings = tuple(f".{end}" for end in ENDS.get(kind, ()))
+    ends |= {name for name, _ in base_model.named_modules() if name.endswith(endings)}
+    names = target_names(base_model, spec, ("key", "value", "mlp"))
+    if spec.target_modules is None:
+        usual = set(target_names(base_model, spec, ("key", "value"))) | ends
+        names = [name for name in names if name in usual]
+    return {"feedforward_modules": [name for name in names if name in ends], **values, "target_modules": names}
 
 
 METHOD = peft_method(

@@ -72,8 +72,8 @@ def linear_names(model: PreTrainedModel, spec: RunSpec, default: tuple[str, ...]
 
 def _of_presets(model: PreTrainedModel, presets: tuple[str, ...]) -> set[str]:
     architecture = architecture_of(model)
-    if architecture is not None and architecture.fused and set(presets) <= {"query", "key", "value"}:
-        presets = ("attn",)
+    if architecture is not None and architecture.fused:
+        presets = tuple("attn" if preset in ("query", "key", "value") else preset for preset in presets)
     return {name for preset in presets for name in resolve_preset(model, preset)}
 
 
@@ -100,7 +100,11 @@ def feed_forward(model: PreTrainedModel) -> list[tuple[str, str]]:
     """
     architecture = _known(model)
     first, last = (_ends(model, architecture, entries) for entries in (architecture.mlp[:1], architecture.mlp[-1:]))
-    return list(zip(first, last, strict=True))
+    of_block = {block_of(name): name for name in reversed(first)}
+    found = [(of_block[block_of(name)], name) for name in last if block_of(name) in of_block]
+    if not found:
+        raise TargetError(f"This {type(model).__name__} has no feed-forward parts that this method knows.")
+    return found
 
 
 def attention_outputs(model: PreTrainedModel) -> list[str]:

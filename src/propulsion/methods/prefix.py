@@ -18,7 +18,7 @@ from propulsion.errors import ConfigError
 from propulsion.methods.adapter import attach_parallel, refuse_targets
 from propulsion.methods.attach import check_options
 from propulsion.methods.heads import train_the_head_alone
-from propulsion.methods.prompts import check_length, refuse_without_cache
+from propulsion.methods.prompts import check_length, refuse_without_cache, shares_one_head
 from propulsion.methods.propetl import Masked, check_share
 from propulsion.methods.registry import HasTaskType, Method, register
 from propulsion.records import RunSpec
@@ -76,11 +76,11 @@ def attach_prefix(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType,
         ConfigError: The architecture takes none, it does not fit, or the task generates.
     """
     config = base_model.config
-    refuse_without_cache(base_model, spec.method)
+    refuse_without_cache(base_model, spec)
     if config.is_encoder_decoder or task.peft_task_type == "CAUSAL_LM":
-        raise ConfigError(f"{spec.method} cannot generate; choose prefix-tuning, or another --method.")
+        raise ConfigError(f"{spec.method} reaches no encoder-decoder and cannot generate; choose prefix-tuning.")
     check_length(length, base_model, spec)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    heads = 1 if shares_one_head(config) else getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kind = SharedPrefix if kwargs else Prefix
     prefix = kind(config.num_hidden_layers, heads, length, head_dim, **kwargs)

@@ -39,15 +39,16 @@ def prefix(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) -
         ConfigError: They do not fit, the architecture takes none, or it is to recompute its activations.
     """
     refuse_targets(spec)
-    if spec.gradient_checkpointing:
-        raise ConfigError(f"gradient_checkpointing turns off the cache that {spec.method} writes to: leave it out.")
-    refuse_without_cache(base_model, spec.method)
+    refuse_without_cache(base_model, spec)
     check_length(values["num_virtual_tokens"], base_model, spec)
-    config = base_model.config
-    if config.model_type == "falcon" and config.multi_query and not config.new_decoder_architecture:
-        # all queries share one head of keys and values; PEFT would make as many as there are queries
-        return {"num_attention_heads": 1, "token_dim": config.head_dim, **values}
+    if shares_one_head(base_model.config):  # PEFT would make as many as there are queries
+        return {"num_attention_heads": 1, "token_dim": base_model.config.head_dim, **values}
     return values
+
+
+def shares_one_head(config: Any) -> bool:
+    """Whether all queries share one head of keys and values, which the configuration does not give a number for."""
+    return bool(config.model_type == "falcon" and config.multi_query and not config.new_decoder_architecture)
 
 
 def refuse_targets(spec: RunSpec) -> None:
@@ -61,15 +62,17 @@ def refuse_targets(spec: RunSpec) -> None:
             raise ConfigError(f"{spec.method} puts tokens before the text and has no use for {name}.")
 
 
-def refuse_without_cache(base_model: PreTrainedModel, method: str) -> None:
-    """Refuse architectures whose attention takes no keys and values from outside.
+def refuse_without_cache(base_model: PreTrainedModel, spec: RunSpec) -> None:
+    """Refuse what takes no keys and values from outside.
 
     Raises:
-        ConfigError: Names the architecture.
+        ConfigError: Names the architecture; or the model is to recompute its activations.
     """
+    if spec.gradient_checkpointing:
+        raise ConfigError(f"gradient_checkpointing turns off the cache that {spec.method} writes to: leave it out.")
     if base_model.config.model_type in WITHOUT_PREFIX:
         raise ConfigError(
-            f"{method} needs an attention that takes keys and values from outside, and that of "
+            f"{spec.method} needs an attention that takes keys and values from outside, and that of "
             f"{base_model.config.model_type} takes none; choose another --method."
         )
 
