@@ -12,6 +12,7 @@ from propulsion.compare.options import CompareOptions
 from propulsion.compare.plan import cells, final_runs
 from propulsion.compare.process import cores
 from propulsion.compare.progress import GridProgress
+from propulsion.compare.ray_backend import RayTasks
 from propulsion.compare.results import CellResult, all_results
 from propulsion.compare.runner import run_grid
 from propulsion.errors import ConfigError, DataError, require
@@ -46,6 +47,8 @@ def compare(grid: Grid, options: CompareOptions) -> list[CellResult]:
 
 def make_backend(options: CompareOptions) -> Backend:
     """Where runs run."""
+    if options.backend == "ray":
+        return RayTasks(options.ray_address, options.jobs)
     return LocalProcesses(options.jobs or max(1, cores() // 2))
 
 

@@ -1,0 +1,81 @@
+"""Laws of the cluster: the same runs, and a worker that is killed takes nothing with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from propulsion.compare.ray_backend import RayTasks, train_there
+from propulsion.compare.results import all_results
+from propulsion.compare.runner import run_grid
+from propulsion.errors import ConfigError
+from tests.compare.conftest import MakeGrid, Notes
+
+pytest.importorskip("ray", reason="ray is not installed: pip install 'propulsion-peft[distributed]'")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head without cores and two workers with one each, all on this machine."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    yield made
+    made.shutdown()
+
+
+class KillsAWorker(Notes):
+    """Kills one of the workers as soon as both have been given a run."""
+
+    def __init__(self, cluster: Any, victim: Any) -> None:
+        super().__init__()
+        self.cluster, self.victim = cluster, victim
+
+    def started(self, run: Any) -> None:
+        super().started(run)
+        if len(self.ran) == 2:
+            self.wait_until_both_run()
+            self.cluster.remove_node(self.victim, allow_graceful=False)
+
+    def wait_until_both_run(self) -> None:
+        """Both logs exist once both processes have begun."""
+        import time
+
+        limit = time.monotonic() + 120
+        while not all((Path(run.folder) / "log.txt").exists() for run in self.ran):
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_worker_killed_midway_loses_nothing(cluster: Any, make_grid: MakeGrid, tmp_path: Path) -> None:
+    workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    cluster.wait_for_nodes()
+    grid = make_grid(seeds=[1, 2, 3], settings={"max_steps": 200})
+    backend = RayTasks(cluster.address)
+    assert backend.slots == 2
+    notes = KillsAWorker(cluster, workers[0])
+    result = run_grid(grid, backend, notes)[0]
+    assert len(notes.ran) == 3
+    assert [run.spec.seed for run, _ in result.records] == [1, 2, 3]
+    assert result.failures == []
+    assert all_results(grid) == [result]
+
+
+def test_no_cluster_at_the_address_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
+        RayTasks("127.0.0.1:1")
+
+
+def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
+    failure = train_there([], "runs", 1, str(tmp_path / "elsewhere"))
+    assert failure is not None
+    assert "does not see" in failure.error
