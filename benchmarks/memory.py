@@ -54,7 +54,7 @@ def measure_one(options: argparse.Namespace, model_name: str, dtype: str, length
 
 def measure(options: argparse.Namespace, model_name: str, dtype: str, length: int) -> list[dict[str, Any]]:
     """All methods on one model."""
-    context = _processes()
+    context = processes()
     rows = []
     for method in chosen(options, METHODS, "floor"):
         row = {"model": model_name, "dtype": dtype, "batch": options.batch, "length": length, "method": method}
@@ -73,7 +73,7 @@ def measure(options: argparse.Namespace, model_name: str, dtype: str, length: in
     return rows
 
 
-def _processes() -> Any:
+def processes() -> Any:
     """Processes that start with everything imported and nothing computed."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.path.dirname(__file__), os.environ.get("PYTHONPATH")]))
     context = multiprocessing.get_context("forkserver")

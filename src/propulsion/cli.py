@@ -224,7 +224,8 @@ def _predict(adapter_dir: str, options: PredictOptions) -> None:
 def _inspect(adapter_dir: str, options: InspectOptions) -> None:
     from propulsion.analysis.gains import inspect_adapter
 
-    print(inspect_adapter(Path(adapter_dir), Path(options.figure) if options.figure else None))
+    files = [Path(file) if file else None for file in (options.figure, options.distribution)]
+    print(inspect_adapter(Path(adapter_dir), *files))
 
 
 def _ntk(options: NtkOptions) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from propulsion.analysis import files
+from propulsion.analysis.distribution import start
 from propulsion.analysis.gains import inspect_adapter
 from propulsion.analysis.panels import HALF_LINE, lines_of, panels, reach
 from propulsion.analysis.saved import read_adapter
@@ -80,6 +81,21 @@ def test_figures_are_written(save: Save, tmp_path: Path, suffix: str, vectors: i
     start = {".html": b"<html", ".png": b"\x89PNG", ".svg": b"<?xml"}[suffix.lower()]
     assert start in file.read_bytes()[:100]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", file.name]
+
+
+@pytest.mark.parametrize(("blocks", "vectors"), [(12, 1), (1, 2)])
+def test_the_distribution_is_drawn_beside_the_heat_map(save: Save, tmp_path: Path, blocks: int, vectors: int) -> None:
+    folder = save(bert_deltas(blocks, vectors), num_vectors=vectors)
+    figure, distribution = tmp_path / "gains.png", tmp_path / "z.svg"
+    text = inspect_adapter(folder, figure, distribution)
+    assert all(str(file) in text and file.stat().st_size for file in (figure, distribution))
+    with pytest.raises(ConfigError, match=r"\.png, \.svg"):
+        inspect_adapter(folder, None, tmp_path / "z.html")
+
+
+@pytest.mark.parametrize(("fields", "said"), [({}, "every z was 1"), ({"init_noise": 0.1}, "at random")])
+def test_what_is_known_of_the_start_is_said(save: Save, fields: dict[str, float], said: str) -> None:
+    assert said in start(read_adapter(save(bert_deltas(1), **fields)))
 
 
 def test_the_html_needs_no_network(save: Save, tmp_path: Path) -> None:

@@ -9,15 +9,17 @@ from propulsion.analysis.saved import read_adapter
 from propulsion.errors import ConfigError, near_misses, require
 
 # The package that draws each kind of figure, and the extra that installs it.
-FIGURES = {".html": ("plotly", "report"), ".png": ("matplotlib", "train"), ".svg": ("matplotlib", "train")}
+IMAGES = {".png": ("matplotlib", "train"), ".svg": ("matplotlib", "train")}
+FIGURES = {".html": ("plotly", "report"), **IMAGES}
 
 
-def inspect_adapter(adapter_dir: Path, figure: Path | None) -> str:
+def inspect_adapter(adapter_dir: Path, figure: Path | None, distribution: Path | None = None) -> str:
     """Describe a saved adapter, from its own files alone.
 
     Args:
         adapter_dir: What `save_pretrained` wrote.
         figure: Where to draw the gains as a heat map, .html, .png or .svg; None for nowhere.
+        distribution: Where to draw how z spreads before and after training, .png or .svg; None for nowhere.
 
     Returns:
         Tables, to be printed; with colours if standard output is a terminal.
@@ -29,29 +31,35 @@ def inspect_adapter(adapter_dir: Path, figure: Path | None) -> str:
         MissingExtraError: The package that draws such figures is not installed.
     """
     require("rich", "train")
-    if figure is not None:
-        _check_figure(figure)
+    for file, kinds in ((figure, FIGURES), (distribution, IMAGES)):
+        if file is not None:
+            _check_figure(file, kinds)
     adapter = read_adapter(adapter_dir)
     from propulsion.analysis.tables import describe
 
-    text = describe(adapter)
-    if figure is None:
-        return text
-    if figure.suffix.lower() == ".html":
-        from propulsion.analysis.heatmap_html import render
-    else:
-        from propulsion.analysis.heatmap import render
-    write_bytes(figure, render(adapter, figure.suffix.lower().removeprefix(".")))
-    return f"{text}\nHeat map written to {figure}"
+    lines = [describe(adapter)]
+    if figure is not None:
+        if figure.suffix.lower() == ".html":
+            from propulsion.analysis.heatmap_html import render
+        else:
+            from propulsion.analysis.heatmap import render
+        write_bytes(figure, render(adapter, figure.suffix.lower().removeprefix(".")))
+        lines.append(f"Heat map written to {figure}")
+    if distribution is not None:
+        from propulsion.analysis.distribution import render as render_distribution
+
+        write_bytes(distribution, render_distribution(adapter, distribution.suffix.lower().removeprefix(".")))
+        lines.append(f"Distribution written to {distribution}")
+    return "\n".join(lines)
 
 
-def _check_figure(figure: Path) -> None:
+def _check_figure(figure: Path, kinds: dict[str, tuple[str, str]]) -> None:
     suffix = figure.suffix.lower()
-    if suffix not in FIGURES:
-        hint = near_misses(suffix, FIGURES)
-        raise ConfigError(f"The figure {str(figure)!r} must end in {', '.join(FIGURES)}.{hint}")
+    if suffix not in kinds:
+        hint = near_misses(suffix, kinds)
+        raise ConfigError(f"The figure {str(figure)!r} must end in {', '.join(kinds)}.{hint}")
     if figure.is_dir():
         raise ConfigError(f"The figure {str(figure)!r} is a folder: give the name of a file.")
     if not figure.parent.is_dir():
         raise ConfigError(f"There is no folder {str(figure.parent)!r} to write the figure to.")
-    require(*FIGURES[suffix])
+    require(*kinds[suffix])

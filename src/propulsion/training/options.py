@@ -58,6 +58,7 @@ class InspectOptions:
     """Show what an adapter has learned: its targets, and the gains of each layer."""
 
     figure: str | None = _option(None, "also draw the gains as a heat map, .html or .png")
+    distribution: str | None = _option(None, "also draw how z spreads before and after training, .png or .svg")
 
 
 @dataclass(frozen=True)

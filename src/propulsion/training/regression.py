@@ -11,6 +11,7 @@ import torch
 from transformers import EvalPrediction
 
 from propulsion.analysis.alignment import Array, per_sample
+from propulsion.analysis.gradients import Readout
 from propulsion.analysis.ntk import empirical_ntk
 from propulsion.analysis.readout import default_readout, make_readout
 from propulsion.analysis.regression import kernel_regression, one_hot
@@ -18,7 +19,7 @@ from propulsion.errors import ConfigError, DataError
 from propulsion.records import RunRecord
 from propulsion.tasks import get_task
 from propulsion.training.evaluate import restore
-from propulsion.training.job import assemble, load_data, make_trainer, split_metrics
+from propulsion.training.job import Job, assemble, load_data, make_trainer, split_metrics
 from propulsion.training.options import RegressionOptions
 from propulsion.training.report import metrics_table
 from propulsion.training.run import scores
@@ -49,51 +50,54 @@ def regress(adapter_dir: Path, options: RegressionOptions) -> dict[str, Any]:
     record = RunRecord.read(adapter_dir)
     limit = options.max_eval_samples or record.spec.max_eval_samples
     spec = replace(record.spec, max_eval_samples=limit, disable_tqdm=options.disable_tqdm, use_cpu=options.use_cpu)
-    data = load_data(spec)
-    job = assemble(spec, get_task(str(spec.task)), data)
-    labels = num_labels(job)
-    if labels is None:
+    job = assemble(spec, get_task(str(spec.task)), load_data(spec))
+    if (labels := num_labels(job)) is None:
         raise ConfigError("Kernel regression predicts the label of a text: pass a run of a classification of texts.")
     if not job.eval_splits:
         raise DataError("The data has no split beside train to predict.")
-    device = torch.device("cuda" if torch.cuda.is_available() and not spec.use_cpu else "cpu")
+    kernels = _kernels(job, make_readout(options.output or default_readout(labels), labels))
+    known = np.array(job.data.splits["train"]["label"], dtype=np.float64)
+    targets = one_hot(known, labels) if job.data.label_names else known[:, None]
+    found = _trained_scores(adapter_dir, replace(record, spec=spec), job)
+    ridges: dict[str, float] = {}
+    for split, part in _slices(job).items():
+        for name, kernel in kernels.items():
+            inside, cross = kernel[: len(known), : len(known)], kernel[part, : len(known)]
+            predictions, ridges[name] = kernel_regression(inside, cross, targets)
+            prediction = EvalPrediction(predictions=predictions, label_ids=np.array(job.data.splits[split]["label"]))
+            found[split][name] = split_metrics(job, split)(prediction, compute_result=True)
+    return {"training_samples": len(known), "ridge": ridges, "scores": found}
+
+
+def _kernels(job: Job, readout: Readout) -> dict[str, Array]:
+    """The kernels over the training rows and then those of every other split, by what they are of."""
+    device = torch.device("cuda" if torch.cuda.is_available() and not job.spec.use_cpu else "cpu")
     job.model.to(device).eval()
-    splits = ["train", *job.eval_splits]
-    rows = [row for split in splits for row in encode(job, data.splits[split], device)]
+    rows = [row for split in ("train", *job.eval_splits) for row in encode(job, job.data.splits[split], device)]
     parts = {part: names for part, names in trained_names(job).items() if names}
-    readout = make_readout(options.output or default_readout(labels), labels)
     kernels = {part: per_sample(kernel) for part, kernel in empirical_ntk(job.model, rows, readout, parts).items()}
-    found: dict[str, Any] = {"training_samples": len(data.splits["train"]), "ridge": {}, "scores": {}}
-    trained = restore(adapter_dir, replace(record, spec=spec), replace(data, splits=_without_train(data.splits)))
-    trainer = make_trainer(trained, eval_strategy="no", save_strategy="no", load_best_model_at_end=False)
-    known = np.array(data.splits["train"]["label"], dtype=np.float64)
-    targets = one_hot(known, labels) if data.label_names else known[:, None]
-    start = len(known)
-    for split in job.eval_splits:
-        stop = start + len(data.splits[split])
-        result: Scores = {"trained adapter": scores(trainer, trained, split).metrics}
-        for name, kernel in _combinations(kernels, spec.method).items():
-            inside = kernel[: len(known), : len(known)]
-            predictions, ridge = kernel_regression(inside, kernel[start:stop, : len(known)], targets)
-            truth = np.array(data.splits[split]["label"])
-            metrics = split_metrics(trained, split)
-            result[name] = metrics(EvalPrediction(predictions=predictions, label_ids=truth), compute_result=True)
-            found["ridge"][name] = ridge
-        found["scores"][split] = result
-        start = stop
+    titles = {"body": f"kernel of {job.spec.method}", "head": "kernel of the head"}
+    found = {titles[part]: kernel for part, kernel in kernels.items()}
+    if len(kernels) == 2:
+        found[f"kernel of {job.spec.method} and head"] = kernels["body"] + kernels["head"]
     return found
 
 
-def _without_train(splits: Any) -> dict[str, Any]:
-    return {name: rows for name, rows in splits.items() if name != "train"}
+def _slices(job: Job) -> dict[str, slice]:
+    """Where the rows of each split beside train are in the kernels."""
+    found, start = {}, len(job.data.splits["train"])
+    for split in job.eval_splits:
+        found[split] = slice(start, start + len(job.data.splits[split]))
+        start = found[split].stop
+    return found
 
 
-def _combinations(kernels: dict[str, Array], method: str) -> dict[str, Array]:
-    """The kernels by what they are of."""
-    named = {f"kernel of {method}": kernels.get("body"), "kernel of the head": kernels.get("head")}
-    if len(kernels) == 2:
-        named[f"kernel of {method} and head"] = kernels["body"] + kernels["head"]
-    return {name: kernel for name, kernel in named.items() if kernel is not None}
+def _trained_scores(adapter_dir: Path, record: RunRecord, job: Job) -> dict[str, Scores]:
+    """What the trained adapter reaches on the same rows."""
+    data = replace(job.data, splits={split: job.data.splits[split] for split in job.eval_splits})
+    trained = restore(adapter_dir, record, data)
+    trainer = make_trainer(trained, eval_strategy="no", save_strategy="no", load_best_model_at_end=False)
+    return {split: {"trained adapter": scores(trainer, trained, split).metrics} for split in job.eval_splits}
 
 
 def describe(found: dict[str, Any]) -> list[object]:
