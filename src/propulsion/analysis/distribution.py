@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from propulsion.analysis.files import draw
 from propulsion.analysis.heatmap import FAINT, INK
 from propulsion.analysis.panels import Panel, panels
 from propulsion.analysis.saved import SavedAdapter
@@ -45,9 +45,7 @@ def render(adapter: SavedAdapter, kind: str) -> bytes:
         row, column = divmod(number, COLUMNS)
         grid[2 * row][column].set_axis_off()
         grid[2 * row + 1][column].set_axis_off()
-    content = io.BytesIO()
-    figure.savefig(content, format=kind)
-    return content.getvalue()
+    return draw(figure, kind)
 
 
 def start(adapter: SavedAdapter) -> str:

@@ -29,6 +29,28 @@ def write_bytes(file: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def draw(figure: Any, kind: str) -> bytes:
+    """A figure of matplotlib as the content of a file.
+
+    Args:
+        figure: The figure.
+        kind: "png", in 256 colours, which keeps pages with many cells small, or "svg".
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format=kind)
+    return smaller(content.getvalue()) if kind == "png" else content.getvalue()
+
+
+def smaller(png: bytes) -> bytes:
+    """The same picture with a palette of 256 colours."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture.quantize(256, dither=Image.Dither.NONE).save(content, format="png", optimize=True)
+    return content.getvalue()
+
+
 def write_npz(file: Path, arrays: Mapping[str, Any]) -> None:
     """Write arrays under their names, compressed."""
     content = io.BytesIO()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from propulsion.analysis.alignment import Array
+from propulsion.analysis.files import draw
 from propulsion.analysis.kernel_figure import EDGE, FAINT, INK
 from propulsion.analysis.linearization import Departure
 
@@ -45,9 +45,7 @@ def render(
         _heat(figure, axes, values, name, limit)
     _curves(figure.add_subplot(grid[1, :3]), departures)
     _layers(figure.add_subplot(grid[1, 3:]), before, after, places)
-    content = io.BytesIO()
-    figure.savefig(content, format=kind)
-    return content.getvalue()
+    return draw(figure, kind)
 
 
 def _heat(figure: Any, axes: Any, values: Array, name: str, limit: float) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from propulsion.analysis.files import draw
 from propulsion.analysis.kernel_pictures import Moment, Picture, pictures, runs, summary
 
 INK, FAINT, EDGE = "#222222", "#6b6b6b", "#bbbbbb"
@@ -43,9 +43,7 @@ def render(moments: Sequence[Moment], method: str, labels: Sequence[str], title:
             axes = figure.add_axes((left, bottom, size / WIDTH, size / height))
             bar = figure.add_axes((left + (size + 0.06) / WIDTH, bottom, 0.08 / WIDTH, size / height))
             _draw(figure, axes, bar, picture, labels, names=column == 0)
-    content = io.BytesIO()
-    figure.savefig(content, format=kind)
-    return content.getvalue()
+    return draw(figure, kind)
 
 
 def _draw(figure: Any, axes: Any, bar: Any, picture: Picture, labels: Sequence[str], names: bool) -> None:

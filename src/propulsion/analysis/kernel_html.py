@@ -17,7 +17,7 @@ NOTE = (
     "Each row and each column is one sample, ordered by label. Blue and red: negative and positive; the scale ends at "
     "the 99 % quantile. Hover to read values, drag to zoom, double-click to zoom out."
 )
-SIZE, GAP, HEAD = 300, 0.075, 90  # pixels; GAP is a share of the width
+SIZE, GAP, HEAD = 250, 0.075, 90  # pixels; GAP is a share of the width
 
 
 def render(moments: Sequence[Moment], method: str, samples: Sequence[str], title: str) -> bytes:
@@ -48,6 +48,8 @@ def render(moments: Sequence[Moment], method: str, samples: Sequence[str], title
             right = (column - 1) * (width + GAP) + width
             domain = figure.layout[f"yaxis{(row - 1) * columns + column if row + column > 2 else ''}"].domain
             figure.add_trace(_heat(picture, named, right, domain), row=row, col=column)
+            anchor = figure.get_subplot(row, column).yaxis.anchor
+            figure.update_yaxes(scaleanchor=anchor, row=row, col=column)
     figure.update_layout(
         height=HEAD + (SIZE + 70) * len(lines),
         font={"family": FONT, "size": 11, "color": FAINT},
@@ -58,7 +60,13 @@ def render(moments: Sequence[Moment], method: str, samples: Sequence[str], title
         type="category", showticklabels=False, ticks="", showgrid=False, zeroline=False, constrain="domain"
     )
     figure.update_yaxes(
-        type="category", showticklabels=False, ticks="", showgrid=False, zeroline=False, autorange="reversed"
+        type="category",
+        showticklabels=False,
+        ticks="",
+        showgrid=False,
+        zeroline=False,
+        autorange="reversed",
+        constrain="domain",
     )
     page: str = figure.to_html(include_plotlyjs=True, config={"displaylogo": False, "responsive": True})
     facts = "".join(f"<br><b>{html.escape(moment.title)}</b>: {html.escape(summary(moment))}" for moment in moments)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from propulsion.analysis.files import draw
 from propulsion.analysis.kernel_figure import FAINT, INK
 from propulsion.analysis.places import KINDS, place_of
 from propulsion.analysis.projection import EPSILONS, Distortion, bound, frequency
@@ -52,9 +52,7 @@ def render(random: Sequence[Distortion], layers: Sequence[Distortion], title: st
             _bound(axes, width)
         _frame(axes, name)
     left.set_ylabel("share of pairs with an error of ε or more", fontsize=7.5, color=FAINT)
-    content = io.BytesIO()
-    figure.savefig(content, format=kind)
-    return content.getvalue()
+    return draw(figure, kind)
 
 
 def _kind(item: Distortion) -> str:

@@ -27,7 +27,7 @@ from propulsion.training.options import BoundOptions
 from propulsion.training.report import table
 from propulsion.training.study import Study
 
-SHOWN = (0.1, 0.2, 0.3, 0.5)
+SHOWN = (0.2, 0.3)
 VECTORS = 128
 LEGEND = (
     "error: median of |(θ0 x)ᵀ(θ0 x') - xᵀx'|, |x| = 1; scaled: with θ0 times the factor that suits it best; then the "
@@ -66,7 +66,7 @@ def measure_bound(options: BoundOptions, tell: Callable[..., object] = print) ->
     numbers = {"layers": list(map(facts, layers)), "random": list(map(facts, random))}
     from propulsion.analysis.projection_figure import render
 
-    write_bytes(study.folder / "bound.png", render(random, layers, study.title("Inner products", "θ0 x"), "png"))
+    write_bytes(study.folder / "bound.png", render(random, layers, study.title("Inner products at θ0"), "png"))
     write_atomically(study.folder / "numbers.json", to_json(numbers))
     return numbers, study.folder
 
@@ -107,7 +107,7 @@ def describe(numbers: dict[str, Any], folder: Path) -> list[object]:
     for title, key in (("The model's layers", "layers"), ("Random Gaussian weights", "random")):
         rows = [
             [
-                item["name"].rpartition("layer.")[2].replace("attention.", ""),
+                item["name"].rpartition("layer.")[2].replace("attention.self.", ""),
                 str(item["width"]),
                 f"{item['median_error']:.3g}",
                 f"{item['median_error_scaled']:.3f}",
@@ -116,7 +116,7 @@ def describe(numbers: dict[str, Any], folder: Path) -> list[object]:
             ]
             for item in numbers[key]
         ]
-        parts.append(table(title, headings, rows, range(1, 9)))
+        parts.append(table(title, headings, rows, range(1, 7)))
     held = [sum(item[key] for item in numbers["layers"]) for key in ("holds", "holds_scaled")]
     return [
         *parts,

@@ -111,11 +111,12 @@ class Study:
         name = self.options.output or default_readout(labels)
         return name, make_readout(name, labels)
 
-    def title(self, what: str, output: str) -> str:
+    def title(self, what: str, output: str | None = None) -> str:
         """A line that says what a figure is about."""
         source = self.spec.dataset_name or (Path(self.spec.data_dir).name if self.spec.data_dir else self.spec.task)
         model = Path(self.spec.model_name_or_path).name
-        return f"{what}: {self.spec.method} on {source}, {model}, {self.options.num_samples} samples, output {output}"
+        differentiated = f", output {output}" if output else ""
+        return f"{what}: {self.spec.method} on {source}, {model}, {self.options.num_samples} samples{differentiated}"
 
 
 def encode(job: Job, rows: Any, device: torch.device) -> list[Row]:
