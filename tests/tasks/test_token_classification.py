@@ -65,7 +65,9 @@ def test_the_hub_says_what_tags_are_called_and_its_empty_rows_are_dropped(monkey
 
     tags = datasets.Sequence(datasets.ClassLabel(names=["O", "B-X"]))
     features = datasets.Features({"tokens": datasets.Sequence(datasets.Value("string")), "ner_tags": tags})
-    part = datasets.Dataset.from_dict({"tokens": [["w1"], [], ["w2"]], "ner_tags": [[1], [], [0]]}, features=features)
+    part = datasets.Dataset.from_dict(
+        {"tokens": [["w1"], [], ["w2"], ["w3", " "]], "ner_tags": [[1], [], [0], [1, 0]]}, features=features
+    )
     asked: dict[str, Any] = {}
 
     def load_dataset(name: str, config: str | None, **more: Any) -> Any:
@@ -77,7 +79,7 @@ def test_the_hub_says_what_tags_are_called_and_its_empty_rows_are_dropped(monkey
     assert asked == {"name": "some/set", "revision": "refs/convert/parquet"}
     assert data.label_names == ("O", "B-X")
     assert data.splits["train"]["tokens"][:] == [["w1"], ["w2"]]
-    assert "1 rows of the train split have no words" in data.notes[0]
+    assert "2 rows of the train split have no words, or an empty one" in data.notes[0]
 
 
 def _encoded(write: Write, tokenizer: Any, training: bool, max_length: int = 5) -> tuple[Any, Any, Setup]:

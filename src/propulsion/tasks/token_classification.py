@@ -180,14 +180,16 @@ class TokenClassification(Task):
 
 
 def _checked(table: Table, words: str, tags: str, split: str, mendable: bool, notes: list[str]) -> Table:
-    """The columns of words and tags; rows without a word are left out of what the user cannot mend."""
+    """The columns of words and tags; rows with no word or an empty one are left out of what the user cannot mend."""
     for column in (words, tags):
         if column not in table:
             there = ", ".join(map(repr, table))
             raise DataError(f"The {split} split lacks the column {column!r} of the training split; it has {there}.")
-    kept = [row for row, some in enumerate(table[words]) if some or mendable]
+    kept = [row for row, some in enumerate(table[words]) if mendable or (some and all(map(str.strip, some)))]
     if len(kept) < length(table):
-        notes.append(f"{length(table) - len(kept)} rows of the {split} split have no words and are left out.")
+        notes.append(
+            f"{length(table) - len(kept)} rows of the {split} split have no words, or an empty one, and are left out."
+        )
         table = take(table, kept)
     check_lengths(table[words], table[tags], split)
     return {"tokens": table[words], "tags": table[tags]}
