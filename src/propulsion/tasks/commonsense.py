@@ -55,12 +55,12 @@ class Commonsense(Generation):
 
     def unanswered(self, row: Row) -> dict[str, Any]:
         """The instruction as it comes, or else one that lists the options."""
-        given = "instruction" in row
+        given = row.get("instruction") is not None
         return {"text": text_in(row, "instruction") if given else instruct(self.reader(row), self.words)}
 
     def convert(self, row: Row) -> dict[str, Any]:
         """The instruction, what is to be written, and the right option's word."""
-        if "instruction" in row:
+        if row.get("instruction") is not None:
             word = text_in(row, "answer")
             if word not in self.words:
                 raise DataError(f"its answer is {word!r}: one of {', '.join(self.words)} is wanted.")
@@ -103,7 +103,7 @@ class RankedCommonsense(Ranking):
 
     def choice(self, row: Row) -> Choice:
         """The question and its options; a sentence with a blank is asked up to there, and each option ends it."""
-        choice = from_instruction(row, self.words) if "instruction" in row else self.reader(row)
+        choice = from_instruction(row, self.words) if row.get("instruction") is not None else self.reader(row)
         before, blank, after = choice.question.partition("_")
         if blank and self.reader is winogrande:
             return replace(choice, question=before.rstrip(), options=tuple(word + after for word in choice.options))

@@ -25,7 +25,7 @@ class Cutter:
         ends: Whether a target ends the text.
 
     Attributes:
-        cut: Texts that were cut.
+        cut: Hashes of the texts that were cut.
         left_out: Rows that the caller left out because they do not fit.
     """
 
@@ -33,13 +33,13 @@ class Cutter:
     instruction: str
     framed: bool = True
     ends: bool = True
-    cut: int = field(default=0, init=False)
+    cut: set[int] = field(default_factory=set, init=False)
     left_out: int = field(default=0, init=False)
 
     def notes(self, rows: int) -> tuple[str, ...]:
         """What was cut and left out, for the user."""
         length = self.setup.lengths.max_length
-        what = ((self.left_out, "are left out"), (self.cut, "are cut"))
+        what = ((self.left_out, "are left out"), (len(self.cut), "are cut"))
         return tuple(
             f"{count} of {rows} rows are longer than {length} tokens and {done}; --max_length is the limit."
             for count, done in what
@@ -53,15 +53,15 @@ class Cutter:
 
     def prompt(self, text: str) -> Tokens:
         """The prompt alone, cut to ``max_length``."""
-        return self._read(self._fit(text, self._longest, count=True))
+        return self._read(self._fit(text, self._longest))
 
     def example(self, text: str, target: str) -> Tokens:
         """Prompt, target and ``labels``, which pass over the prompt of a decoder."""
         wanted = self._target_ids(target)
         if self._encoder_decoder:
-            return {**self._read(self._fit(text, self._longest, count=True)), "labels": wanted}
+            return {**self._read(self._fit(text, self._longest)), "labels": wanted}
         wanted = wanted[: max(1, self._longest - LEAST)]
-        prompt = self._fit(text, self._longest - len(wanted), count=True)
+        prompt = self._fit(text, self._longest - len(wanted))
         return {**self._read(prompt + wanted), "labels": [NOT_SCORED] * len(prompt) + wanted}
 
     def windows(self, text: str) -> list[Tokens]:
@@ -106,12 +106,12 @@ class Cutter:
         end = [tokenizer.eos_token_id] if self.ends and tokenizer.eos_token_id is not None else []
         return list(tokenizer(target, add_special_tokens=False).input_ids) + end
 
-    def _fit(self, text: str, room: int, count: bool = False) -> list[int]:
+    def _fit(self, text: str, room: int) -> list[int]:
         """The prompt's ids, with the end of the text cut off until they fit; what stands around it stays."""
         ids = self._prompt_ids(text)
         if len(ids) <= room:
             return ids
-        self.cut += count
+        self.cut.add(hash(text))
         tokenizer = self.setup.tokenizer
         pieces = tokenizer(text, add_special_tokens=False).input_ids
         while len(ids) > room and pieces:

@@ -78,8 +78,10 @@ def text_in(row: Row, *names: str) -> str:
     """
     name = next((name for name in names if row.get(name) is not None), None)
     if name is None:
-        wanted = " or ".join(map(repr, names))
-        raise DataError(f"it has no column {wanted}.{near_misses(names[0], row)} It has {', '.join(map(repr, row))}.")
+        wanted, there = " or ".join(map(repr, names)), [name for name, value in row.items() if value is not None]
+        raise DataError(
+            f"it has no column {wanted}.{near_misses(names[0], there)} It has {', '.join(map(repr, there))}."
+        )
     if not isinstance(row[name], str) or not row[name].strip():
         raise DataError(f"it has {row[name]!r} in column {name!r}: a text is wanted.")
     return row[name]

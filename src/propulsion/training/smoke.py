@@ -21,6 +21,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from propulsion.errors import ConfigError
+from propulsion.methods.heads import head_modules
 from propulsion.records import RunRecord, RunSpec
 from propulsion.tasks import TaskData, get_task
 from propulsion.training.job import resolve
@@ -164,10 +165,10 @@ def build_tiny(name: str, task: str, data: TaskData, folder: Path) -> PreTrained
     tokenizer = train_tokenizer(words_in(data), marks=masked or encoder_decoder)
     config = tiny_config(model_type, tokenizer)
     kind = get_task(task).model_kind(config)
-    for field, value in get_task(task).model_kwargs(data.label_names).items():
-        setattr(config, field, value)  # a head of another size would not be read
     torch.manual_seed(0)
     model = getattr(transformers, kind.auto_class).from_config(config)
+    if head_modules(model):  # checkpoints come without the head that a task wants
+        model = transformers.AutoModel.from_config(config)
     with quiet_transformers():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,0 +1,127 @@
+"""Answers read out of generated texts, and their scores, against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import EvalPrediction
+
+from propulsion.tasks import Setup, get_task
+from propulsion.tasks.arithmetic import last_letter, last_number
+from propulsion.tasks.completion import token_losses
+from propulsion.tasks.language_modelling import Perplexity
+from propulsion.tasks.ranking import IMPOSSIBLE, _by_owner
+from propulsion.tasks.text_metrics import MeanScores
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("The answer is 4.", 4.0),
+        ("7 - 3 = 4 crayons, so 1,234.50 dollars", 1234.5),
+        ("7-3", 3.0),
+        ("it falls to -3 degrees", -3.0),
+        ("a half is .5", 0.5),
+        ("$18", 18.0),
+        ("2, 3", 3.0),
+        ("none", None),
+    ],
+)
+def test_the_last_number(text: str, number: float | None) -> None:
+    assert last_number(text) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("The answer is (D).", "D"),
+        ("A man walks. The answer is B", "B"),
+        ("A man walks.", None),
+        ("Answer: A", "A"),
+        ("(A) is wrong, so (C)", "C"),
+        ("A", "A"),
+        ("", None),
+    ],
+)
+def test_the_last_letter(text: str, letter: str | None) -> None:
+    assert last_letter(text) == letter
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "answer"),
+    [
+        ("piqa", "the correct answer is solution2, not solution1", "solution2"),
+        ("boolq", "True. It is false to say", "true"),
+        ("boolq", "untrue", None),
+        ("arc_easy", "the correct answer is answer12", None),
+        ("hellaswag", "", None),
+    ],
+)
+def test_the_first_option_word(name: str, text: str, answer: str | None) -> None:
+    assert get_task(name).read_answer(text) == {"answer": answer}
+
+
+def test_right_and_wrong_answers() -> None:
+    gsm8k, aqua, piqa = get_task("gsm8k"), get_task("aqua"), get_task("piqa")
+    assert gsm8k.score("so 4.0004", {"reference": "4"}) == {"accuracy": 1.0}
+    assert gsm8k.score("so 4.1", {"reference": "4"}) == gsm8k.score("", {"reference": "4"}) == {"accuracy": 0.0}
+    assert aqua.score("(B)", {"reference": "B"}) == {"accuracy": 1.0}
+    assert piqa.score("solution1", {"reference": "solution2"}) == {"accuracy": 0.0}
+
+
+def test_rouge_by_hand() -> None:
+    # "cats running" stems to "cat run": two of three words and one of two pairs in common, both ways.
+    scores = get_task("xsum").score("the cats running", {"reference": "the cat ran"})
+    assert scores["rouge1"] == pytest.approx(2 / 3)
+    assert scores["rouge2"] == pytest.approx(1 / 2)
+    assert scores["rougeL"] == pytest.approx(2 / 3)
+    assert get_task("xsum").score("", {"reference": "the cat"})["rougeL"] == 0.0
+
+
+def test_means_are_streamed() -> None:
+    metrics = MeanScores(lambda answers, index: [{"x": float(a == i)} for a, i in zip(answers, index, strict=True)])
+    assert metrics(EvalPrediction(np.array([0, 5]), np.array([0, 1])), compute_result=False) == {}
+    assert metrics(EvalPrediction(np.array([2]), np.array([2])), compute_result=True) == {"x": pytest.approx(2 / 3)}
+    assert metrics(EvalPrediction(np.array([0]), np.array([1])), compute_result=True) == {"x": 0.0}
+
+
+def test_perplexity_is_over_tokens_not_over_batches() -> None:
+    metrics = Perplexity()
+    metrics(EvalPrediction(np.array([[math.log(4) * 2, 2.0]]), np.array([0])), compute_result=False)
+    found = metrics(EvalPrediction(np.array([[math.log(2), 1.0], [0.0, 1.0]]), np.array([1, 2])), compute_result=True)
+    assert found["perplexity"] == pytest.approx(32 ** (1 / 4))
+    assert found["bits_per_token"] == pytest.approx(5 / 4)
+
+
+@pytest.mark.parametrize("encoder_decoder", [False, True])
+def test_token_losses_pass_over_what_has_no_label(encoder_decoder: bool) -> None:
+    class Config:
+        is_encoder_decoder = encoder_decoder
+
+    logits = torch.randn(2, 5, 7)
+    labels = torch.tensor([[-100, 3, 2], [-100, -100, 6]])
+    losses = token_losses(logits, labels, Config())
+    logp = logits.log_softmax(-1)[:, -3:]
+    if encoder_decoder:
+        wanted = torch.tensor([[0.0, -logp[0, 1, 3], -logp[0, 2, 2]], [0.0, 0.0, -logp[1, 2, 6]]])
+    else:
+        wanted = torch.tensor([[-logp[0, 0, 3], -logp[0, 1, 2]], [0.0, -logp[1, 1, 6]]])
+    torch.testing.assert_close(losses, wanted)
+
+
+def test_likelihoods_go_back_to_their_questions() -> None:
+    table = _by_owner(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), torch.tensor([0, 0, 1, 1, 1]))
+    assert table.tolist() == [[1.0, 2.0, IMPOSSIBLE], [3.0, 4.0, 5.0]]
+
+
+def test_a_long_option_is_judged_by_its_characters() -> None:
+    rows: list[dict[str, Any]] = [{"choices": ["ab", "abcdefgh"], "label": 1}]
+    answers, task = np.array([[-4.0, -8.0, IMPOSSIBLE]]), get_task("piqa_ranking")
+    found = task.metrics(rows, None)(EvalPrediction(answers, np.array([0])), compute_result=True)
+    assert found == {"accuracy": 0.0, "accuracy_norm": 1.0}
+    decoded = task.decode(answers, [0], {"choices": [["ab", "abcdefgh"]]}, Setup(None, None))
+    assert decoded == [{"answer": "ab", "label": 0, "log_likelihoods": [-4.0, -8.0]}]
