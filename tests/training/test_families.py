@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from propulsion.errors import ConfigError
-from propulsion.records import RunRecord, RunSpec
+from propulsion.records import RunSpec
 from propulsion.tasks import get_task
 from propulsion.training import job
 from propulsion.training.evaluate import evaluate
 from propulsion.training.options import EvaluateOptions, PredictOptions
 from propulsion.training.predict import predict
 from propulsion.training.run import train
-from propulsion.training.smoke import build_tiny
+from propulsion.training.smoke import build_tiny, tiny_config
 
 QUIET = {"disable_tqdm": True, "use_cpu": True}
 PIQA = {"goal": "open the jar", "sol1": "turn the lid", "sol2": "look at it"}
@@ -111,7 +112,9 @@ def piqa_spec(llama: Path, tmp_path: Path, **changes: Any) -> RunSpec:
 
 
 def test_a_decoder_learns_to_write_the_answer(llama: Path, tmp_path: Path) -> None:
-    spec = piqa_spec(llama, tmp_path, method="full", learning_rate=1e-2, num_train_epochs=25, save_strategy="no", max_new_tokens=30)
+    spec = piqa_spec(
+        llama, tmp_path, method="full", learning_rate=1e-2, num_train_epochs=25, save_strategy="no", max_new_tokens=30
+    )
     record = train(spec)
     losses = [value for _, value in record.history["loss"]]
     assert losses[-1] < 0.3 * losses[0]
@@ -206,25 +209,34 @@ def test_both_kinds_of_quantization_are_one_too_many() -> None:
         RunSpec(load_in_4bit=True, load_in_8bit=True)
 
 
+@pytest.fixture(scope="module")
+def wide(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As wide as a block of 4-bit weights."""
+    folder = tmp_path_factory.mktemp("wide")
+    tokenizer = AutoTokenizer.from_pretrained(llama / "model")
+    config = tiny_config("llama", tokenizer)
+    config.hidden_size, config.intermediate_size, config.head_dim = 64, 128, 16
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["load_in_4bit", "load_in_8bit"])
 @pytest.mark.parametrize("task", ["piqa", "sst2"])
-def test_quantized_weights_are_trained_over_and_the_head_is_whole(
-    how: str, task: str, llama: Path, tmp_path: Path
+def test_weights_are_quantized_and_the_head_is_whole(
+    how: str, task: str, llama: Path, wide: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("bitsandbytes")
     data = llama / "data"
     if task == "sst2":
         data = Path(write_rows(tmp_path / "data", {"sentence": "a good film"}, {"label": 1}))
     changes = {"task": task, "data_dir": str(data), how: True, "max_steps": 2, "attn_implementation": "eager"}
-    record = train(piqa_spec(llama, tmp_path, **changes))
-    assert RunRecord.read(tmp_path / "run") == record
+    record = train(piqa_spec(llama, tmp_path, model_name_or_path=str(wide), **changes))
     again = evaluate(tmp_path / "run", EvaluateOptions(**QUIET))
     assert again["validation"] == pytest.approx(record.metrics["validation"], rel=1e-2)
-    spec = job.resolve(record.spec)
-    made = job.assemble(spec, get_task(task), job.load_data(spec))
-    kinds = {type(module).__name__ for module in made.model.modules()}
-    assert kinds & {"Linear4bit", "Linear8bitLt"}
-    output = "score" if task == "sst2" else "lm_head"
-    whole = {type(module).__name__ for name, module in made.model.named_modules() if name.split(".")[-1] == output}
-    assert not any("bit" in kind for kind in whole)
+    made = job.assemble(record.spec, get_task(task), job.load_data(record.spec))
+    kinds = {name: type(parameter).__name__ for name, parameter in made.model.named_parameters()}
+    quantized = [name for name, kind in kinds.items() if kind in ("Params4bit", "Int8Params")]
+    assert any("q_proj" in name for name in quantized)
+    assert not [name for name in quantized if "lm_head" in name or "score" in name]
