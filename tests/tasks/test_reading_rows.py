@@ -170,3 +170,22 @@ def test_problems_end_with_their_answer_and_lose_their_marks() -> None:
         "C",
         "4",
     ]
+
+
+def test_a_large_set_is_streamed_where_few_rows_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"document": [f"d{row}" for row in range(50)], "summary": ["s"] * 50})
+    asked: list[dict[str, Any]] = []
+
+    def load(name: str, config: str | None, **options: Any) -> Any:
+        asked.append(options)
+        stream = rows.to_iterable_dataset() if options else rows
+        return {"train": stream, "validation": stream}
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    data = get_task("xsum").load(DataSource(max_train_samples=8, max_eval_samples=4))
+    assert (len(data.splits["train"]), len(data.splits["validation"])) == (8, 4)
+    assert "is streamed" in data.notes[0]
+    assert len(get_task("xsum").load(DataSource(max_train_samples=8)).splits["validation"]) == 50
+    assert asked == [{"streaming": True}, {}]

@@ -181,7 +181,7 @@ def test_the_head_alone_is_refused_where_there_is_none(llama: Path, tmp_path: Pa
     ("changes", "said"),
     [
         ({"max_length": 4096}, "max_length"),
-        ({"max_length": 150, "max_new_tokens": 20}, "max_new_tokens is 170 and the model takes 160 tokens"),
+        ({"max_length": 630, "max_new_tokens": 20}, "max_new_tokens is 650 and the model takes 640 tokens"),
         ({"task": "sst2", "data_dir": None, "dataset_name": None}, "hub"),
     ],
 )

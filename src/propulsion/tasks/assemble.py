@@ -44,7 +44,8 @@ def read(
     name = source.dataset_name or hub_id
     if name is None:
         raise DataError(f"The task {task} has no data of its own: name some with --data_dir or --dataset_name.")
-    return read_hub(name, source.dataset_config_name or (hub_config if name == hub_id else None))
+    config = source.dataset_config_name or (hub_config if name == hub_id else None)
+    return read_hub(name, config, (source.max_train_samples, source.max_eval_samples), source.seed)
 
 
 def to_task_data(

@@ -6,18 +6,26 @@ from typing import Any
 
 from propulsion.errors import DataError, require
 from propulsion.tasks.files import split_name
-from propulsion.tasks.tables import RawSplits
+from propulsion.tasks.tables import RawSplits, Table, from_rows
 
 PARQUET = "@refs/convert/parquet"
 """Behind the id of a data set that is a loading script, which `datasets` no longer runs: the hub's copy in parquet."""
 
 
-def read_hub(name: str, config: str | None = None) -> RawSplits:
+SHUFFLED = 10_000  # rows of a stream that are held to draw from
+
+
+def read_hub(
+    name: str, config: str | None = None, most: tuple[int | None, int | None] = (None, None), seed: int = 42
+) -> RawSplits:
     """Load every split of a hub data set whose name stands for one.
 
     Args:
         name: Data set id; after an ``@``, the revision, such as ``refs/convert/parquet``.
         config: Its configuration, where it has several.
+        most: Rows that are wanted of the training split and of each other split; where both are given, the data set
+            is streamed rather than downloaded whole.
+        seed: Decides which rows are drawn from a stream.
 
     Raises:
         DataError: It cannot be reached or loaded, or has no training split.
@@ -26,8 +34,10 @@ def read_hub(name: str, config: str | None = None) -> RawSplits:
     datasets = require("datasets", "train")
     where = f"{name} ({config})" if config else name
     identifier, _, revision = name.partition("@")
+    streamed = None not in most
+    options = {**({"revision": revision} if revision else {}), **({"streaming": True} if streamed else {})}
     try:
-        loaded = datasets.load_dataset(identifier, config, **({"revision": revision} if revision else {}))
+        loaded = datasets.load_dataset(identifier, config, **options)
     except ConnectionError as error:
         raise DataError(
             f"Cannot reach the hub for the data set {where}: {error}. Without a network, put its train and validation "
@@ -41,8 +51,19 @@ def read_hub(name: str, config: str | None = None) -> RawSplits:
     splits = {known: rows for split, rows in loaded.items() if (known := split_name(split)) is not None}
     if "train" not in splits:
         raise DataError(f"The data set {where} has no training split; it has {', '.join(loaded)}.")
+    names = _class_names(splits["train"].features or {})
+    if streamed:
+        limits = {split: most[split != "train"] for split in splits}
+        tables = {split: _drawn(rows, int(limits[split] or 0), seed) for split, rows in splits.items()}
+        note = f"{where} is streamed: rows are drawn from the first {SHUFFLED:,} of each split and those that follow."
+        return RawSplits(tables, (note,), names, mendable=False)
     tables = {split: {column: list(rows[column]) for column in rows.column_names} for split, rows in splits.items()}
-    return RawSplits(tables, class_names=_class_names(splits["train"].features), mendable=False)
+    return RawSplits(tables, class_names=names, mendable=False)
+
+
+def _drawn(rows: Any, count: int, seed: int) -> Table:
+    """Rows from a stream, more than are wanted, for some may have to be left out."""
+    return from_rows(list(rows.shuffle(seed=seed, buffer_size=SHUFFLED).take(2 * count)))
 
 
 def _class_names(features: Any) -> dict[str, tuple[str, ...]]:

@@ -28,7 +28,30 @@ from propulsion.training.job import resolve
 from propulsion.training.models import model_path, quiet_transformers
 from propulsion.training.run import train
 
-STEPS, LENGTH, POSITIONS, WIDTH = 2, 64, 640, 32
+LENGTH, POSITIONS, WIDTH = 64, 640, 32
+MOST = {"max_length": LENGTH, "max_target_length": LENGTH, "doc_stride": 8, "max_new_tokens": 8, "num_beams": 2}
+"""What is shortened, and to how much."""
+SHORT: dict[str, Any] = {
+    "data_dir": None,
+    "dataset_name": None,
+    "dataset_config_name": None,
+    "selection_fraction": 0.0,
+    "max_steps": 2,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 1,
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "load_best_model_at_end": False,
+    "early_stopping_patience": None,
+    "resume_from_checkpoint": None,
+    "layers_to_transform": None,
+    "load_in_8bit": False,
+    "load_in_4bit": False,
+    "device_map": None,
+    "disable_tqdm": True,
+    "report_to": "none",
+}
+"""What a trial of two steps has no use for, or a tiny model no room."""
 ALIASES = {
     "minilm": "bert",
     "deberta-v3": "deberta-v2",
@@ -110,36 +133,9 @@ def smoke(spec: RunSpec, tell: Callable[[str], object] = str) -> RunRecord:
     with tempfile.TemporaryDirectory() as folder:
         config = build_tiny(spec.model_name_or_path, task.name, data, Path(folder) / "model")
         tell(f"A {config.model_type} of two layers with random weights, on rows made up here.")
-        lengths = {
-            name: min(getattr(spec, name), limit)
-            for name, limit in {
-                "max_length": LENGTH,
-                "max_target_length": LENGTH,
-                "doc_stride": 8,
-                "max_new_tokens": 8,
-                "num_beams": 2,
-            }.items()
-        }
-        tiny = replace(
-            spec,
-            **lengths,
-            model_name_or_path=str(Path(folder) / "model"),
-            output_dir=str(Path(folder) / "run"),
-            data_dir=None,
-            dataset_name=None,
-            dataset_config_name=None,
-            selection_fraction=0.0,
-            max_steps=STEPS,
-            per_device_train_batch_size=2,
-            gradient_accumulation_steps=1,
-            eval_strategy="no",
-            save_strategy="no",
-            load_best_model_at_end=False,
-            early_stopping_patience=None,
-            layers_to_transform=None,
-            disable_tqdm=True,
-            report_to="none",
-        )
+        lengths = {name: min(getattr(spec, name), most) for name, most in MOST.items()}
+        places = {"model_name_or_path": str(Path(folder) / "model"), "output_dir": str(Path(folder) / "run")}
+        tiny = replace(spec, **{**lengths, **places, **SHORT})
         return train(tiny, data=data)
 
 

@@ -1,0 +1,67 @@
+"""Laws of trials: every architecture is tried in small, by its name alone, and nothing is kept."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from propulsion.cli import main
+from propulsion.errors import ConfigError
+from propulsion.records import RunSpec
+from propulsion.training import smoke
+
+NAMES = {
+    "FacebookAI/roberta-large": "roberta",
+    "microsoft/deberta-v3-base": "deberta-v2",
+    "facebook/bart-large": "bart",
+    "bigscience/bloomz-7b1": "bloom",
+    "EleutherAI/gpt-j-6b": "gptj",
+    "huggyllama/llama-7b": "llama",
+    "meta-llama/Llama-2-13b-hf": "llama",
+    "tiiuae/falcon-7b": "falcon",
+    "mistralai/Mistral-7B-v0.1": "mistral",
+    "microsoft/phi-2": "phi",
+    "google-t5/t5-small": "t5",
+    "google/gemma-3-270m": "gemma3_text",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_spells_its_architecture(name: str) -> None:
+    assert smoke.architecture(name) == NAMES[name]
+
+
+def test_a_folder_says_more_than_its_name(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "llama"
+    folder.symlink_to(tiny_model)
+    assert smoke.architecture(str(folder)) == "bert"
+    with pytest.raises(ConfigError, match="pass a folder"):
+        smoke.architecture("nobody/mystery")
+
+
+def test_a_trial_takes_two_steps_of_the_run_that_is_asked_for_and_keeps_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "run.yaml").write_text("model_name_or_path: tiiuae/falcon-7b\ntask: obqa\nnum_vectors: 2\n")
+    assert main(["train", "--config", "run.yaml", "--smoke", "--use_cpu", "--init_noise", "0.01"]) == 0
+    printed = capsys.readouterr().out
+    assert "A falcon of two layers" in printed
+    assert "obqa by propulsion: 2 steps taken, nothing kept." in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "said"),
+    [
+        ("bert-base-uncased", "xsum", "bert is an encoder that cannot be one"),
+        ("facebook/bart-base", "completions", "needs a causal language model, and bart is an encoder-decoder"),
+        ("EleutherAI/gpt-j-6b", "conll2003", "needs a token classifier, and gptj is a causal language model"),
+    ],
+)
+def test_a_model_that_does_not_fit_the_task_is_refused(name: str, task: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        smoke.smoke(RunSpec(model_name_or_path=name, task=task, use_cpu=True))
