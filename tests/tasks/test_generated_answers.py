@@ -89,6 +89,12 @@ def test_means_are_streamed() -> None:
     assert metrics(EvalPrediction(np.array([0]), np.array([1])), compute_result=True) == {"x": 0.0}
 
 
+def test_accuracies_can_be_compared_row_by_row() -> None:
+    metrics = MeanScores(lambda answers, index: [{"accuracy": float(answer)} for answer in answers])
+    metrics(EvalPrediction(np.array([1, 0]), np.array([0, 1])), compute_result=True)
+    assert (metrics.scored["labels"] == metrics.scored["answers"]).tolist() == [True, False]
+
+
 def test_perplexity_is_over_tokens_not_over_batches() -> None:
     metrics = Perplexity()
     metrics(EvalPrediction(np.array([[math.log(4) * 2, 2.0]]), np.array([0])), compute_result=False)

@@ -88,6 +88,8 @@ def test_training_rows_that_do_not_fit_are_left_out_and_counted(folders: dict[st
     scored = task.encode(rows, setup, training=False)
     assert scored.rows["eval_index"][:] == [0, 1]
     assert max(map(len, scored.rows["eval_input_ids"][:])) <= 40
+    many = Dataset.from_list([rows[1]] * 1000 + [rows[0]])  # the first batch of `map` comes out empty
+    assert len(task.encode(many, setup, training=True).rows) == 1
     with pytest.raises(DataError, match="None of the 1 training rows fits into 40 tokens"):
         task.encode(rows.select([1]), setup, training=True)
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, BertConfig, GPT2Config, LlamaModel, PreTrainedConfig, RobertaConfig, T5Config
 
 from propulsion.errors import ConfigError, MissingExtraError
 from propulsion.records import RunSpec
-from propulsion.tasks.kinds import SEQUENCE_CLASSIFIER
+from propulsion.tasks.kinds import CAUSAL_LM, SEQUENCE_CLASSIFIER
 from propulsion.training import models
+from propulsion.training.smoke import tiny_config, train_tokenizer
 
 CLASSIFIER = SEQUENCE_CLASSIFIER
 
@@ -85,3 +86,39 @@ def test_the_built_model_drops_what_was_asked_for(tiny_model: Path) -> None:
 def test_a_model_without_dropout_is_refused() -> None:
     with pytest.raises(ConfigError, match="mamba has no dropout to set"):
         models.dropouts(AutoConfig.for_model("mamba"), 0.1)
+
+
+def test_a_tokenizer_without_a_padding_token_pads_with_its_end(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["some words"], marks=False)
+    for folder, end in (("ends", "</s>"), ("endless", None)):
+        tokenizer.pad_token, tokenizer.eos_token, tokenizer.unk_token = None, end, None
+        tokenizer.padding_side = "left"
+        tokenizer.save_pretrained(tmp_path / folder)
+    loaded = models.load_tokenizer(str(tmp_path / "ends"))
+    assert (loaded.pad_token, loaded.padding_side) == ("</s>", "right")
+    with pytest.raises(ConfigError, match="set its pad_token"):
+        models.load_tokenizer(str(tmp_path / "endless"))
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        (RobertaConfig(max_position_embeddings=514, pad_token_id=1), 512),
+        (BertConfig(max_position_embeddings=40), 40),
+        (GPT2Config(n_positions=50), 50),
+        (T5Config(), None),
+    ],
+)
+def test_the_longest_input_is_what_the_positions_allow(config: PreTrainedConfig, limit: int | None) -> None:
+    tokenizer = train_tokenizer(["some words"], marks=False)
+    assert models.longest_input(config, tokenizer) == limit
+    tokenizer.model_max_length = 16
+    assert models.longest_input(config, tokenizer) == 16
+
+
+def test_a_checkpoint_without_an_output_layer_is_no_language_model(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["some words"], marks=False)
+    config = tiny_config("llama", tokenizer)
+    LlamaModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"lack 1 parameters of a LlamaForCausalLM, among them lm_head.weight"):
+        models.load_base(RunSpec(model_name_or_path=str(tmp_path)), CAUSAL_LM, {}, tokenizer)

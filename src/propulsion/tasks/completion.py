@@ -152,7 +152,8 @@ class Completion(Task):
                     continue
                 for example in self.examples(row, cutter):
                     found.append(example if training else {INDEX: index, **example, **self.for_answer(row, cutter)})
-            return {name: [row[name] for row in found] for name in (found[0] if found else ())}
+            names = found[0] if found else cutter.example("", "")  # no row of this batch fits
+            return {name: [row[name] for row in found] for name in names}
 
         encoded = map_rows(rows, tokenize, self.name)
         if not len(encoded):

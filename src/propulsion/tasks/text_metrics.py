@@ -17,7 +17,8 @@ class MeanScores:
         score: From the answers of a batch and the indices of their rows to scores by name, for each row.
 
     Attributes:
-        scored: By name of the score, one number for each row that was scored last.
+        scored: By name of the score, one number for each row that was scored last; where the score is an accuracy,
+            also as ``answers`` beside ``labels`` that are 1, so that runs can be compared row by row.
     """
 
     def __init__(self, score: Callable[[Any, Sequence[int]], list[dict[str, float]]]) -> None:
@@ -39,4 +40,7 @@ class MeanScores:
             return {}
         self.scored = {name: np.array([row[name] for row in self._found]) for name in self._found[0]}
         self._found = []
-        return {name: float(values.mean()) for name, values in self.scored.items()}
+        means = {name: float(values.mean()) for name, values in self.scored.items()}
+        if "accuracy" in self.scored:
+            self.scored |= {"labels": np.ones_like(self.scored["accuracy"]), "answers": self.scored["accuracy"]}
+        return means
