@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from measuring import parser, start, table, write
+from measuring import RESULTS, parser, start, table, write
 from memory import MIB, peak, processes, resident
 from subjects import build
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ def measure(options: argparse.Namespace, model_name: str, length: int) -> list[d
     rows: list[dict[str, Any]] = []
     context = processes()
     for way in WAYS:
-        row = {"model": model_name, "samples": options.samples, "length": length, "way": way}
+        row = {"model": model_name, "dtype": "float32", "batch": options.samples, "length": length, "way": way}
         needed = 4 * options.samples * rows[0]["parameters"] / 2**30 if rows else 0
         if needed > MOST_PEER_GIB:
             rows.append({**row, "error": f"not run: its Jacobian takes {needed:.0f} GiB"})
@@ -87,7 +87,7 @@ def measure(options: argparse.Namespace, model_name: str, length: int) -> list[d
 def show(rows: list[dict[str, Any]]) -> None:
     """Print the table of one model."""
     first = rows[0]
-    title = f"{first['model']}, {first['samples']} × {first['length']} tokens; goal {GOALS.get(first['model'], 'none')}"
+    title = f"{first['model']}, {first['batch']} × {first['length']} tokens; goal {GOALS.get(first['model'], 'none')}"
     keys = ("seconds", "processor_seconds", "peak_mib", "before_mib")
     lines = [[row["way"], *(f"{row[key]:,}" if key in row else row["error"] for key in keys)] for row in rows]
     table(title, ["way", "seconds", "of both cores", "peak, MiB", "before, MiB"], lines)
@@ -105,8 +105,8 @@ def main(arguments: list[str] | None = None) -> None:
             part = measure(options, model_name, length)
             show(part)
             rows += part
-    name = "-".join(["ntk", *options.models])
-    print("Written to", write(name, options, rows, time.perf_counter() - begin))
+    options.output = options.output or RESULTS / f"{'-'.join(['ntk', *options.models])}-cpu.json"
+    print("Written to", write("ntk", options, rows, time.perf_counter() - begin))
 
 
 if __name__ == "__main__":

@@ -141,7 +141,14 @@ def _inference(rows: list[Row]) -> Iterable[str]:
     yield from (f"| {row['method']} | {spread(row['ratio'])} |" for row in rows)
 
 
-TABLES = {"training_step": _training_step, "memory": _memory, "inference": _inference}
+def _ntk(rows: list[Row]) -> Iterable[str]:
+    yield "| the kernel of all weights | seconds | of the processor | peak of the process, MiB | load of the machine |\n|---|---|---|---|---|"
+    for row in rows:
+        numbers = f"{row['seconds']:.0f} | {row['processor_seconds']:.0f} | {row['peak_mib']:,} | {row['load'][0]}"
+        yield f"| {row['way']} | {numbers} |"
+
+
+TABLES = {"training_step": _training_step, "memory": _memory, "inference": _inference, "ntk": _ntk}
 
 
 def _where(row: Row) -> str:

@@ -77,7 +77,7 @@ def _curves(axes: Any, departures: Sequence[Departure]) -> None:
         fontsize=7.5,
         frameon=False,
         labelcolor=INK,
-        loc="upper left",
+        loc="best",
     )
     _plain(axes)
 
