@@ -80,9 +80,7 @@ class RunSpec:
     layers_to_transform: int | tuple[int, ...] | None = _method(None, "indices of the blocks to steer (default: all)")
 
     learning_rate: float | None = _train(None, "step size at the peak; None: the method's (propulsion: 0.015 / degree)")
-    head_learning_rate: float | None = _train(
-        None, "step size of the head; None: the method's (propulsion and lora: 5e-3)"
-    )
+    head_learning_rate: float | None = _train(None, "step size of the head; None: the method's (most: 5e-3)")
     weight_decay: float = _train(0.0, "decay of the weights; pulls gains towards the identity")
     max_grad_norm: float = _train(1.0, "clip the norm of the gradient to this")
     optim: str = _train("adamw_torch", "optimizer, by its name in TrainingArguments")

@@ -53,6 +53,8 @@ def count_parameters(model: nn.Module, heads: list[str]) -> dict[str, int]:
         untouched copy of the head that PEFT keeps beside the trained one is not counted.
     """
     counts = {"adapter": 0, "head": 0, "trainable": 0, "total": 0}
+    state = model.state_dict()  # weights that a method moves by itself are buffers of it
+    counts["total"] += sum(b.numel() for name, b in model.named_buffers() if name in state and b.is_floating_point())
     for name, parameter in model.named_parameters():
         if ".original_module." in name:
             continue

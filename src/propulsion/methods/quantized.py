@@ -22,6 +22,11 @@ def all_linear(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpe
     return with_alpha(values, base_model, replace(spec, target_modules=spec.target_modules or ALL_LINEAR))
 
 
+def at_scale_one(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) -> dict[str, Any]:
+    """α = r where none is given: LoftQ's B A is the quantization's error itself, which a scale of 2 would double."""
+    return all_linear({"lora_alpha": values["r"], **values}, base_model, spec)
+
+
 def without_bitsandbytes() -> str | None:
     """Why QLoRA cannot run here, or None."""
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -82,7 +87,7 @@ LOFTQ = peft_method(
     LoraConfig,
     1e-3,
     defaults={"r": 8, "init_lora_weights": "loftq", "loftq_config": LoftQConfig(loftq_bits=4)},
-    derive=all_linear,
+    derive=at_scale_one,
     refusal=without_accelerator,
     delta="ΔW = SVD(W − Q_t), Q_t = q_N(W − W_down^(t−1) W_up^(t−1))",
 )
