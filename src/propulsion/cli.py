@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import traceback
@@ -62,8 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words or os.environ.get("PROPULSION_DEBUG", "0") not in ("", "0")
     words = [word for word in words if word != "--debug"]
     # PEFT asks transformers under an old name; nothing that a user could change.
-    # And bitsandbytes tells at its import which kernels it would like to download.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     try:
         _dispatch(words)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from propulsion.errors import ConfigError, UnknownNameError, near_misses
 from propulsion.methods.steps import MethodCallback
-from propulsion.records import RunSpec, refuse_unknown
+from propulsion.records import RunSpec
 
 
 class HasTaskType(Protocol):
@@ -88,7 +88,10 @@ class Method:
         for key in spec.method_args or {}:
             if key in elsewhere:
                 raise ConfigError(f"{key} is an option of the run and none of method_args: pass --{key}.")
-        refuse_unknown(spec.method_args or {}, self.arguments, f"argument of the method {self.name!r}")
+            if key not in self.arguments:
+                rest = f" It takes the fields of {self.config_class.__name__}." if self.arguments else " It takes none."
+                hint = near_misses(str(key), self.arguments) or rest
+                raise UnknownNameError(f"{key!r} is no argument of the method {self.name!r}.{hint}")
 
     @property
     def arguments(self) -> list[str]:
