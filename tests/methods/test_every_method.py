@@ -164,3 +164,19 @@ def test_killed_and_resumed_is_as_never_killed(method: str, tmp_path: Path) -> N
         state = one.tensors()
         assert all(torch.equal(state[key], value) for key, value in other.tensors().items()), method
         assert state.keys() == other.tensors().keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_a_base_in_bfloat16_is_trained_in_float32(method: str) -> None:
+    if get_method(method).refusal():
+        pytest.skip("refused, see above")
+    base = tiny_model("roberta").to(torch.bfloat16)
+    model = get_method(method).build(base, RunSpec(method=method, max_length=8), Classification())
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.data = parameter.data.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = model(**tiny_inputs("roberta")).loss
+    value.backward()
+    assert all(parameter.grad is not None and bool(parameter.grad.isfinite().all()) for parameter in trained)

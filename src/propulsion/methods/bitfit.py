@@ -26,6 +26,9 @@ def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.M
         )
     for bias in biases:
         bias.requires_grad_(True)
+    for module in backbone.modules():  # a norm wants weight and bias of one dtype, and what is trained is float32
+        if type(module).__name__.endswith("Norm") and getattr(module, "bias", None) is not None:
+            module.float()
     return base_model
 
 
