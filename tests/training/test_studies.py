@@ -119,6 +119,8 @@ def test_regress_scores_the_kernels_beside_the_adapter(
         ("bound", ["--method", "lora"], "propulsion"),
         ("bound", ["--target_modules", "embedding"], "linear"),
         ("regress", [], "adapter_dir"),
+        ("regress", ["nowhere"], "propulsion train"),
+        ("regress", ["nowhere", "--output", "loss"], "label"),
     ],
 )
 def test_bad_input_gives_one_sentence(

@@ -142,7 +142,7 @@ class BoundOptions(StudyOptions):
 class RegressionOptions:
     """Predict by kernel regression with a finished run's tangent kernel at its start, beside the trained adapter."""
 
-    output: str | None = _option(None, "what is differentiated, as for `propulsion ntk`")
+    output: str | None = _option(None, "what is differentiated, as for `propulsion ntk`, but not the loss")
     max_eval_samples: int | None = _option(None, "use at most this many rows of each other split")
     result: str | None = _option(None, "also write the scores to this JSON file")
     disable_tqdm: bool = _option(False, "no progress bars")

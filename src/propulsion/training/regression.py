@@ -13,7 +13,7 @@ from transformers import EvalPrediction
 from propulsion.analysis.alignment import Array, per_sample
 from propulsion.analysis.gradients import Readout
 from propulsion.analysis.ntk import empirical_ntk
-from propulsion.analysis.readout import default_readout, make_readout
+from propulsion.analysis.readout import check_readout, default_readout, make_readout
 from propulsion.analysis.regression import kernel_regression, one_hot
 from propulsion.errors import ConfigError, DataError
 from propulsion.records import RunRecord
@@ -42,11 +42,14 @@ def regress(adapter_dir: Path, options: RegressionOptions) -> dict[str, Any]:
         Split → predictor → score by name, with the ridge chosen and the number of training samples.
 
     Raises:
-        ConfigError: There is no record, or the run is no classification or regression of texts.
+        ConfigError: There is no record, the output reads the label, or the run is no classification of texts.
         DataError: The data cannot be used, or there is nothing to score on.
         GradientError: The output depends on none of the method's parameters.
         NotFiniteError: The kernel is not finite.
     """
+    check_readout(options.output)
+    if options.output == "loss":
+        raise ConfigError("Predicting needs an output that does not read the label: choose difference, sum or classes.")
     record = RunRecord.read(adapter_dir)
     limit = options.max_eval_samples or record.spec.max_eval_samples
     spec = replace(record.spec, max_eval_samples=limit, disable_tqdm=options.disable_tqdm, use_cpu=options.use_cpu)
