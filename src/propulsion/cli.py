@@ -29,6 +29,7 @@ from propulsion.training.options import (
 )
 
 USAGE_ERROR, INTERRUPTED = 2, 130
+GOES_ON = "`train` goes on with --resume_from_checkpoint true, `compare` and `ablate` with the same command"
 Options = TypeVar("Options")
 
 
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"propulsion: {error}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
-        print("propulsion: interrupted; a training run goes on with --resume_from_checkpoint true", file=sys.stderr)
+        print(f"propulsion: interrupted; {GOES_ON}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -130,11 +131,11 @@ def test_a_process_that_is_killed_is_a_failure_with_its_signal(make_grid: MakeGr
     backend = LocalProcesses(1)
     started = backend._started
 
-    def kill(process: object) -> None:
-        started(process)  # type: ignore[arg-type]
-        os.kill(process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    def kill(folder: str, process: Any) -> None:
+        started(folder, process)
+        os.kill(process.pid, signal.SIGKILL)
 
-    backend._started = kill  # type: ignore[method-assign, assignment]
+    backend._started = kill  # type: ignore[method-assign]
     result = run_grid(grid, backend, Notes())[0]
     assert "SIGKILL" in result.failures[0][1].error
     assert isinstance(outcome(result.failures[0][0].folder), Failure)

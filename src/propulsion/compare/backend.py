@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Lock
@@ -38,17 +39,24 @@ class LocalProcesses:
         self.slots = jobs
         self._threads = max(1, cores() // jobs)
         self._pool = ThreadPoolExecutor(jobs)
-        self._running: list[BaseProcess] = []
+        self._running: dict[str, BaseProcess] = {}
         self._lock = Lock()
         self._closed = False
 
     def submit(self, run: Run) -> Future[Failure | None]:
         """Start a run as soon as one of the slots is free."""
-        return self._pool.submit(train_in_process, command(run), run.folder, self._threads, self._started)
+        return self._pool.submit(self._train, run)
 
-    def _started(self, process: BaseProcess) -> None:
+    def _train(self, run: Run) -> Failure | None:
+        try:
+            return train_in_process(command(run), run.folder, self._threads, partial(self._started, run.folder))
+        finally:
+            with self._lock:
+                self._running.pop(run.folder, None)
+
+    def _started(self, folder: str, process: BaseProcess) -> None:
         with self._lock:
-            self._running = [other for other in self._running if other.is_alive()] + [process]
+            self._running[folder] = process
             if self._closed:
                 process.kill()
 
@@ -57,9 +65,8 @@ class LocalProcesses:
         self._pool.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             self._closed = True
-            for process in self._running:
-                if process.is_alive():
-                    process.kill()
+            for process in self._running.values():
+                process.kill()
 
 
 def command(run: Run) -> list[str]:

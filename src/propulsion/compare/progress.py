@@ -48,6 +48,7 @@ class GridProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._say_what_was_found()
         self._bars.stop()
 
     def started(self, run: Run) -> None:

@@ -92,7 +92,9 @@ def _heading(column: Column) -> str:
 
 def _parameters(summary: Summary, row: str) -> Cell:
     cost = summary.costs(row)
-    return Cell(f"{cost.adapter:,}", cost.adapter) if cost else Cell(DASH)
+    return (
+        Cell(f"{cost.adapter:,}", cost.adapter, link=anchor(summary, row, summary.columns[0])) if cost else Cell(DASH)
+    )
 
 
 def _score(summary: Summary, row: str, column: Column) -> Cell:
@@ -118,7 +120,8 @@ def _rate_hint(score: Score) -> str:
 
 def _average(summary: Summary, row: str) -> Cell:
     mean = summary.average(row)
-    return Cell(shown(mean), mean.mean, summary.average_ranks.get(row)) if mean else Cell(DASH)
+    link = anchor(summary, row, summary.columns[0])
+    return Cell(shown(mean), mean.mean, summary.average_ranks.get(row), link) if mean else Cell(DASH)
 
 
 def differences(summary: Summary) -> Table:
