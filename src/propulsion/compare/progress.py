@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from propulsion.compare.grid import Grid
 from propulsion.compare.plan import Cell, Run, cells
@@ -35,13 +35,13 @@ class GridProgress:
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}", markup=False),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self._all = self._bars.add_task(f"grid {grid.name}", total=grid.runs, left="")
+        self._all = self._bars.add_task(f"grid {grid.name}", total=grid.runs, left="", count=f"0/{grid.runs}")
 
     def __enter__(self) -> GridProgress:
         self._bars.start()
@@ -55,27 +55,28 @@ class GridProgress:
         """A run begins."""
         self._say_what_was_found()
         self._begun[run] = time.monotonic()
-        self._lines[run] = self._bars.add_task(f"  {run}", total=None, left="")
+        self._lines[run] = self._bars.add_task(f"  {run}", total=None, left="", count="")
         self._bars.update(self._all, left=self.left.words())
 
     def ended(self, run: Run, ended: Outcome, before: bool = False) -> None:
         """A run has ended; `before`: it was found so."""
         seconds = None if before else time.monotonic() - self._begun.pop(run, time.monotonic())
         self.left.ended(run.cell, seconds)
-        self._bars.update(self._all, advance=1, left=self.left.words())
+        self._bars.update(self._all, advance=1, left=self.left.words(), count=f"{self.left.done}/{self.left.total}")
         if before:
             self._found["failed" if isinstance(ended, Failure) else "finished"] += 1
             return
         if run in self._lines:
             self._bars.remove_task(self._lines.pop(run))
         count = f"[{self.left.done:>{len(str(self.left.total))}}/{self.left.total}]"
-        left = "" if self.console.is_terminal else f" · {self.left.words()}"
-        self.console.print(f"{count} {run}: {result(run, ended)} · {seconds:.0f} s{left}", soft_wrap=True)
+        parts = [f"{count} {run}: {result(run, ended)}", f"{seconds:.0f} s"]
+        parts += [self.left.words()] if not self.console.is_terminal else []
+        self.console.print(" · ".join(filter(None, parts)), soft_wrap=True)
 
     def skipped(self, runs: int) -> None:
         """So many runs will never be."""
         self.left.total -= runs
-        self._bars.update(self._all, total=self.left.total)
+        self._bars.update(self._all, total=self.left.total, count=f"{self.left.done}/{self.left.total}")
 
     def _say_what_was_found(self) -> None:
         if self._found:
@@ -130,7 +131,7 @@ class Estimate:
     def words(self) -> str:
         """For people."""
         seconds = self.seconds()
-        if seconds is None:
+        if seconds is None or self.done >= self.total:
             return ""
         minutes = round(seconds / 60)
         if minutes < 1:
