@@ -88,6 +88,7 @@ def test_instructions_are_taken_as_they_come_and_their_options_are_found() -> No
         ("boolq", {"question": "q", "answer": "maybe"}, "true or false"),
         ("hellaswag", {"ctx": "c", "endings": ["a"], "label": 0}, "at least two"),
         ("arc_easy", {"question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "C"}, "'C'"),
+        ("hellaswag", {"ctx": "c", "endings": list("abcde"), "label": 4}, "at most 4 have a word"),
         ("arc_easy", {"instruction": "do", "answer": "answer9"}, "'answer9'"),
         ("arc_easy_ranking", {"instruction": "do", "answer": "answer1"}, "lists no options"),
         ("gsm8k", {"question": "how many", "answer": "none"}, "a number is wanted"),

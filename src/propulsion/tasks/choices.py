@@ -103,7 +103,13 @@ def from_instruction(row: Row, words: Sequence[str]) -> Choice:
 
 
 def instruct(choice: Choice, words: Sequence[str]) -> str:
-    """The question with its options under their words, and the words to choose from."""
+    """The question with its options under their words, and the words to choose from.
+
+    Raises:
+        DataError: There are more options than words.
+    """
+    if len(choice.options) > len(words):
+        raise DataError(f"it has {len(choice.options)} options: at most {len(words)} have a word.")
     words = words[: len(choice.options)]
     listed = "" if choice.options == TRUTH else "\n\n" + "\n".join(map("{}: {}".format, words, choice.options))
     return f"{choice.question}{listed}\n\nAnswer with one of: {', '.join(words)}."

@@ -60,13 +60,12 @@ class Commonsense(Generation):
 
     def convert(self, row: Row) -> dict[str, Any]:
         """The instruction, what is to be written, and the right option's word."""
-        if row.get("instruction") is not None:
-            word = text_in(row, "answer")
-            if word not in self.words:
-                raise DataError(f"its answer is {word!r}: one of {', '.join(self.words)} is wanted.")
-        else:
+        told = self.unanswered(row)
+        if row.get("instruction") is None:
             word = self.words[self.reader(row).known_label()]
-        return {**self.unanswered(row), "target": TARGET.format(word), "reference": word}
+        elif (word := text_in(row, "answer")) not in self.words:
+            raise DataError(f"its answer is {word!r}: one of {', '.join(self.words)} is wanted.")
+        return {**told, "target": TARGET.format(word), "reference": word}
 
     def score(self, text: str, row: Row) -> dict[str, float]:
         """Whether the answer is the right one; a text without an option word is wrong."""
