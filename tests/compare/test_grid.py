@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from propulsion.cli import COMMANDS, _parse, main
+from propulsion.compare.command import check_disk
 from propulsion.compare.grid import Grid
 from propulsion.compare.grid_file import grid_from, read_grid
 from propulsion.compare.plan import cells, final_runs, rates, selection_runs, spec_hash, words
-from propulsion.errors import PropulsionError
+from propulsion.errors import ConfigError, PropulsionError
 from propulsion.records import RunSpec
+from tests.compare.conftest import MakeGrid
 
 GOOD: dict[str, Any] = {"methods": ["head", "lora"], "tasks": ["docstrings"]}
 
@@ -136,3 +139,15 @@ def test_the_words_of_a_run_are_its_spec(spec: RunSpec) -> None:
 def test_the_hash_is_of_what_is_computed(spec: RunSpec) -> None:
     assert spec_hash(replace(spec, output_dir="elsewhere", disable_tqdm=True)) == spec_hash(spec)
     assert spec_hash(replace(spec, seed=spec.seed + 1)) != spec_hash(spec)
+
+
+def test_a_grid_that_does_not_fit_on_the_disk_is_refused_with_its_count(
+    make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = make_grid(methods=["full", "head"], seeds=[1, 2, 3])
+    check_disk(made)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
+    with pytest.raises(ConfigError, match=r"The 6 final runs of tiny may take .* and .* has 1 MiB free"):
+        check_disk(made)
+    assert not (tmp_path / "runs").exists()

@@ -20,16 +20,17 @@ def page(summary: Summary, first: Sequence[Figure] = ()) -> str:
 
     Args:
         summary: What to show.
-        first: Figures that stand before the others.
+        first: Figures that stand before the tables.
 
     Raises:
         MissingExtraError: plotly is not installed.
     """
     script = require("plotly.offline", "report").get_plotlyjs()
-    drawn = [*first, *figures(summary)]
+    others = figures(summary)
     made = tables(summary)
     data = {
-        figure.name: {"layout": figure.layout, "height": figure.height, "variants": figure.variants} for figure in drawn
+        figure.name: {"layout": figure.layout, "height": figure.height, "variants": figure.variants}
+        for figure in (*first, *others)
     }
     own = files("propulsion.compare")
     links = [(table.name, table.title) for table in made] + [("figures", "Figures"), ("runs", "Commands")]
@@ -44,10 +45,10 @@ def page(summary: Summary, first: Sequence[Figure] = ()) -> str:
             "<nav>" + "".join(f'<a href="#{name}">{html.escape(text)}</a>' for name, text in links) + "</nav>",
             '<div class="filter"><input type="search" placeholder="Show rows that contain …" '
             'aria-label="Show rows that contain"><output></output></div>',
+            *_figures(first),
             *(_table(table) for table in made),
-            '<h2 id="figures">Figures</h2><div class="figures">',
-            *(_figure(figure) for figure in drawn),
-            "</div>",
+            '<h2 id="figures">Figures</h2>',
+            *_figures(others),
             _runs(summary),
             "</main>",
             f'<script type="application/json" id="figures-data">{_json(data)}</script>',
@@ -93,6 +94,10 @@ def _cell(cell: Cell, is_text: bool) -> str:
     below = f"<small>{html.escape(cell.below)}</small>" if cell.below else ""
     hint = f' title="{html.escape(cell.hint)}"' if cell.hint else ""
     return f'<td class="{kinds}"{value}{hint}>{text}{below}</td>'
+
+
+def _figures(drawn: Sequence[Figure]) -> list[str]:
+    return ['<div class="figures">', *map(_figure, drawn), "</div>"] if drawn else []
 
 
 def _figure(figure: Figure) -> str:

@@ -26,7 +26,7 @@ def write_report(grid: Grid, results: Sequence[CellResult], first: Extra = lambd
     Args:
         grid: The grid.
         results: How far each of its cells has come.
-        first: Makes figures that stand before the others.
+        first: Makes figures that stand before the tables.
 
     Returns:
         The HTML file.
