@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from functools import partial
+from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -106,6 +110,52 @@ def test_a_retained_gradient_and_one_that_the_caller_gave_are_left_alone() -> No
     Doubled.apply(torch.ones(4, 3, requires_grad=True)).backward(given)
     assert (given == 1).all()
     assert not Doubled.overwritten
+
+
+class FromArray(torch.autograd.Function):
+    """The identity, whose gradient is an array that the caller keeps."""
+
+    array: np.ndarray
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        FromArray.array = np.full(grad_outputs[0].shape, 3, dtype=np.float32)
+        return torch.from_numpy(FromArray.array)
+
+
+def test_an_array_that_is_a_gradient_is_left_alone() -> None:
+    FromArray.apply(Doubled.apply(torch.ones(4, 3, requires_grad=True))).sum().backward()
+    assert (FromArray.array == 3).all()
+    assert not Doubled.overwritten
+
+
+def test_batched_gradients_are_those_of_the_formula() -> None:
+    v, s = torch.ones(2, 3, requires_grad=True), torch.tensor([0.5, 2.0, 3.0], requires_grad=True)
+    each = torch.eye(6).view(6, 2, 3)
+    results = [
+        torch.autograd.grad(product(v * 1, s) * 2, (v, s), each, is_grads_batched=True)
+        for product in (partial(gain.scale, in_place=True), gain.scale_reference)
+    ]
+    assert all(map(torch.equal, *results))
+
+
+def test_a_debugger_that_reads_variables_while_counts_are_learnt_changes_nothing() -> None:
+    def read(frame: FrameType, event: str, argument: Any) -> Any:
+        frame.f_locals  # noqa: B018
+        return read
+
+    known, before = ownership.unshared_references(), sys.gettrace()
+    ownership.unshared_references.cache_clear()
+    try:
+        sys.settrace(read)
+        assert ownership.unshared_references() == known
+    finally:
+        sys.settrace(before)
+        ownership.unshared_references.cache_clear()
 
 
 def test_a_graph_that_is_retained_gives_the_same_again() -> None:

@@ -29,18 +29,28 @@ def is_unshared(grad_outputs: tuple[Tensor, ...]) -> bool:
 
 def references(grad_outputs: tuple[Tensor, ...]) -> tuple[int, ...] | None:
     """How often the first gradient, its storage and what it is a view of are referred to; None if nothing tells."""
-    grad = grad_outputs[0]
-    if type(grad) is not Tensor or _storage_references is None or not grad.is_contiguous():
+    # No variable holds what is counted: a debugger that reads this frame's variables would count as well.
+    if not _owns_memory(grad_outputs[0]):
         return None
     counts = (
-        sys.getrefcount(grad),
-        grad._use_count(),
-        _storage_references(grad.untyped_storage()._cdata),
+        sys.getrefcount(grad_outputs[0]),
+        grad_outputs[0]._use_count(),
+        _storage_references(grad_outputs[0].untyped_storage()._cdata),  # type: ignore[misc]
     )
-    if not grad._is_view():
+    if not grad_outputs[0]._is_view():
         return counts
-    whole = grad._base
-    return (*counts, sys.getrefcount(whole), whole._use_count())
+    return (*counts, sys.getrefcount(grad_outputs[0]._base), grad_outputs[0]._base._use_count())
+
+
+def _owns_memory(grad: Tensor) -> bool:
+    """Whether PyTorch itself allocated the gradient's memory, in one piece: an array of NumPy's has other owners."""
+    return (
+        type(grad) is Tensor
+        and _storage_references is not None
+        and torch._C._has_storage(grad)  # a batch of vmap's and a sparse gradient have none
+        and grad.is_contiguous()
+        and grad.untyped_storage().resizable()
+    )
 
 
 @cache
