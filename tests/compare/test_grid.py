@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from propulsion.cli import COMMANDS, _parse, main
-from propulsion.compare.command import check_disk
+from propulsion.compare.command import check_disk, check_folders
 from propulsion.compare.grid import Grid
 from propulsion.compare.grid_file import grid_from, read_grid
 from propulsion.compare.plan import cells, final_runs, rates, selection_runs, spec_hash, words
@@ -48,6 +48,13 @@ GOOD: dict[str, Any] = {"methods": ["head", "lora"], "tasks": ["docstrings"]}
         ({"selection": {"selection_fraction": 0}}, "above 0"),
         ({"keep_weights": "never"}, "keep_weights"),
         ({"methods": ["head", "head"]}, "twice"),
+        ({"methods": [["head"]]}, "methods must be a list of names"),
+        ({"tasks": [{"task": "docstrings"}]}, "tasks must be a list of names"),
+        ({"learning_rates": [float("inf")]}, "learning_rates must be"),
+        ({"rate_factors": [float("inf")]}, "rate_factors must be"),
+        ({"seeds": [2**32]}, "seeds must be"),
+        ({"notes": 5}, "notes must be"),
+        ({"notes": [["a"]]}, "notes must be"),
     ],
 )
 def test_what_is_wrong_is_named(changes: dict[str, Any], said: str) -> None:
@@ -72,6 +79,32 @@ def test_bad_files_give_one_sentence_and_status_2(
     assert main(["compare", "data.yaml", "--backend", "rey"]) == 2
     assert "'ray'" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("title: !!python/object/apply:os.getcwd []", "constructor"),
+        ("methods: [lora]", "'methods' stands twice"),
+        ("variants: {a: {method: lora}, a: {method: head}}", "'a' stands twice"),
+        (f"seeds: [1{'0' * 5000}]", "not YAML"),
+        (f"notes: {'[' * 2000}{']' * 2000}", "not YAML"),
+    ],
+)
+def test_hostile_and_careless_files_are_one_sentence(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text(f"methods: [head]\ntasks: [docstrings]\n{text}\n")
+    with pytest.raises(ConfigError, match=said):
+        read_grid(tmp_path / "grid.yaml")
+
+
+def test_rows_that_would_share_a_folder_are_refused(make_grid: MakeGrid) -> None:
+    rows = {"a/b": {"method": "head"}, "a-b": {"method": "head"}}
+    with pytest.raises(ConfigError, match="'a/b' and 'a-b'"):
+        check_folders(make_grid(methods=rows))
+    with pytest.raises(ConfigError, match="rate_factors"):
+        check_folders(make_grid(rate_factors=[1.0, 1.00001]))
+    rows["a-b"] = {"method": "lora"}
+    check_folders(make_grid(methods=rows, rate_factors=[1.0, 1.1]))
 
 
 def test_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from propulsion.compare.backend import Backend, LocalProcesses
 from propulsion.compare.grid import Grid
 from propulsion.compare.options import CompareOptions
-from propulsion.compare.plan import cells, final_runs
+from propulsion.compare.plan import Cell, cells, final_runs, selection_runs
 from propulsion.compare.process import cores
 from propulsion.compare.progress import GridProgress
 from propulsion.compare.ray_backend import RayTasks
@@ -39,6 +39,7 @@ def compare(grid: Grid, options: CompareOptions) -> list[CellResult]:
     if options.report_only:
         return all_results(grid)
     check_data(grid)
+    check_folders(grid)
     check_disk(grid)
     backend = make_backend(options)
     with GridProgress(grid, backend.slots) as progress:
@@ -58,6 +59,21 @@ def check_data(grid: Grid) -> None:
         folder = final_runs(grid, cell, 1.0)[0].spec.data_dir
         if folder is not None and not Path(folder).is_dir():
             raise DataError(f"data_dir {folder} of the task {cell.task} does not exist: mend it, or pass --data_root.")
+
+
+def check_folders(grid: Grid) -> None:
+    """Refuse runs that would write into one folder, each over the other: equal settings under names that look alike."""
+    seen: dict[str, Cell] = {}
+    for cell in cells(grid):
+        folders = [run.folder for run in selection_runs(grid, cell)]
+        if len(set(folders)) < len(folders):
+            raise ConfigError(
+                f"The learning rates of the row {cell.row!r} are too near to tell apart: see rate_factors."
+            )
+        other = seen.setdefault(final_runs(grid, cell, 1.0)[0].folder, cell)
+        if other is not cell:
+            names = (other.row, cell.row) if other.row != cell.row else (other.task, cell.task)
+            raise ConfigError(f"{names[0]!r} and {names[1]!r} are the same with folders of the same name: rename one.")
 
 
 def check_disk(grid: Grid) -> None:

@@ -12,6 +12,7 @@ from propulsion.compare.grid import EVERY_ROW, Grid, Settings
 from propulsion.errors import ConfigError, near_misses, require
 from propulsion.records import refuse_unknown
 
+LARGEST = 2**32  # NumPy takes no larger seed
 # YAML 1.1 takes 1e-3, without a point, for a text.
 _FLOAT = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$")
 
@@ -34,7 +35,7 @@ def read_grid(path: str | Path, **changes: Any) -> Grid:
     yaml = require("yaml", "train")
     try:
         values = yaml.load(file.read_text(encoding="utf-8"), Loader=_loader(yaml))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, a number too long, brackets too deep
         raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{file} must hold a grid as `name: value` lines: methods, tasks, settings and so on.")
@@ -43,7 +44,13 @@ def read_grid(path: str | Path, **changes: Any) -> Grid:
 
 
 def _loader(yaml: Any) -> Any:
-    loader: Any = type("Loader", (yaml.SafeLoader,), {})
+    def construct_mapping(loader: Any, node: Any, deep: bool = False) -> Any:
+        names = [key.value for key, _ in node.value]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.constructor.ConstructorError(problem=f"{twice[0]!r} stands twice", problem_mark=node.start_mark)
+        return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
+
+    loader: Any = type("Loader", (yaml.SafeLoader,), {"construct_mapping": construct_mapping})
     loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
     return loader
 
@@ -82,7 +89,7 @@ def _rows(words: Any, key: str, field: str) -> dict[str, Settings]:
     """Settings by label, from a list of names or a mapping."""
     if isinstance(words, str):
         words = [words]
-    if isinstance(words, list):
+    if isinstance(words, list) and all(isinstance(name, str) for name in words):
         if twice := [name for name in words if words.count(name) > 1]:
             raise ConfigError(f"{twice[0]!r} stands twice in {key}.")
         words = dict.fromkeys(words)
@@ -94,11 +101,11 @@ def _rows(words: Any, key: str, field: str) -> dict[str, Settings]:
 def _numbers(values: Any, key: str, kind: type[float] | type[int] = float) -> tuple[Any, ...]:
     listed = values if isinstance(values, list | tuple) else [values]
     for value in listed:
-        is_number = isinstance(value, int | kind) and not isinstance(value, bool)
+        is_number = isinstance(value, int | kind) and not isinstance(value, bool) and abs(value) < LARGEST
         is_allowed = value is None and key == "train_sizes"
         if not is_allowed and not (is_number and (value > 0 or (key == "seeds" and value == 0))):
             wanted = "whole numbers" if kind is int else "numbers above 0"
-            raise ConfigError(f"{key} must be a list of {wanted}, and not {value!r}.")
+            raise ConfigError(f"{key} must be a list of {wanted} below 2^32, and not {value!r}.")
     if twice := [value for value in listed if list(listed).count(value) > 1]:
         raise ConfigError(f"{twice[0]!r} stands twice in {key}.")
     return tuple(listed)
@@ -111,4 +118,6 @@ def _check_words(parts: dict[str, Any]) -> None:
     if not isinstance(parts.get("keep_weights", True), bool):
         raise ConfigError(f"keep_weights must be true or false, and not {parts['keep_weights']!r}.")
     notes = parts.get("notes", ())
-    parts["notes"] = (notes,) if isinstance(notes, str) else tuple(map(str, notes))
+    if not isinstance(notes, str | list | tuple) or not all(isinstance(note, str) for note in notes):
+        raise ConfigError(f"notes must be a list of sentences, and not {notes!r}.")
+    parts["notes"] = (notes,) if isinstance(notes, str) else tuple(notes)
