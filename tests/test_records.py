@@ -135,3 +135,33 @@ def test_read_accepts_the_folder_and_names_what_is_missing(tmp_path: Path) -> No
     assert RunRecord.read(tmp_path) == RunRecord.read(tmp_path / "record.json") == example()
     with pytest.raises(ConfigError, match="propulsion train"):
         RunRecord.read(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metrics": None},
+        {"metrics": {"validation": {"accuracy": "high"}}},
+        {"metrics": [1]},
+        {"spec": "lora"},
+        {"seconds": {"train": True}},
+        {"environment": None},
+        {"history": {"loss": ["x"]}},
+        {"peak_memory_bytes": "x"},
+        {"notes": "x"},
+    ],
+)
+def test_values_of_another_type_are_refused(changes: dict[str, object]) -> None:
+    values = {**json.loads(example().to_json()), **changes}
+    with pytest.raises(ConfigError, match=f"{next(iter(changes))} is of the wrong type"):
+        RunRecord.from_json(json.dumps(values))
+
+
+def test_numbers_that_were_not_finite_can_be_read_again() -> None:
+    record = example(metrics={"validation": {"loss": float("nan")}})
+    assert RunRecord.from_json(record.to_json()).metrics == {"validation": {"loss": None}}
+
+
+def test_brackets_without_end_are_no_json() -> None:
+    with pytest.raises(ConfigError, match="not JSON"):
+        RunRecord.from_json("[" * 100_000)

@@ -9,10 +9,11 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from propulsion.errors import ConfigError, SchemaVersionError, UnknownNameError, near_misses
 
@@ -231,13 +232,13 @@ class RunRecord:
         """Read what `to_json` wrote.
 
         Raises:
-            ConfigError: It is not JSON, or a key is missing.
+            ConfigError: It is not JSON, a key is missing, or a value is of the wrong type.
             SchemaVersionError: It was written under another version of the schema.
             UnknownNameError: There is a key that is not known; names the near misses.
         """
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"This record is not JSON: {error}.") from error
         if not isinstance(values, dict) or "schema_version" not in values:
             raise ConfigError("This is no record: it has no schema_version.")
@@ -249,6 +250,7 @@ class RunRecord:
         refuse_unknown(values, [item.name for item in fields(cls)], "key of a record")
         if missing := [item.name for item in fields(cls) if _required(item) and item.name not in values]:
             raise ConfigError(f"This record lacks {', '.join(missing)}.")
+        check_types(cls, values)
         values["spec"] = RunSpec.from_dict(values["spec"])
         for name in ("label_names", "notes"):
             if values.get(name) is not None:
@@ -291,6 +293,35 @@ def refuse_unknown(values: Mapping[str, Any], known: list[str], what: str) -> No
     for key in values:
         if key not in known:
             raise UnknownNameError(f"{key!r} is no {what}.{near_misses(str(key), known)}")
+
+
+def check_types(cls: type[Any], values: Mapping[str, Any]) -> None:
+    """Check values that were read from JSON against the annotations of a dataclass.
+
+    Raises:
+        ConfigError: One is of another type.
+    """
+    for name, hint in get_type_hints(cls).items():
+        if name in values and not _fits(values[name], hint):
+            raise ConfigError(f"{name} is of the wrong type: {repr(values[name])[:80]}.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON is one of these; null stands for a number that was not finite."""
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind is Any:
+        return True
+    if kind in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind is dict:
+        return isinstance(value, dict) and all(_fits(item, parts[1]) for item in value.values())
+    if kind in (list, tuple):
+        return isinstance(value, list | tuple) and all(_fits(item, parts[0]) for item in value)
+    if is_dataclass(kind):
+        return isinstance(value, dict)
+    if kind is float:
+        return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return isinstance(value, kind)
 
 
 def _required(item: Field[Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,18 +44,18 @@ def write_report(grid: Grid, results: Sequence[CellResult], first: Extra = lambd
 
 def markdown(summary: Summary) -> str:
     """The tables, and the command of every final run."""
-    parts = [f"# {title(summary)}", *facts(summary)]
+    parts = [f"# {_escaped(title(summary))}", *map(_escaped, facts(summary))]
     for table in tables(summary):
         parts += [f"## {table.title}", table.caption, as_markdown(table)]
     parts += ["## Commands"]
     for _, heading, runs in commands(summary):
-        parts += [f"**{heading}**", "```bash\n" + "\n".join(command for _, command in runs) + "\n```"]
+        parts += [f"**{_escaped(heading)}**", "```bash\n" + "\n".join(command for _, command in runs) + "\n```"]
     return "\n\n".join(parts) + "\n"
 
 
 def as_markdown(table: Table) -> str:
     """One table."""
-    lines = [["method", *table.headings], ["---", *("---:" for _ in table.headings)]]
+    lines = [["method", *map(_escaped, table.headings)], ["---", *("---:" for _ in table.headings)]]
     lines += [[_escaped(label), *map(_marked, cells)] for label, cells in table.rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -67,7 +68,8 @@ def _marked(cell: Cell) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    """Text that a reader of Markdown shows as it is: "<mask>" would be an element, and a bar a cell."""
+    return " ".join(html.escape(text, quote=False).replace("|", "\\|").splitlines())
 
 
 COSTS = ("train_seconds", "step_seconds", "peak_bytes", "weight_bytes", "training_bytes", "adapter_bytes")

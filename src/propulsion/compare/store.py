@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from propulsion.errors import ConfigError, SchemaVersionError, UnknownNameError
-from propulsion.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, write_atomically
+from propulsion.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, check_types, write_atomically
 
 FAILURE_FILE, LOG_FILE = "failure.json", "log.txt"
 _PROOF = {RECORD_FILE, PREDICTIONS_FILE, FAILURE_FILE, LOG_FILE}
@@ -51,8 +51,10 @@ def outcome(folder: str | Path) -> Outcome | None:
 def failure(folder: Path) -> Failure | None:
     """The failure that is recorded in `folder`, if one is."""
     try:
-        return Failure(**json.loads((folder / FAILURE_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        values = json.loads((folder / FAILURE_FILE).read_text(encoding="utf-8"))
+        check_types(Failure, values)
+        return Failure(**values)
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 
@@ -69,7 +71,7 @@ def forget_failure(folder: Path) -> None:
 def keep_proof_alone(folder: Path) -> None:
     """Remove all that a run left but its record, its answers and its log."""
     for path in folder.iterdir():
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name not in _PROOF:
             path.unlink()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import statistics
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -275,10 +277,12 @@ def ranked(values: Mapping[str, float], greater_is_better: bool) -> dict[str, in
 
 
 def read_answers(folder: Path, record: RunRecord) -> Rows:
-    """``labels`` and ``answers`` of the split that is watched; nothing where they were not kept."""
+    """``labels`` and ``answers`` of the split that is watched; nothing where they were not kept, or not whole."""
     split = next(iter(record.metrics), "")
     try:
-        with np.load(folder / PREDICTIONS_FILE) as kept:
-            return {name: kept[f"{split}_{name}"] for name in ("labels", "answers")}
-    except (OSError, ValueError, KeyError):
+        with np.load(folder / PREDICTIONS_FILE, allow_pickle=False) as kept:
+            rows = {name: kept[f"{split}_{name}"] for name in ("labels", "answers")}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error):
         return {}
+    counts = {array.shape[:1] for array in rows.values()}
+    return rows if len(counts) == 1 and () not in counts else {}
