@@ -59,6 +59,11 @@ def test_both_protocols_read_the_columns_of_the_set(name: str, row: dict[str, An
         get_task(name).convert(without)
 
 
+def test_a_label_of_zero_is_a_label() -> None:
+    row = {"question": "q", "choices": {"text": ["a", "b"], "label": [0, 1]}, "answerKey": 0}
+    assert get_task("arc_easy_ranking").convert(row)["label"] == 0
+
+
 def test_a_blank_is_filled_with_each_option() -> None:
     ranked = get_task("winogrande_ranking").convert(FORMS[4][1])
     assert (ranked["text"], ranked["choices"]) == ("Al beat Bo since", ["Al ran.", "Bo ran."])
@@ -89,6 +94,12 @@ def test_instructions_are_taken_as_they_come_and_their_options_are_found() -> No
         ("hellaswag", {"ctx": "c", "endings": ["a"], "label": 0}, "at least two"),
         ("arc_easy", {"question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "C"}, "'C'"),
         ("hellaswag", {"ctx": "c", "endings": list("abcde"), "label": 4}, "at most 4 have a word"),
+        ("hellaswag", {"ctx": "c", "endings": 4, "label": 0}, "its options are 4"),
+        ("hellaswag", {"ctx": "c", "endings": list("abcd"), "label": float("inf")}, "its label is inf"),
+        ("arc_easy", {"question": "q", "choices": ["a", "b"], "answerKey": "A"}, "its choices are"),
+        ("arc_easy", {"question": "q", "choices": {"text": ["a", "b"], "label": ["A"]}, "answerKey": "B"}, "two texts"),
+        ("aqua", {"question": "which", "options": 5, "correct": "A"}, "its options are 5"),
+        ("gsm8k", {"question": "what is number0", "Numbers": "some", "answer": "5"}, "'some'"),
         ("arc_easy", {"instruction": "do", "answer": "answer9"}, "'answer9'"),
         ("arc_easy_ranking", {"instruction": "do", "answer": "answer1"}, "lists no options"),
         ("gsm8k", {"question": "how many", "answer": "none"}, "a number is wanted"),

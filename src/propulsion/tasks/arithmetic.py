@@ -8,6 +8,7 @@ from typing import Any
 
 from propulsion.errors import DataError
 from propulsion.tasks.base import Lengths, TaskData
+from propulsion.tasks.choices import listed_texts
 from propulsion.tasks.generation import Generation
 from propulsion.tasks.rows import Row, text_in
 
@@ -47,9 +48,11 @@ class Arithmetic(Generation):
             return {"text": f"{text_in(row, 'Body').strip()} {text_in(row, 'Question').strip()}"}
         text = text_in(row, "instruction", "question", "Question", "original_text").strip()
         for number, value in enumerate(str(row.get("Numbers") or "").split()):
-            text = text.replace(f"number{number}", f"{float(value):g}")
+            text = text.replace(f"number{number}", f"{_float(value):g}")
         if row.get("options"):
-            text += " Answer Choices: " + " ".join(_OPTION.sub(r"(\1) ", str(option)) for option in row["options"])
+            text += " Answer Choices: " + " ".join(
+                _OPTION.sub(r"(\1) ", option) for option in listed_texts(row["options"])
+            )
         return {"text": text}
 
     def convert(self, row: Row) -> dict[str, Any]:
@@ -90,6 +93,13 @@ class Arithmetic(Generation):
 
 NAMES = ("correct", "answer", "Answer", "final_ans", "ans")
 """Columns with the answer, the most telling first."""
+
+
+def _float(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise DataError(f"its numbers hold {value!r}, which is none.") from error
 
 
 def _steps(row: Row, said: str) -> str:

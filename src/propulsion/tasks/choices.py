@@ -7,7 +7,7 @@ the words, as in LLM-Adapters (Hu et al., 2023), whose rows (``instruction``, ``
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ def siqa(row: Row) -> Choice:
 
 def hellaswag(row: Row) -> Choice:
     """The beginning of a story and four endings."""
-    options = _options(row.get("endings"))
+    options = listed_texts(row.get("endings"))
     return Choice(text_in(row, "ctx"), options, _number(row.get("label"), 0, len(options)))
 
 
@@ -76,12 +76,19 @@ def winogrande(row: Row) -> Choice:
 
 def science(row: Row) -> Choice:
     """A question with lettered or numbered options (ARC, OpenBookQA)."""
-    listed = row.get("choices") or {}
-    options, names = _options(listed.get("text")), [str(name) for name in listed.get("label", ())]
-    key = row.get("answerKey")
-    if key not in (None, "") and str(key) not in names:
+    listed = row.get("choices")
+    if not isinstance(listed, Mapping):
+        raise DataError(f"its choices are {listed!r}: lists under 'text' and 'label' are wanted.")
+    question, key = text_in(row, "question", "question_stem"), row.get("answerKey")
+    options = listed_texts(listed.get("text"))
+    if key in (None, ""):
+        return Choice(question, options, None)
+    names = listed_texts(listed.get("label"))
+    if len(names) != len(options):
+        raise DataError(f"it has {len(options)} options and {len(names)} labels: each has one.")
+    if str(key) not in names:
         raise DataError(f"its answer {key!r} is none of its options {', '.join(names)}.")
-    return Choice(text_in(row, "question", "question_stem"), options, names.index(str(key)) if key else None)
+    return Choice(question, options, names.index(str(key)))
 
 
 def from_instruction(row: Row, words: Sequence[str]) -> Choice:
@@ -115,8 +122,17 @@ def instruct(choice: Choice, words: Sequence[str]) -> str:
     return f"{choice.question}{listed}\n\nAnswer with one of: {', '.join(words)}."
 
 
-def _options(value: Any) -> tuple[str, ...]:
-    if value is None or isinstance(value, str) or len(value) < 2:
+def listed_texts(value: Any) -> tuple[str, ...]:
+    """A list of at least two options, as texts.
+
+    Raises:
+        DataError: It is something else.
+    """
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) < 2
+        or not all(isinstance(o, str | int | float) for o in value)
+    ):
         raise DataError(f"its options are {value!r}: a list of at least two texts is wanted.")
     return tuple(map(str, value))
 
@@ -127,7 +143,7 @@ def _number(value: Any, first: int, count: int) -> int | None:
         return None
     try:
         label = int(value) - first
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         label = -1
     if not 0 <= label < count or float(value) != int(value):
         raise DataError(f"its label is {value!r}: a whole number from {first} to {first + count - 1} is wanted.")
