@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from propulsion import cli
 from propulsion.cli import COMMANDS, _parse, main
 from propulsion.records import RunSpec
 
@@ -120,3 +123,21 @@ def test_the_command_line_does_not_import_training_for_its_help() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 2), (errno.EACCES, 2), (errno.ENOENT, None)])
+def test_a_full_disk_is_one_sentence_and_a_file_that_we_forgot_is_not(
+    number: int, status: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(words: list[str]) -> None:
+        raise OSError(number, os.strerror(number), "record.json")
+
+    monkeypatch.setattr(cli, "_dispatch", fails)
+    if status is None:
+        with pytest.raises(OSError, match=r"record\.json"):
+            main(["tasks"])
+        return
+    assert main(["tasks"]) == status
+    printed = capsys.readouterr().err
+    assert f"record.json: {os.strerror(number)}" in printed
+    assert len(printed.splitlines()) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -49,6 +50,10 @@ class Command:
     positional_help: str = "output_dir of a finished `propulsion train`"
 
 
+# The disk is full or not ours to read or write: nothing that a traceback would tell more of.
+_DISK = ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -75,6 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if debug or errno.errorcode.get(error.errno or 0) not in _DISK:
+            raise
+        print(f"propulsion: {error.filename or 'a file'}: {error.strerror}; {GOES_ON}", file=sys.stderr)
+        return USAGE_ERROR
     return 0
 
 
