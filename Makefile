@@ -3,19 +3,22 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO_STAMP := $(VENV)/.installed-demo
 
 .PHONY: help demo test check kernels clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): EXTRAS := dev
+$(DEMO_STAMP): EXTRAS := demo
+$(STAMP) $(DEMO_STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Propulsion needs Python 3.10 or newer: make PYTHON=python3.x ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
 
-demo: $(STAMP)  ## train the packaged MiniLM on sentences of docstrings, head only against Propulsion
+demo: $(DEMO_STAMP)  ## train the packaged MiniLM on sentences of docstrings, head only against Propulsion
 	HF_HUB_OFFLINE=1 $(BIN)/propulsion demo
 
 test: $(STAMP)  ## run the whole suite, without network

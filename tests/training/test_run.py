@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback
 
 from propulsion.errors import AdapterFileError, ConfigError, NotFiniteError
@@ -248,6 +248,16 @@ def test_damaged_weights_are_refused(make_spec: MakeSpec, tmp_path: Path) -> Non
     train(make_spec(max_steps=1))
     (tmp_path / "run/adapter_model.safetensors").write_bytes(b"not weights")
     with pytest.raises(AdapterFileError, match="adapter_model"):
+        evaluate(tmp_path / "run", EvaluateOptions(**QUIET))
+
+
+@pytest.mark.parametrize("method", ["head", "bitfit", "adapter"])
+def test_incomplete_weights_are_refused(method: str, make_spec: MakeSpec, tmp_path: Path) -> None:
+    train(make_spec(method=method, max_steps=1))
+    file = tmp_path / "run/trained.safetensors"
+    tensors = load_file(file)
+    save_file({name: tensor for name, tensor in tensors.items() if not name.startswith("classifier")}, file)
+    with pytest.raises(AdapterFileError, match=r"lacks classifier\.bias"):
         evaluate(tmp_path / "run", EvaluateOptions(**QUIET))
 
 

@@ -112,7 +112,10 @@ def _load(model: nn.Module, folder: Path, file: Path) -> None:
     if isinstance(model, PeftModel):
         set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"), model.active_adapters[0])
         return
-    found = model.load_state_dict(load_file(str(file)), strict=False)
+    tensors = load_file(str(file))
+    if missing := sorted(_changed(model).keys() - tensors.keys()):
+        raise AdapterFileError(f"{file} lacks {missing[0]}: it is incomplete, or of another model.")
+    found = model.load_state_dict(tensors, strict=False)
     if found.unexpected_keys:
         raise AdapterFileError(
             f"{file} has {found.unexpected_keys[0]}, which this model lacks: it is of another model."
