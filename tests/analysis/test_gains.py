@@ -14,6 +14,7 @@ import pytest
 from propulsion.analysis import files
 from propulsion.analysis.distribution import start
 from propulsion.analysis.gains import inspect_adapter
+from propulsion.analysis.heatmap import distinct
 from propulsion.analysis.panels import HALF_LINE, lines_of, panels, reach
 from propulsion.analysis.saved import read_adapter
 from propulsion.analysis.tables import BAR, bar, number
@@ -66,6 +67,13 @@ def test_blocks_come_in_natural_order_and_the_most_moved_first(save: Save) -> No
 def test_an_identity_is_called_one(save: Save) -> None:
     text = inspect_adapter(save({name: 0 * delta for name, delta in bert_deltas(1).items()}), None)
     assert "changes nothing" in text
+
+
+def test_ticks_never_read_alike() -> None:
+    gains = (0.98, 0.99, 1, 1.01, 1.02)
+    assert distinct([gain ** (1 / 15) for gain in gains]) == ["0.9987", "0.9993", "1.0000", "1.0007", "1.0013"]
+    assert distinct(["", 0.5, 1, 1.5]) == ["", "0.500", "1.000", "1.500"]
+    assert len(set(distinct([1 - 1e-9, 1, 1 + 1e-9]))) == 3
 
 
 def test_bars_are_as_long_as_their_values() -> None:

@@ -132,6 +132,15 @@ def _bars(axes: Any, panel: Panel, furthest: float) -> None:
     axes.set_axis_off()
 
 
+def distinct(values: Sequence[float | str]) -> list[str]:
+    """The numbers with as few decimals, three at the least, as let no two of them read alike; texts as they are."""
+    decimals, labels = 3, list[str]()
+    while len(set(labels)) < len(set(values)) and decimals < 16:
+        labels = [value if isinstance(value, str) else f"{value:.{decimals}f}" for value in values]
+        decimals += 1
+    return labels
+
+
 def _scale(page: Page, image: Any, adapter: SavedAdapter, quantity: str, limit: float) -> None:
     """The colour bar, with z below the gain where it is its root; and what else the picture shows."""
     left, width, height = MARGIN + 0.62, 4.2, 0.15
@@ -143,7 +152,7 @@ def _scale(page: Page, image: Any, adapter: SavedAdapter, quantity: str, limit: 
     ticks = [1 + tick for tick in MaxNLocator(nbins=6).tick_values(-limit, limit) if abs(tick) <= limit * 1.001]
     labels = [f"{tick:.6g}" for tick in ticks]
     if quantity == "gain" and not needs_own_z(adapter) and (degree := adapter.layers[0].degree[0]) > 1:
-        roots = ["" if tick < 0 else f"{tick ** (1 / degree):.4g}" for tick in ticks]
+        roots = distinct(["" if tick < 0 else tick ** (1 / degree) for tick in ticks])
         labels = [f"{label}\n{root}" for label, root in zip(labels, roots, strict=True)]
         page.text(MARGIN, height + 0.24, "$z$", fontsize=8.5, color=INK)
     bar.set_ticks(ticks, labels=labels)
