@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,8 @@ class KillsAWorker(Notes):
             self.cluster.remove_node(self.victim, allow_graceful=False)
 
     def wait_until_both_run(self) -> None:
-        """Both logs exist once both processes have begun."""
-        import time
-
-        limit = time.monotonic() + 120
+        """Both logs exist once both processes have begun; the test's timeout ends a wait for nothing."""
         while not all((Path(run.folder) / "log.txt").exists() for run in self.ran):
-            assert time.monotonic() < limit
             time.sleep(0.05)
 
 
