@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from propulsion.adapter import kernels, triton_kernels
 from tests.adapter.steered import relative_error
@@ -97,13 +98,30 @@ def test_the_sign_of_zero_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(kernels.multiply(zeros, torch.ones(3)).signbit(), zeros.signbit())
 
 
-def test_sums_over_many_tokens_stay_close() -> None:
+def test_a_tensor_without_numbers_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "FEW", 0)
+    kernels._constants.cache_clear()
+    values, gains = torch.randn(4, 3, 977).bfloat16(), 1 + torch.rand(977)
+    for dtype in (torch.bfloat16, torch.float32):
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            fake, fake_gains = mode.from_tensor(values.to(dtype)), mode.from_tensor(gains)
+            assert kernels.multiply(fake, fake_gains).shape == values.shape
+            kernels.multiply_backward(fake, fake, fake_gains)
+        with torch.inference_mode():
+            product = kernels.multiply(values.to(dtype), gains)
+        with torch.no_grad():
+            found = kernels.multiply_backward(values.to(dtype), values.to(dtype), gains)
+        assert_agree(values.to(dtype), values.to(dtype), gains, (product, *found))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sums_over_many_tokens_stay_close(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
-    values = torch.randn(100_000, 8, generator=generator) + 0.5
+    values = (torch.randn(100_000, 8, generator=generator) + 0.5).to(dtype)
     with torch.no_grad():
-        _, total = kernels.multiply_backward(values.bfloat16(), values.bfloat16(), torch.ones(8), False)
+        _, total = kernels.multiply_backward(values, values, torch.ones(8), False)
     assert total is not None
-    assert relative_error(total.double(), values.bfloat16().double().square().sum(0)) < 1e-4
+    assert relative_error(total.double(), values.double().square().sum(0)) < 1e-4
 
 
 @on_triton

@@ -11,7 +11,7 @@ from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from propulsion.adapter.config import PropulsionConfig
-from propulsion.adapter.gain import gain
+from propulsion.adapter.gain import gain, vectors
 from propulsion.adapter.initialization import initial_delta
 from propulsion.adapter.merging import MergeableLayer, OriginalParameters
 from propulsion.adapter.mixed_batch import names_of_rows
@@ -56,6 +56,9 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         self.original_parameters: OriginalParameters | None = None
 
     def __getattr__(self, name: str) -> Any:
+        modules = self.__dict__.get("_modules", ())
+        if name in modules:  # at a third of the price of Module's own search, several times in each forward
+            return modules[name]
         # Models read in_features, padding_idx, embed_scale and the like of their layers.
         try:
             return super().__getattr__(name)
@@ -142,10 +145,13 @@ class PropulsionLayer(nn.Module, MergeableLayer):
     def _steer(
         self, output: Tensor, adapter_name: str, in_place: bool, again: Callable[[], Tensor] | None = None
     ) -> Tensor:
-        pooled = self.pooled_gain(adapter_name)
+        degree = self.propulsion_degree[adapter_name]
         if adapter_name in self.propulsion_bias:
             output = (output + self._align(self.propulsion_bias[adapter_name])).to(output.dtype)
-        return steer(output, self._align(pooled), in_place, again)
+        if len(degree) == 1:  # its own pool: the power and its derivative belong to the product
+            z = vectors(self.propulsion_delta[adapter_name])
+            return steer(output, self._align(z), in_place, again, degree[0])
+        return steer(output, self._align(self.pooled_gain(adapter_name)), in_place, again)
 
     def pooled_gain(self, adapter_name: str) -> Tensor:
         """The pooled gains of an adapter: (1, d_out), or (2, d_out) for max and min pooling."""

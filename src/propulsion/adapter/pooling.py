@@ -42,17 +42,23 @@ def pool(gains: Tensor, pooling: str) -> Tensor:
     return ordered if pooling == "max" else ordered.flip(0)
 
 
-def steer(output: Tensor, pooled: Tensor, in_place: bool = False, again: Callable[[], Tensor] | None = None) -> Tensor:
-    """Multiply a frozen layer's output with pooled gains.
+def steer(
+    output: Tensor,
+    pooled: Tensor,
+    in_place: bool = False,
+    again: Callable[[], Tensor] | None = None,
+    degree: int = 1,
+) -> Tensor:
+    """Multiply a frozen layer's output with pooled gains, or with the power of one vector.
 
     Args:
         output: V, of any shape.
         pooled: One or two gains as from `pool`, stacked in front: (1, ...) or (2, ...), the rest broadcasting with V.
-        in_place, again: As for `propulsion.adapter.gain.scale`.
+        in_place, again, degree: As for `propulsion.adapter.gain.scale`; two gains have degree 1.
     """
     if pooled.shape[0] == 1:
         # (1, d_out) broadcasts as (d_out,) does, without one more operation for autograd.
-        return scale(output, pooled if output.dim() >= pooled.dim() else pooled.squeeze(0), in_place, again)
+        return scale(output, pooled if output.dim() >= pooled.dim() else pooled.squeeze(0), in_place, again, degree)
     return (output * torch.where(output >= 0, pooled[0], pooled[1])).to(output.dtype)
 
 

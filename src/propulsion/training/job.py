@@ -243,7 +243,6 @@ _SAME_NAME = (
     "save_total_limit",
     "load_best_model_at_end",
     "disable_tqdm",
-    "use_cpu",
 )
 
 
@@ -264,6 +263,8 @@ def _arguments(job: Job) -> dict[str, Any]:
     return arguments | {
         "output_dir": str(Path(spec.output_dir or "runs")),
         "data_seed": spec.seed,
+        # transformers refuses bf16 on the CPU unless it is asked for, also where there is nothing else.
+        "use_cpu": spec.use_cpu or not torch.accelerator.is_available(),
         "bf16": spec.bf16 or spec.torch_dtype == "bfloat16",
         "fp16": spec.torch_dtype == "float16",
         "report_to": list(spec.report_to) if isinstance(spec.report_to, tuple) else spec.report_to,
