@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
+from torch.nn.modules import module
 
 from propulsion.adapter.config import PropulsionConfig
 from propulsion.adapter.gain import gain, vectors
@@ -192,16 +193,16 @@ class PropulsionLayer(nn.Module, MergeableLayer):
 
     def _is_watched(self) -> bool:
         """Whether somebody else may look at the base layer's output, or change what this layer makes of it."""
-        if torch.compiler.is_compiling():
-            return True
-        modules = torch.nn.modules.module
+        # By vars() because this runs in every forward of every layer, where a Module's attributes are slow.
+        base_layer = vars(self.base_layer)
         return bool(
-            self.base_layer._forward_hooks
-            or self.base_layer._backward_hooks
-            or "forward" in vars(self.base_layer)
-            or self._forward_hooks
-            or modules._global_forward_hooks
-            or modules._global_backward_hooks
+            base_layer["_forward_hooks"]
+            or base_layer["_backward_hooks"]
+            or "forward" in base_layer
+            or vars(self)["_forward_hooks"]
+            or module._global_forward_hooks
+            or module._global_backward_hooks
+            or torch.compiler.is_compiling()
         )
 
     def __repr__(self) -> str:
