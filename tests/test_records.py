@@ -27,13 +27,18 @@ SPECS = st.builds(
     bf16=st.booleans(),
     resume_from_checkpoint=st.none() | st.booleans() | NAMES,
 )
+COUNTS: dict[str, dict[str, object]] = {
+    "parameters": dict.fromkeys(("adapter", "head", "trainable", "total"), 0),
+    "seconds": {"train": 0.0, "per_step_median": 0.0},
+    "environment": {"versions": {}, "device": "cpu", "threads": 1},
+}
 RECORDS = st.builds(
     RunRecord,
     spec=SPECS,
     metrics=st.dictionaries(NAMES, st.dictionaries(NAMES, FINITE, max_size=3), max_size=3),
     parameters=st.fixed_dictionaries(dict.fromkeys(("adapter", "head", "trainable", "total"), st.integers(0, 10**12))),
     adapter_bytes=st.integers(0, 10**12),
-    seconds=st.dictionaries(NAMES, FINITE, max_size=3),
+    seconds=st.fixed_dictionaries({"train": FINITE, "per_step_median": FINITE}, optional={"evaluate": FINITE}),
     peak_memory_bytes=st.integers(0, 10**12),
     environment=st.just({"versions": {"torch": "2"}, "device": "cpu", "threads": 2}),
     label_names=st.none() | st.lists(NAMES, max_size=3).map(tuple),
@@ -54,8 +59,8 @@ def test_keys_that_other_tools_read(record: RunRecord) -> None:
 
 
 def example(**changes: object) -> RunRecord:
-    empty = {"metrics": {}, "parameters": {}, "adapter_bytes": 0, "seconds": {}, "peak_memory_bytes": 0}
-    return RunRecord(**{"spec": RunSpec(), "environment": {}, **empty, **changes})  # type: ignore[arg-type]
+    values = {"spec": RunSpec(), "metrics": {}, "adapter_bytes": 0, "peak_memory_bytes": 0, **COUNTS}
+    return RunRecord(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def test_a_number_that_is_not_finite_becomes_null() -> None:
@@ -154,6 +159,16 @@ def test_read_accepts_the_folder_and_names_what_is_missing(tmp_path: Path) -> No
 def test_values_of_another_type_are_refused(changes: dict[str, object]) -> None:
     values = {**json.loads(example().to_json()), **changes}
     with pytest.raises(ConfigError, match=f"{next(iter(changes))} is of the wrong type"):
+        RunRecord.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("parameters", "head"), ("seconds", "per_step_median"), ("environment", "threads")]
+)
+def test_a_record_that_lacks_a_number_is_refused(name: str, key: str) -> None:
+    values = json.loads(example().to_json())
+    del values[name][key]
+    with pytest.raises(ConfigError, match=f"lacks {key} in {name}"):
         RunRecord.from_json(json.dumps(values))
 
 

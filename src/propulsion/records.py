@@ -197,6 +197,13 @@ def _check_choices(spec: RunSpec) -> None:
         raise ConfigError("load_best_model_at_end needs save_strategy to be best or the same as eval_strategy.")
 
 
+_INNER_KEYS = {
+    "parameters": ("adapter", "head", "trainable", "total"),
+    "seconds": ("train", "per_step_median"),
+    "environment": ("versions", "device", "threads"),
+}
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """What one training run gave. The keys are stable: other tools read them."""
@@ -251,6 +258,9 @@ class RunRecord:
         if missing := [item.name for item in fields(cls) if _required(item) and item.name not in values]:
             raise ConfigError(f"This record lacks {', '.join(missing)}.")
         check_types(cls, values)
+        for name, inner in _INNER_KEYS.items():
+            if missing := [key for key in inner if key not in values[name]]:
+                raise ConfigError(f"This record lacks {', '.join(missing)} in {name}.")
         values["spec"] = RunSpec.from_dict(values["spec"])
         for name in ("label_names", "notes"):
             if values.get(name) is not None:

@@ -53,6 +53,8 @@ GOOD: dict[str, Any] = {"methods": ["head", "lora"], "tasks": ["docstrings"]}
         ({"learning_rates": [float("inf")]}, "learning_rates must be"),
         ({"rate_factors": [float("inf")]}, "rate_factors must be"),
         ({"seeds": [2**32]}, "seeds must be"),
+        ({"name": "../../elsewhere"}, "names a folder in runs/"),
+        ({"name": ".."}, "names a folder in runs/"),
         ({"notes": 5}, "notes must be"),
         ({"notes": [["a"]]}, "notes must be"),
     ],
