@@ -32,6 +32,13 @@ def test_equal_inputs_stay_on_one_side_whatever_their_labels() -> None:
     assert not set(parts["train"]["text"]) & set(parts["selection"]["text"])
 
 
+def test_questions_about_one_context_stay_on_one_side() -> None:
+    questions = {"question": [f"what {row}" for row in range(300)], "context": [f"text {row % 60}" for row in range(300)]}
+    parts = set_aside(TaskData({"train": Dataset.from_dict(questions)}, None, ()), 0.3).splits
+    assert len(parts["train"]) + len(parts["selection"]) == 300
+    assert not set(parts["train"]["context"]) & set(parts["selection"]["context"])
+
+
 def test_too_few_rows_and_no_rows_are_refused() -> None:
     with pytest.raises(DataError, match="1 training rows are too few"):
         set_aside(data(1), 0.1)

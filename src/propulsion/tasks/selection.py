@@ -14,6 +14,8 @@ SELECTION = "selection"
 def set_aside(data: TaskData, fraction: float) -> TaskData:
     """Split the training rows in two by a hash of all that is in a row but its label, and drop every other split.
 
+    Questions about the same context stay on one side.
+
     Args:
         data: With a split named train, of any family.
         fraction: The share to set aside, above 0 and below 1; equal inputs stay on one side.
@@ -27,7 +29,8 @@ def set_aside(data: TaskData, fraction: float) -> TaskData:
     if "train" not in data.splits:
         raise DataError("selection_fraction sets training rows aside, and this data has no training split.")
     rows = data.splits["train"]
-    inputs = [rows[name] for name in sorted(rows.column_names) if name != "label"]
+    names = [name for name in sorted(rows.column_names) if name != "label"]
+    inputs = [rows[name] for name in (["context"] if "context" in names else names)]
     keys = ["\n".join(map(str, values)) for values in zip(*inputs, strict=True)]
     chosen = [unit_hash(f"{SELECTION}:{key}") < fraction for key in keys]
     kept, aside = ([row for row, is_aside in enumerate(chosen) if is_aside == side] for side in (False, True))
