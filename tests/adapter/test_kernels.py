@@ -100,13 +100,16 @@ def test_the_sign_of_zero_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_tensor_without_numbers_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "FEW", 0)
-    kernels._constants.cache_clear()
+    kernels._zeros_and_ones.cache_clear()
+    kernels._minus_zeros.cache_clear()
     values, gains = torch.randn(4, 3, 977).bfloat16(), 1 + torch.rand(977)
     for dtype in (torch.bfloat16, torch.float32):
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
             fake, fake_gains = mode.from_tensor(values.to(dtype)), mode.from_tensor(gains)
             assert kernels.multiply(fake, fake_gains).shape == values.shape
             kernels.multiply_backward(fake, fake, fake_gains)
+            kernels.multiply(values.to(dtype), gains, out=values.to(dtype))
+            kernels.multiply_backward(values.to(dtype), values.to(dtype), gains)
         with torch.inference_mode():
             product = kernels.multiply(values.to(dtype), gains)
         with torch.no_grad():

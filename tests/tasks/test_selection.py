@@ -33,7 +33,10 @@ def test_equal_inputs_stay_on_one_side_whatever_their_labels() -> None:
 
 
 def test_questions_about_one_context_stay_on_one_side() -> None:
-    questions = {"question": [f"what {row}" for row in range(300)], "context": [f"text {row % 60}" for row in range(300)]}
+    questions = {
+        "question": [f"what {row}" for row in range(300)],
+        "context": [f"text {row % 60}" for row in range(300)],
+    }
     parts = set_aside(TaskData({"train": Dataset.from_dict(questions)}, None, ()), 0.3).splits
     assert len(parts["train"]) + len(parts["selection"]) == 300
     assert not set(parts["train"]["context"]) & set(parts["selection"]["context"])

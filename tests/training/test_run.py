@@ -272,8 +272,9 @@ def test_predict_writes_one_line_for_each_row(make_spec: MakeSpec, tmp_path: Pat
     assert {row["prediction"]["label"] for row in rows} <= {"positive", "negative"}
 
 
-def test_bf16_trains_in_float32(make_spec: MakeSpec, tmp_path: Path) -> None:
-    record = train(make_spec(torch_dtype="bfloat16", max_steps=4))
+@pytest.mark.parametrize("asked", [{"torch_dtype": "bfloat16"}, {"bf16": True, "use_cpu": False}])
+def test_bf16_trains_in_float32(make_spec: MakeSpec, tmp_path: Path, asked: dict[str, Any]) -> None:
+    record = train(make_spec(**asked, max_steps=4))
     assert {value.dtype for value in adapter_of(tmp_path / "run").values()} == {torch.float32}
     again = evaluate(tmp_path / "run", EvaluateOptions(**QUIET))
     assert again["validation"] == pytest.approx(record.metrics["validation"], rel=1e-4)

@@ -20,9 +20,9 @@ from torch.autograd import forward_ad
 from propulsion.adapter import kernels
 from propulsion.adapter.ownership import is_unshared
 
-# The smallest |gain| of the in-place path, by the output's dtype: far below its resolution, so that such an output is
-# zero for every purpose, and far from underflow, so that y / s still gives v. Other dtypes never run in place.
-SMALLEST_GAIN = {torch.float32: 1e-15, torch.bfloat16: 1e-15, torch.float64: 1e-30}
+# What stands in for z = 0 in place, by the output's dtype: far below its resolution, so that an output times it is zero
+# for every purpose, and far from underflow, so that y / z still gives v. Other dtypes never run in place.
+NEARLY_ZERO = {torch.float32: 1e-15, torch.bfloat16: 1e-15, torch.float64: 1e-30}
 
 
 def gain(delta: Tensor, degree: Sequence[int]) -> Tensor:
@@ -81,19 +81,13 @@ def scale(
     Returns:
         The product, in the output's dtype.
     """
-    if _is_transformed():
+    if torch.compiler.is_compiling() or kernels.is_transformed() or forward_ad._current_level >= 0:
+        # These read the program: they want the plain formula.
         return scale_reference(output, z, degree)
-    in_place = in_place and output.dtype in SMALLEST_GAIN and _has_room(output, z)
+    in_place = in_place and output.dtype in NEARLY_ZERO and _has_room(output, z)
     if not torch.is_grad_enabled():
         return kernels.multiply(output, _power(z, degree), out=output if in_place else None)
     return _Scale.apply(output, z, in_place, again, degree)
-
-
-def _is_transformed() -> bool:
-    """Whether torch.compile, torch.func or forward-mode differentiation reads the program: they want plain formulas."""
-    return (
-        torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    )
 
 
 def _has_room(output: Tensor, z: Tensor) -> bool:
@@ -127,14 +121,13 @@ class _Scale(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         kept, z = ctx.saved_tensors
         needs_output, needs_z = ctx.needs_input_grad[:2]
-        overwrite = needs_output and is_unshared(grad_outputs)
+        overwrite = needs_output and not kernels.is_transformed() and is_unshared(grad_outputs)
         if needs_z and ctx.again is not None:
             kept = ctx.again()
+        divisor, gains = ctx.without_history
         if torch.is_grad_enabled():  # for a second derivative
-            divisor = _guard(z, kept.dtype) if ctx.divides else z
+            divisor = z + (divisor - z).detach()
             gains = _power(divisor, ctx.degree)
-        else:
-            divisor, gains = ctx.without_history
         grad_output, grad_gains = kernels.multiply_backward(
             grad_outputs[0], kept if needs_z else None, gains, needs_output, overwrite
         )
@@ -150,6 +143,8 @@ def _power(z: Tensor, degree: int) -> Tensor:
 
 def _times_derivative(sums: Tensor, z: Tensor, degree: int, divides: bool) -> Tensor:
     """∂L/∂z from Σ ∂L/∂y ⊙ y if it is to be divided by z, from Σ ∂L/∂y ⊙ v if not."""
+    if degree == 0:
+        return torch.zeros_like(sums)
     if divides:
         sums = sums / z
     elif degree > 1:
@@ -158,5 +153,5 @@ def _times_derivative(sums: Tensor, z: Tensor, degree: int, divides: bool) -> Te
 
 
 def _guard(z: Tensor, dtype: torch.dtype) -> Tensor:
-    """z with another gain in place of zero, which neither y / z nor its gradient would get over."""
-    return z.masked_fill(z == 0, SMALLEST_GAIN[dtype])
+    """z with a tiny number in place of zero, by which the sum over y can be divided."""
+    return z.masked_fill(z == 0, NEARLY_ZERO[dtype])

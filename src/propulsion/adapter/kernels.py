@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from propulsion.adapter import triton_kernels
 
@@ -30,11 +31,9 @@ class _Piece(NamedTuple):
     activations: tuple[Tensor, ...]
 
 
-class _Constants(NamedTuple):
-    zeros: Tensor
-    ones: Tensor
-    minus_zeros: Tensor
-    unused: Tensor
+def is_transformed() -> bool:
+    """Whether torch.func is at work, whose tensors only the plain formulas take."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def multiply(values: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor:
@@ -55,7 +54,8 @@ def multiply(values: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor
     if pieces is None:
         return torch.mul(values, scale, out=out)
     for gains, after, (value, result) in pieces:
-        zeros, ones, minus_zeros, unused = _constants(len(gains), gains.dtype)
+        zeros, ones = _zeros_and_ones(len(gains), gains.dtype)
+        minus_zeros, unused = _minus_zeros(len(gains), gains.dtype), zeros.new_empty(0)
         image = _image(value, len(gains), after)
         into = image if result is value else _image(result, len(gains), after)
         # The bias is -0 because -0 · 1 + 0 would lose the sign of a zero.
@@ -80,7 +80,8 @@ def multiply_backward(
     Returns:
         ∂L/∂v = s ⊙ ∂L/∂y, and Σ ∂L/∂y ⊙ kept over all that `scale` was broadcast over, in the gains' dtype.
     """
-    if torch.is_grad_enabled():  # for a second derivative
+    many_at_once = is_transformed() or not torch._C._has_storage(grad)
+    if torch.is_grad_enabled() or many_at_once:  # enabled for a second derivative
         grad_values = (grad * scale).to(grad.dtype) if needs_values else None
         return grad_values, None if kept is None else _product_sum_reference(grad, kept, scale)
     grad = grad.contiguous()
@@ -103,9 +104,9 @@ def _product_sum_of(gains: Tensor, after: int, activations: tuple[Tensor, ...]) 
     grad, kept = activations
     channels, wanted = len(gains), [False, True, False]
     if after == 1 and grad.dtype == gains.dtype and grad.shape[-1] == channels:
-        zeros, ones, *_ = _constants(grad.numel() // channels, gains.dtype)
+        zeros, ones = _zeros_and_ones(grad.numel() // channels, gains.dtype)
         return _layer_norm_backward(grad, kept, [channels], zeros, ones, gains, None, wanted)[1]
-    zeros, ones, *_ = _constants(channels, gains.dtype)
+    zeros, ones = _zeros_and_ones(channels, gains.dtype)
     images = (_image(tensor, channels, after) for tensor in activations)
     return _batch_norm_backward(*images, gains, zeros, ones, None, None, False, 0.0, wanted)[1]
 
@@ -141,11 +142,16 @@ def _suits(tensor: Tensor, shape: torch.Size) -> bool:
     return type(tensor) is Tensor and tensor.is_cpu and tensor.is_contiguous() and tensor.shape == shape
 
 
-@lru_cache(maxsize=256)
-def _constants(size: int, dtype: torch.dtype) -> _Constants:
-    with torch.inference_mode(False):
-        zeros = torch.zeros(size, dtype=dtype, device="cpu")
-        return _Constants(zeros, torch.ones_like(zeros), -zeros, zeros.new_empty(0))
+@lru_cache(maxsize=64)
+def _zeros_and_ones(size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False), _disable_current_modes():
+        return torch.zeros(size, dtype=dtype, device="cpu"), torch.ones(size, dtype=dtype, device="cpu")
+
+
+@lru_cache(maxsize=64)
+def _minus_zeros(size: int, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False), _disable_current_modes():
+        return torch.full((size,), -0.0, dtype=dtype, device="cpu")
 
 
 def _image(tensor: Tensor, channels: int, after: int) -> Tensor:

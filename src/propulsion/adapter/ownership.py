@@ -24,7 +24,8 @@ def is_unshared(grad_outputs: tuple[Tensor, ...]) -> bool:
     Args:
         grad_outputs: All that the backward was given, as one tuple.
     """
-    return references(grad_outputs) in unshared_references()
+    counts = references(grad_outputs)
+    return counts is not None and counts in unshared_references()
 
 
 def references(grad_outputs: tuple[Tensor, ...]) -> tuple[int, ...] | None:

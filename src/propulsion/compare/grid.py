@@ -59,8 +59,8 @@ class Grid:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.name in ("", "..") or Path(self.name).name != self.name:
-            raise ConfigError(f"The name of a grid names a folder in runs/, which {self.name!r} cannot; see output_dir.")
+        if not self.output_dir and (self.name in ("", "..") or Path(self.name).name != self.name):
+            raise ConfigError(f"name must name a folder in runs/, which {self.name!r} does not: or set output_dir.")
         refuse_unknown(self.learning_rates, [*self.methods, EVERY_ROW], "row of the grid (in learning_rates)")
         for label, row in self.methods.items():
             get_method(str(row["method"]))

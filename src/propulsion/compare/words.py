@@ -29,14 +29,13 @@ def _models(records: list[RunRecord]) -> str:
 
 
 def _threads(record: RunRecord) -> str:
-    count = record.environment.get("threads", "?")
+    count = record.environment["threads"]
     return "1 thread" if count == 1 else f"{count} threads"
 
 
 def _where(records: list[RunRecord]) -> list[str]:
     places = dict.fromkeys(f"{record.environment.get('device', 'unknown')}, {_threads(record)}" for record in records)
     versions = dict.fromkeys(
-        ", ".join(f"{name} {version}" for name, version in record.environment.get("versions", {}).items())
-        for record in records
+        ", ".join(f"{name} {version}" for name, version in record.environment["versions"].items()) for record in records
     )
     return [f"Ran on {'; '.join(places)}; {'; '.join(versions)}."] if records else []

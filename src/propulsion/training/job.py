@@ -14,6 +14,7 @@ import datasets
 import torch
 from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers.utils import is_torch_xla_available
 
 from propulsion.errors import DataError
 from propulsion.methods import get_method
@@ -264,7 +265,7 @@ def _arguments(job: Job) -> dict[str, Any]:
         "output_dir": str(Path(spec.output_dir or "runs")),
         "data_seed": spec.seed,
         # transformers refuses bf16 on the CPU unless it is asked for, also where there is nothing else.
-        "use_cpu": spec.use_cpu or not torch.accelerator.is_available(),
+        "use_cpu": spec.use_cpu or not (torch.accelerator.is_available() or is_torch_xla_available()),
         "bf16": spec.bf16 or spec.torch_dtype == "bfloat16",
         "fp16": spec.torch_dtype == "float16",
         "report_to": list(spec.report_to) if isinstance(spec.report_to, tuple) else spec.report_to,
