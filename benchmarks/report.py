@@ -35,9 +35,10 @@ WHY = """### Why some are missed
 - **Against IA3 and LoRA in bfloat16.** The ratio of the floor itself stands beside ours: what nothing can be below. Where
   it is above the goal, the goal is out of reach on this processor. Its bfloat16 products leave IA3 and LoRA less to lose
   than the machine that the goals were set on; what ours adds to the floor is the row above.
-- **bfloat16 on MiniLM.** With a width of 384 the passes over the activations and the few operations of each gain are a
-  larger part of the step. A pass that reads the gradient and the output once would halve the backward's share; without
-  a compiler at run time we found none faster than these (docs/log.md).
+- **bfloat16 on MiniLM.** With a width of 384 the passes over the activations and the work of Python between the layers
+  are a larger part of the step: of what is added, two fifths are spent in the passes and the rest in Python and autograd,
+  whose code no cache holds after a product of matrices. The naive form has none of that and keeps half as much again for
+  the backward. An extension in C++ would save about 4 %, less than the 5 % that we ask of one (docs/log.md).
 - **Saved bytes of LLaMA-like models.** In float32 a block of the floor keeps about 14 tensors of the hidden size. Ours adds
   4: queries and keys before their rotation, and the outputs of the attention and of the MLP, which go into a sum and are
   kept by nobody else. Computing the attention's output again in the backward, from what flash attention keeps, would

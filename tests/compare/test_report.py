@@ -17,6 +17,7 @@ from propulsion.compare.report import write_report
 from propulsion.compare.results import all_results
 from propulsion.compare.runner import run_grid
 from propulsion.compare.store import Failure, write_failure
+from propulsion.compare.summary import ranked
 from tests.compare.conftest import Here, MakeGrid, Notes, grids
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
@@ -135,6 +136,13 @@ def test_full_fine_tuning_gets_no_mark_and_is_nobodys_peer(finished: tuple[Grid,
     assert {row["rank"] for row in rows if row["method"] == "full"} == {""}
     assert "full" not in {row["peer"] for row in rows}
     assert {row["peer"] for row in rows if row["method"] == "propulsion-all"} == {"", "head"}
+
+
+def test_equals_share_a_place_but_not_all_of_them() -> None:
+    assert ranked({"a": 0.5, "b": 0.7, "c": 0.7, "d": 0.1}, True) == {"b": 1, "c": 1, "a": 2}
+    assert ranked({"a": 0.5, "b": 0.7}, False) == {"a": 1, "b": 2}
+    assert ranked({"a": 0.0, "b": 0.0, "c": 0.0}, True) == {}
+    assert ranked({"a": 0.0}, True) == {"a": 1}
 
 
 def test_a_report_of_nothing_yet_can_be_written(make_grid: MakeGrid) -> None:

@@ -271,8 +271,10 @@ def _mean(result: CellResult, metric: str) -> Mean | None:
 
 
 def ranked(values: Mapping[str, float], greater_is_better: bool) -> dict[str, int]:
-    """1 for the rows with the best value and 2 for those with the second best; equals share their place."""
+    """1 for the rows with the best value and 2 for the second best; equals share a place, but not all of them."""
     places = sorted(set(values.values()), reverse=greater_is_better)[:2]
+    if len(places) == 1 < len(values):
+        return {}
     return {row: places.index(value) + 1 for row, value in values.items() if value in places}
 
 
