@@ -36,7 +36,7 @@ WHY = """### Why some are missed
   it is above the goal, the goal is out of reach on this processor. Its bfloat16 products leave IA3 and LoRA less to lose
   than the machine that the goals were set on; what ours adds to the floor is the row above.
 - **bfloat16 on MiniLM.** With a width of 384 the passes over the activations and the work of Python between the layers
-  are a larger part of the step: of what is added, two fifths are spent in the passes and the rest in Python and autograd,
+  are a larger part of the step: of what is added, about a third is spent in the passes and the rest in Python and autograd,
   whose code no cache holds after a product of matrices. The naive form has none of that and keeps half as much again for
   the backward. An extension in C++ would save about 4 %, less than the 5 % that we ask of one (docs/log.md).
 - **Saved bytes of LLaMA-like models.** In float32 a block of the floor keeps about 14 tensors of the hidden size. Ours adds
