@@ -39,6 +39,9 @@ WHY = """### Why some are missed
   are a larger part of the step: of what is added, about a third is spent in the passes and the rest in Python and autograd,
   whose code no cache holds after a product of matrices. The naive form has none of that and keeps half as much again for
   the backward. An extension in C++ would save about 4 %, less than the 5 % that we ask of one (docs/log.md).
+- **Inference unmerged.** A layer adds one pass, and the power of its vector each time, since a vector may have changed
+  without a trace; in bfloat16 the pass computes in float32. Merged, nothing of it is left, and what a merged model takes
+  more or less than the base model is noise: the graph is the same.
 - **Saved bytes of LLaMA-like models.** In float32 a block of the floor keeps about 14 tensors of the hidden size. Ours adds
   4: queries and keys before their rotation, and the outputs of the attention and of the MLP, which go into a sum and are
   kept by nobody else. Computing the attention's output again in the backward, from what flash attention keeps, would

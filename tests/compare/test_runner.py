@@ -106,7 +106,8 @@ def test_progress_says_one_line_for_each_run(make_grid: MakeGrid, capsys: pytest
 def test_local_processes_are_killed_with_the_grid_and_lose_only_what_was_running(
     make_grid: MakeGrid, tmp_path: Path
 ) -> None:
-    grid = make_grid(seeds=[1, 2, 3], settings={"max_steps": 20})
+    # Long runs: the death of the grid reaches them through the fork server, in milliseconds.
+    grid = make_grid(seeds=[1, 2, 3], settings={"max_steps": 200})
     words = {"methods": ["head"], "tasks": ["text-classification"], "seeds": [1, 2, 3], "settings": dict(grid.settings)}
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump({**words, "output_dir": grid.output_dir}))
