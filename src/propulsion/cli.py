@@ -210,7 +210,11 @@ def _train(spec: RunSpec) -> None:
         record = _room("smoke").smoke(spec, tell=report.show)
         report.show(f"{record.spec.task} by {record.spec.method}: {record.spec.max_steps} steps taken, nothing kept.")
         return
-    record = run.train(spec, tell=report.show)
+    processes = _room("processes")
+    record = run.train(spec, tell=report.show if processes.is_first() else str)
+    processes.part()
+    if not processes.is_first():
+        return
     metric = run.get_task(str(record.spec.task)).main_metric
     split = next(iter(record.metrics), "validation")
     report.show(report.run_table({record.spec.method: record}, metric, split), f"Written to {record.spec.output_dir}")

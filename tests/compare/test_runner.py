@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -106,7 +107,7 @@ def test_progress_says_one_line_for_each_run(make_grid: MakeGrid, capsys: pytest
 def test_local_processes_are_killed_with_the_grid_and_lose_only_what_was_running(
     make_grid: MakeGrid, tmp_path: Path
 ) -> None:
-    # Long runs: the death of the grid reaches them through the fork server, in milliseconds.
+    # Long enough to be under way when the grid's death reaches them.
     grid = make_grid(seeds=[1, 2, 3], settings={"max_steps": 200})
     words = {"methods": ["head"], "tasks": ["text-classification"], "seeds": [1, 2, 3], "settings": dict(grid.settings)}
     file = tmp_path / "tiny.yaml"
@@ -124,6 +125,37 @@ def test_local_processes_are_killed_with_the_grid_and_lose_only_what_was_running
         results = run_grid(grid, LocalProcesses(2), progress)
     assert len(results[0].records) == 3
     assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="runs are forked by a server, which is found by its children")
+def test_a_run_ends_with_its_grid_also_while_the_server_that_forked_it_lives(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    grid = make_grid(settings={"max_steps": 10**6})
+    words = {"methods": ["head"], "tasks": ["text-classification"], "settings": dict(grid.settings)}
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**words, "output_dir": grid.output_dir}))
+    process = psutil.Popen([sys.executable, "-m", "propulsion", "compare", str(file), "--jobs", "1"])
+    while not (runs := [child for child in process.children(recursive=True) if child.ppid() != process.pid]):
+        assert process.poll() is None
+        time.sleep(0.05)
+    server = runs[0].parent()
+    server.suspend()
+    try:
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 60
+        while alive(runs[0]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not alive(runs[0])
+    finally:
+        server.kill()
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether it still does something; one that has ended waits for its parent as a zombie."""
+    return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.slow

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import multiprocessing.forkserver
 import os
 import runpy
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Lock
 
 from propulsion.compare.store import LOG_FILE, Failure, forget_failure
 
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
-_START = Lock()
+_START = threading.Lock()
 
 
 def cores() -> int:
@@ -73,7 +72,7 @@ def _context() -> BaseContext:
 
 def _run(words: tuple[str, ...], log: str, threads: int) -> None:
     """`python -m propulsion train`, with its output in a file."""
-    _die_with_parent()
+    _die_with_grid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(output, stream)
@@ -84,10 +83,18 @@ def _run(words: tuple[str, ...], log: str, threads: int) -> None:
     runpy.run_module("propulsion", run_name="__main__")
 
 
-def _die_with_parent() -> None:
-    """A run whose grid was killed must not write beside the one that takes its place (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+def _die_with_grid() -> None:
+    """A run whose grid was killed must not write beside the one that takes its place.
+
+    The process that forked it is the server, which takes its time to notice; the pipe from the grid closes at once.
+    """
+    grid = multiprocessing.parent_process()
+
+    def watch() -> None:
+        wait([grid.sentinel])  # type: ignore[union-attr]
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _last_words(log: Path, status: int) -> str:

@@ -25,6 +25,7 @@ from propulsion.tasks.base import EVAL, Lengths, Metrics, accepted_by
 from propulsion.tasks.selection import set_aside
 from propulsion.training.measure import StepClock
 from propulsion.training.models import check_lengths, dropouts, load_base, load_config, load_tokenizer, model_path
+from propulsion.training.processes import is_first
 from propulsion.training.store import ADAPTER_CONFIG, load_trained, open_adapter
 from propulsion.training.trainer import RunTrainer
 
@@ -129,7 +130,7 @@ def assemble(spec: RunSpec, task: Task, data: TaskData, trained: Path | None = N
     kind = task.model_kind(setup.config)
     check_lengths(setup, kind)
     encoded = {}
-    with progress_bars(not spec.disable_tqdm):
+    with progress_bars(not spec.disable_tqdm and is_first()):
         for split, rows in data.splits.items():
             encoded[split] = task.encode(rows, setup, training and split == "train")
     set_seed(spec.seed)  # before the head and the adapter are made, or the seed would not decide them

@@ -65,7 +65,8 @@ def train(spec: RunSpec, tell: Callable[[str], object] = str, data: TaskData | N
     for note in job.notes[len(data.notes) :]:
         tell(note)
     trainer = make_trainer(job)
-    clear(folder, keep_checkpoints=resume is not None)
+    if trainer.is_world_process_zero():
+        clear(folder, keep_checkpoints=resume is not None)
     start = reset_peak()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     found = {split: scores(trainer, job, split) for split in job.eval_splits}

@@ -1,0 +1,18 @@
+"""One of several processes, as torchrun and `accelerate launch` start them."""
+
+from __future__ import annotations
+
+import os
+
+import torch.distributed
+
+
+def is_first() -> bool:
+    """Whether this process speaks for all; known before they have found each other, and true where there is one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def part() -> None:
+    """Leave the others: a process that ends without it is now and then aborted by the threads of its connections."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
