@@ -68,6 +68,15 @@ def test_flags_and_yaml_have_the_same_names_and_flags_win(tmp_path: Path) -> Non
     )
 
 
+def test_flags_may_have_hyphens(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--learning-rate=0.5", "--data-dir", "no-where"]) == 2
+    assert "no-where" in capsys.readouterr().err
+    assert main(["train", "--learnign-rate", "1"]) == 2
+    assert "learning_rate" in capsys.readouterr().err
+    assert main(["train", "--config"]) == 2
+    assert "wants a YAML file" in capsys.readouterr().err
+
+
 def test_unknown_key_in_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("degre: 3\n")

@@ -50,8 +50,8 @@ class Command:
     positional_help: str = "output_dir of a finished `propulsion train`"
 
 
-# The disk is full or not ours to read or write: nothing that a traceback would tell more of.
-_DISK = ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS")
+# The disk is full or not ours to read or write, or a file is a folder: nothing that a traceback would tell more of.
+_DISK = ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "EISDIR", "ENOTDIR")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,7 +117,7 @@ def _overview() -> str:
 def _parse(name: str, command: Command, words: list[str]) -> dict[str, Any] | None:
     """The options' values, from --config and flags, or None after --help."""
     known = [item.name for item in fields(command.options)]
-    words = _with_bool_values(words, command.options)
+    words = _with_bool_values([_underscored(word) for word in words], command.options)
     _refuse_unknown_flags(words, known)
     _check_config_files(words, known)
     parser = _parser(name, command)
@@ -158,6 +158,12 @@ def _parser(name: str, command: Command) -> Any:
     return parser
 
 
+def _underscored(word: str) -> str:
+    """`--learning-rate` is `--learning_rate`, as in the scripts of transformers."""
+    flag, equals, value = word.partition("=")
+    return flag.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
+
+
 def _with_bool_values(words: list[str], options: type[Any]) -> list[str]:
     """`--bf16` alone stands for `--bf16 true`, as it does in the scripts of transformers."""
     switches = {f"--{item.name}" for item in fields(options) if "bool" in str(item.type)}
@@ -171,7 +177,7 @@ def _with_bool_values(words: list[str], options: type[Any]) -> list[str]:
 
 
 def _refuse_unknown_flags(words: list[str], known: list[str]) -> None:
-    flags = [word[2:].split("=")[0].split(".")[0].replace("-", "_") for word in words if word.startswith("--")]
+    flags = [word[2:].split("=")[0].split(".")[0] for word in words if word.startswith("--")]
     refuse_unknown(dict.fromkeys(flag for flag in flags if flag), [*known, "config", "print_config", "help"], "option")
 
 
@@ -179,7 +185,10 @@ def _check_config_files(words: list[str], known: list[str]) -> None:
     for number, word in enumerate(words):
         if word != "--config" and not word.startswith("--config="):
             continue
-        file = Path(word.partition("=")[2] or "".join(words[number + 1 : number + 2]))
+        name = word.partition("=")[2] or "".join(words[number + 1 : number + 2])
+        if not name or name.startswith("--"):
+            raise ConfigError("--config wants a YAML file after it.")
+        file = Path(name)
         if not file.is_file():
             raise ConfigError(f"There is no configuration file {str(file)!r}.")
         yaml = require("yaml", "train")
@@ -292,7 +301,9 @@ def _compare(path: str, options: CompareOptions) -> None:
     read_grid = _room("grid_file", "compare").read_grid
     grid = read_grid(path, output_dir=options.output_dir, data_root=options.data_root)
     results = _room("command", "compare").compare(grid, options)
-    print(f"Written to {_room('report', 'compare').write_report(grid, results)}")
+    report = _room("report", "compare").write_report(grid, results)
+    _room("command", "compare").require_a_finished_run(results, report)
+    print(f"Written to {report}")
 
 
 def _ablate(study: str, options: AblateOptions) -> None:

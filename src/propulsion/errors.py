@@ -60,6 +60,10 @@ class BaseModelError(AdapterFileError):
     """A saved adapter belongs to another base model."""
 
 
+class RunsFailedError(PropulsionError, RuntimeError):
+    """Every run of a grid failed."""
+
+
 class DataError(PropulsionError, ValueError):
     """The data cannot be trained on."""
 

@@ -228,6 +228,8 @@ class RunRecord:
     """``weights`` (parameters and buffers) and ``start`` (as the peak, but before the first step)."""
     notes: tuple[str, ...] = ()
     """What was guessed or left out, in sentences."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """The columns that were guessed to hold the text and its pair, under the names of the options that name them."""
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -281,7 +283,14 @@ class RunRecord:
         file = Path(path) / RECORD_FILE if Path(path).is_dir() else Path(path)
         if not file.is_file():
             raise ConfigError(f"There is no {file}: pass the output_dir of a finished `propulsion train`.")
-        return cls.from_json(file.read_text(encoding="utf-8"))
+        try:
+            return cls.from_json(file.read_text(encoding="utf-8"))
+        except SchemaVersionError as error:
+            raise SchemaVersionError(f"{file}: {error}") from error
+        except UnknownNameError as error:
+            raise UnknownNameError(f"{file}: {error}") from error
+        except (ConfigError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file}: {error}") from error
 
 
 def write_atomically(path: Path, text: str) -> None:

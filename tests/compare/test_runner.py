@@ -16,11 +16,12 @@ import pytest
 import yaml
 
 from propulsion.compare.backend import LocalProcesses
+from propulsion.compare.command import require_a_finished_run
 from propulsion.compare.progress import Estimate, GridProgress
 from propulsion.compare.results import all_results
 from propulsion.compare.runner import run_grid
 from propulsion.compare.store import Failure, outcome
-from propulsion.errors import ConfigError, SchemaVersionError
+from propulsion.errors import ConfigError, RunsFailedError, SchemaVersionError
 from propulsion.records import RunRecord
 from tests.compare.conftest import Here, MakeGrid, Notes
 
@@ -84,6 +85,14 @@ def test_failures_are_recorded_not_fatal_and_retried_when_asked(make_grid: MakeG
     assert again.ran == []
     run_grid(grid, Here(), again, retry_failed=True)
     assert len(again.ran) == 2
+
+
+def test_a_grid_of_which_nothing_finished_is_an_error(make_grid: MakeGrid, tmp_path: Path) -> None:
+    wild = {"method": "propulsion", "degree": 55, "max_grad_norm": 0.0}
+    grid = make_grid(methods=[], variants={"wild": wild}, learning_rates={"wild": [300.0]})
+    with pytest.raises(RunsFailedError, match=r"All 1 runs failed, see report\.html; .*finite"):
+        require_a_finished_run(run_grid(grid, Here(), Notes()), Path("report.html"))
+    require_a_finished_run(run_grid(make_grid(output_dir=str(tmp_path / "good")), Here(), Notes()), Path("report.html"))
 
 
 def test_the_estimate_is_of_the_row_that_is_left(make_grid: MakeGrid) -> None:

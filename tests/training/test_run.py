@@ -62,6 +62,53 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(job, "RunTrainer", made)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"learning_rate": 0.01, "seed": 3}, "learning_rate 0.005 and not 0.01, seed 42 and not 3"),
+        ({"degree": 3}, "degree 15 and not 3"),
+        ({"method": "lora"}, "method 'propulsion' and not 'lora'"),
+    ],
+)
+def test_a_run_goes_on_as_it_began(changes: dict[str, Any], says: str, make_spec: MakeSpec) -> None:
+    train(make_spec(max_steps=2, save_strategy="steps", save_steps=2))
+    with pytest.raises(ConfigError, match=says):
+        train(make_spec(resume_from_checkpoint=True, **changes))
+    train(make_spec(resume_from_checkpoint=True, max_steps=4, save_strategy="steps", save_steps=2))
+    assert checkpoints(Path(str(make_spec().output_dir)))[-1].name == "checkpoint-4"
+
+
+def test_a_readme_that_is_not_ours_is_not_replaced(make_spec: MakeSpec, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "README.md").write_text("mine")
+    with pytest.raises(ConfigError, match=r"README\.md"):
+        train(make_spec(max_steps=1))
+    assert (tmp_path / "run" / "README.md").read_text() == "mine"
+
+
+def test_answers_that_are_all_alike_are_remarked(make_spec: MakeSpec) -> None:
+    told: list[str] = []
+    record = train(make_spec(method="head", max_steps=1, learning_rate=1e-9, head_learning_rate=1e6), told.append)
+    assert len(set(np.load(Path(str(record.spec.output_dir)) / "eval_predictions.npz")["validation_answers"])) == 1
+    assert "All 32 rows of validation got the same answer" in told[-1]
+    assert record.notes[-1] == told[-1]
+    learned = train(make_spec(overwrite_output_dir=True, num_train_epochs=3))
+    assert not any("same answer" in note for note in learned.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"optim": "adamw_torhc"}, "adamw_torch"),
+        ({"lr_scheduler_type": "lin"}, "linear"),
+        ({"torch_dtype": "float16"}, "bfloat16"),
+    ],
+)
+def test_what_cannot_train_is_refused_before_the_data_is_read(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        train(RunSpec(data_dir="nowhere", use_cpu=True, **changes))
+
+
 @pytest.mark.parametrize("method", [name for name in method_names() if name not in THIN])
 def test_every_method_is_evaluated_as_it_was_recorded(method: str, make_spec: MakeSpec, tmp_path: Path) -> None:
     if reason := get_method(method).refusal():

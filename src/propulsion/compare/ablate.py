@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from propulsion.compare.ablate_figure import study_figure
-from propulsion.compare.command import compare
+from propulsion.compare.command import compare, require_a_finished_run
 from propulsion.compare.drawing import Figure
 from propulsion.compare.grid import Grid, Settings
 from propulsion.compare.options import AblateOptions
@@ -167,4 +167,6 @@ def ablate(name: str, options: AblateOptions) -> str:
     def first(summary: Summary) -> list[Figure]:
         return [study_figure(summary, study.title, study.axis, values)]
 
-    return str(write_report(grid, results, first))
+    report = write_report(grid, results, first)
+    require_a_finished_run(results, report)
+    return str(report)

@@ -15,7 +15,8 @@ from propulsion.compare.progress import GridProgress
 from propulsion.compare.ray_backend import RayTasks
 from propulsion.compare.results import CellResult, all_results
 from propulsion.compare.runner import run_grid
-from propulsion.errors import ConfigError, DataError, require
+from propulsion.errors import ConfigError, DataError, RunsFailedError, require
+from propulsion.records import RunRecord
 from propulsion.training.measure import weight_bytes
 from propulsion.training.models import model_path
 from propulsion.training.report import size
@@ -44,6 +45,18 @@ def compare(grid: Grid, options: CompareOptions) -> list[CellResult]:
     backend = make_backend(options)
     with GridProgress(grid, backend.slots) as progress:
         return run_grid(grid, backend, progress, options.retry_failed)
+
+
+def require_a_finished_run(results: list[CellResult], report: Path) -> None:
+    """Tell scripts, by an error after the report, that nothing worked.
+
+    Raises:
+        RunsFailedError: Runs failed, and none has finished.
+    """
+    failures = [failed for result in results for _, failed in result.failures]
+    finished = any(isinstance(ended, RunRecord) for item in results for _, ended in (*item.selection, *item.final))
+    if failures and not finished:
+        raise RunsFailedError(f"All {len(failures)} runs failed; see {report}; the first said: {failures[0].error}")
 
 
 def make_backend(options: CompareOptions) -> Backend:

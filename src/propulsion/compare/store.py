@@ -43,7 +43,7 @@ def outcome(folder: str | Path) -> Outcome | None:
     try:
         return RunRecord.read(file)
     except (SchemaVersionError, UnknownNameError) as error:
-        raise type(error)(f"{file}: {error} To have it run again, remove its folder.") from error
+        raise type(error)(f"{error} To have it run again, remove its folder.") from error
     except (ConfigError, TypeError, ValueError):
         return failure(Path(folder))
 

@@ -55,6 +55,9 @@ def find_columns(table: Table, given: Columns, known: Columns, labelled: bool = 
     for option, name in (("text_column", given.text), ("text_pair_column", given.pair), ("label_column", given.label)):
         if name is not None and name not in table and (labelled or option != "label_column"):
             raise DataError(f"There is no column {name!r} ({option}).{near_misses(name, table)}{_there(table)}")
+    named = [name for name in (given.text, given.pair, given.label) if name is not None]
+    if twice := next((name for name in named if named.count(name) > 1), None):
+        raise DataError(f"The column {twice!r} is named twice: the text, its pair and the label are three columns.")
     label = given.label or _first((known.label,), table) or _first(LABELS, table) if labelled else None
     if labelled and label is None:
         raise DataError(f"There is no label column: name it with --label_column.{_there(table)}")

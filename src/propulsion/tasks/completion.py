@@ -33,7 +33,7 @@ from propulsion.tasks.base import (
 from propulsion.tasks.kinds import CAUSAL_LM, SEQ2SEQ_LM, ModelKind, of_kind
 from propulsion.tasks.padding import NOT_SCORED, LeftCollator, WindowCollator
 from propulsion.tasks.prompts import Cutter
-from propulsion.tasks.rows import Row, convert_splits, text_in
+from propulsion.tasks.rows import COLUMN_OPTIONS, Row, convert_splits, text_in, with_names
 from propulsion.tasks.tables import RawSplits
 
 if TYPE_CHECKING:
@@ -105,7 +105,12 @@ class Completion(Task):
             MissingExtraError: datasets is not installed.
         """
         raw = read(source, self.name, self.hub_id, self.hub_config, self.default)
-        return convert_splits(raw, source, self.convert)
+        given = {name: value for name in COLUMN_OPTIONS if (value := getattr(source, name)) is not None}
+        return convert_splits(with_names(raw, given, self.column_names(given), self.name), source, self.convert)
+
+    def column_names(self, given: Mapping[str, str]) -> dict[str, str]:
+        """What the family calls the columns that the user may name, by the option that names them."""
+        return {}
 
     def unlabelled(
         self, rows: Sequence[Mapping[str, Any]], text_column: str | None = None, text_pair_column: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,12 @@ class LanguageModelling(Generation):
     main_metric: str = "perplexity"
     greater_is_better: bool = False
     lengths: Lengths = Lengths(max_length=256, max_new_tokens=64)
+
+    def column_names(self, given: Mapping[str, str]) -> dict[str, str]:
+        """The text, or a prompt and its completion."""
+        if "label_column" in given:
+            return {"text_column": "prompt", "label_column": "completion"}
+        return {"text_column": "text"}
 
     def unanswered(self, row: Row) -> dict[str, Any]:
         """What is to be continued."""

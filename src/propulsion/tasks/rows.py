@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from propulsion.errors import DataError, near_misses
@@ -20,6 +21,43 @@ KEYS = (
     *("question", "question_stem", "Question", "Body", "original_text", "goal", "sentence"),
 )
 """Raw columns that tell rows apart, so that tasks that read the same rows in two ways carve off the same ones."""
+
+
+COLUMN_OPTIONS = ("text_column", "text_pair_column", "label_column")
+
+
+def with_names(raw: RawSplits, given: Mapping[str, str], own: Mapping[str, str], task: str) -> RawSplits:
+    """The rows with the columns that the user named under the names that a family reads.
+
+    Args:
+        raw: What a folder, the hub or a miner gave.
+        given: The columns that the user named, by option.
+        own: What the family calls them, by option.
+        task: The task's name, for messages.
+
+    Raises:
+        DataError: A column is not there, or the family reads none that could be named so.
+    """
+    for option, name in given.items():
+        if option not in own:
+            raise DataError(
+                f"{option} says nothing to the task {task}, which reads columns by their own names: drop it."
+            )
+        for split, table in raw.tables.items():
+            if name not in table and not (option == "label_column" and split.startswith("test")):
+                there = ", ".join(map(repr, table))
+                hint = near_misses(name, table)
+                raise DataError(f"The {split} split has no column {name!r} ({option}).{hint} It has {there}.")
+    renamed = {name: own[option] for option, name in given.items()}
+    tables = {
+        split: {
+            renamed.get(name, name): values
+            for name, values in table.items()
+            if name in renamed or name not in renamed.values()
+        }
+        for split, table in raw.tables.items()
+    }
+    return replace(raw, tables=tables) if given else raw
 
 
 def convert_splits(raw: RawSplits, source: DataSource, convert: Convert) -> TaskData:

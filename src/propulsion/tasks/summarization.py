@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -22,6 +23,10 @@ class Summarization(Generation):
     instruction: str = "Summarize this text.\n\n{text}"
     cuts: bool = True
     main_metric: str = "rougeL"
+
+    def column_names(self, given: Mapping[str, str]) -> dict[str, str]:
+        """The document and its summary."""
+        return {"text_column": "document", "label_column": "summary"}
 
     def unanswered(self, row: Row) -> dict[str, Any]:
         """The document."""

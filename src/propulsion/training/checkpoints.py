@@ -5,12 +5,29 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 from propulsion.errors import ConfigError
-from propulsion.records import PREDICTIONS_FILE, RECORD_FILE, RunSpec
+from propulsion.records import PREDICTIONS_FILE, RECORD_FILE, RunSpec, write_atomically
 
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
+SPEC_FILE = "spec.json"
+# What neither the optimizer's state nor the order of the rows depends on, and what training and the head add.
+_MAY_CHANGE = {
+    *(
+        "output_dir",
+        "overwrite_output_dir",
+        "resume_from_checkpoint",
+        "num_train_epochs",
+        "max_steps",
+        "modules_to_save",
+    ),
+    *("device_map", "attn_implementation", "gradient_checkpointing", "use_cpu", "disable_tqdm", "report_to"),
+    *("eval_strategy", "eval_steps", "per_device_eval_batch_size", "max_eval_samples", "early_stopping_patience"),
+    *("save_strategy", "save_steps", "save_total_limit", "load_best_model_at_end", "logging_steps"),
+    *("max_new_tokens", "num_beams", "null_score_diff_threshold"),
+}
 # Everything that a run writes beside its checkpoints; nothing else in the folder is ever removed.
 _OURS = (
     RECORD_FILE,
@@ -58,21 +75,49 @@ def resume_point(spec: RunSpec, folder: Path) -> Path | None:
     if isinstance(asked, str):
         if not _is_complete(Path(asked)):
             raise ConfigError(f"{asked} is no complete checkpoint: pass true for the last one in the output folder.")
+        _refuse_another_run(spec, Path(asked))
         return Path(asked)
     last = last_checkpoint(folder)
     if asked:
         if last is None:
             raise ConfigError(f"There is no complete checkpoint in {folder} to resume from.")
+        _refuse_another_run(spec, last)
         return last
     if not spec.overwrite_output_dir:
         _refuse_to_overwrite(folder, last)
     return None
 
 
+def write_spec(spec: RunSpec, checkpoint: Path) -> None:
+    """Keep what a checkpoint is of beside it."""
+    write_atomically(checkpoint / SPEC_FILE, json.dumps(asdict(spec), indent=2) + "\n")
+
+
+def _refuse_another_run(spec: RunSpec, checkpoint: Path) -> None:
+    """Going on under other settings would train by the old ones, which the optimizer keeps, and record the new."""
+    try:
+        before = json.loads((checkpoint / SPEC_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    now = json.loads(json.dumps(asdict(spec)))
+    other = [name for name in now if name not in _MAY_CHANGE and name in before and before[name] != now[name]]
+    if other:
+        said = ", ".join(f"{name} {before[name]!r} and not {now[name]!r}" for name in other)
+        raise ConfigError(
+            f"{checkpoint} is of a run with {said}: go on with the same, or start again with "
+            "--overwrite_output_dir true."
+        )
+
+
 def _refuse_to_overwrite(folder: Path, last: Path | None) -> None:
     if (folder / RECORD_FILE).exists():
         raise ConfigError(
             f"{folder} holds a finished run: pass --overwrite_output_dir true to replace it, or another --output_dir."
+        )
+    if last is None and (folder / "README.md").exists():
+        raise ConfigError(
+            f"{folder} holds a README.md, which the model card would replace: name another --output_dir, or pass "
+            "--overwrite_output_dir true."
         )
     if last is not None:
         raise ConfigError(

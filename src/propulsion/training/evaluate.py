@@ -43,6 +43,9 @@ _CHANGEABLE = (
     "data_dir",
     "dataset_name",
     "dataset_config_name",
+    "text_column",
+    "text_pair_column",
+    "label_column",
     "max_eval_samples",
     "max_length",
     "max_new_tokens",
@@ -92,7 +95,7 @@ def restore(adapter_dir: Path, record: RunRecord, data: TaskData | None = None) 
     Raises:
         AdapterFileError: The weights are missing, damaged, or those of another model.
     """
-    data = data or TaskData(splits={}, label_names=record.label_names, notes=())
+    data = data or TaskData(splits={}, label_names=record.label_names, notes=(), columns=record.columns)
     job = assemble(record.spec, get_task(str(record.spec.task)), data, trained=adapter_dir, training=False)
     job.model.eval()
     return job

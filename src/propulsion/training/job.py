@@ -14,9 +14,11 @@ import datasets
 import torch
 from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 from transformers.utils import is_torch_xla_available
 
-from propulsion.errors import DataError
+from propulsion.errors import ConfigError, DataError, near_misses
 from propulsion.methods import get_method
 from propulsion.methods.heads import head_modules
 from propulsion.records import RunSpec
@@ -27,7 +29,7 @@ from propulsion.training.measure import StepClock
 from propulsion.training.models import check_lengths, dropouts, load_base, load_config, load_tokenizer, model_path
 from propulsion.training.processes import is_first
 from propulsion.training.store import ADAPTER_CONFIG, load_trained, open_adapter
-from propulsion.training.trainer import RunTrainer
+from propulsion.training.trainer import RunTrainer, SpecKeeper
 
 
 def resolve(spec: RunSpec) -> RunSpec:
@@ -41,12 +43,28 @@ def resolve(spec: RunSpec) -> RunSpec:
     lengths = {name: value for name, value in lengths.items() if getattr(spec, name) is None}
     method = get_method(spec.method)
     method.check(spec)
+    _check_names(spec)
     spec = replace(spec, **method.fixed)
     rate = spec.learning_rate or method.learning_rate(spec)
     head_rate = spec.head_learning_rate or method.head_learning_rate
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", spec.model_name_or_path.rstrip("/").rpartition("/")[2])
     folder = spec.output_dir or f"runs/{task}-{spec.method}-{model}-seed{spec.seed}"
     return replace(spec, task=task, learning_rate=rate, head_learning_rate=head_rate, output_dir=folder, **lengths)
+
+
+def _check_names(spec: RunSpec) -> None:
+    """What transformers would refuse, but only after data and weights are read."""
+    for name, kinds in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
+        value, there = getattr(spec, name), [str(kind.value) for kind in kinds]
+        if value not in there:
+            hint = near_misses(value, there) or f" There are {', '.join(there)}."
+            raise ConfigError(f"There is no {name} {value!r}.{hint}")
+    if spec.torch_dtype == "float16" and _uses_cpu(spec):
+        raise ConfigError("torch_dtype float16 trains on an accelerator only: use bfloat16 or float32 on the CPU.")
+
+
+def _uses_cpu(spec: RunSpec) -> bool:
+    return spec.use_cpu or not (torch.accelerator.is_available() or is_torch_xla_available())
 
 
 def data_source(spec: RunSpec, training: bool = True) -> DataSource:
@@ -198,7 +216,7 @@ def make_trainer(job: Job, **overrides: Any) -> RunTrainer:
     """
     spec, method = job.spec, get_method(job.spec.method)
     evaluated = bool(job.eval_splits) and spec.eval_strategy != "no"
-    callbacks = [StepClock(), *method.callbacks(job.model, spec)]
+    callbacks = [StepClock(), SpecKeeper(spec), *method.callbacks(job.model, spec)]
     if spec.early_stopping_patience and evaluated:
         callbacks.append(EarlyStoppingCallback(spec.early_stopping_patience))
     return RunTrainer(
@@ -266,7 +284,7 @@ def _arguments(job: Job) -> dict[str, Any]:
         "output_dir": str(Path(spec.output_dir or "runs")),
         "data_seed": spec.seed,
         # transformers refuses bf16 on the CPU unless it is asked for, also where there is nothing else.
-        "use_cpu": spec.use_cpu or not (torch.accelerator.is_available() or is_torch_xla_available()),
+        "use_cpu": _uses_cpu(spec),
         "bf16": spec.bf16 or spec.torch_dtype == "bfloat16",
         "fp16": spec.torch_dtype == "float16",
         "report_to": list(spec.report_to) if isinstance(spec.report_to, tuple) else spec.report_to,

@@ -86,6 +86,8 @@ def compare(moments: dict[str, Kernels], method: str) -> dict[str, Any]:
         moments: Kernels by moment, the start first.
         method: The method's name.
     """
+    if not any(f"{method} body" in kernels for kernels in moments.values()):
+        raise ConfigError(f"The method {method!r} trains the head alone, which has no kernel to compare: name another.")
     pairs = {
         f"all weights / {method}": (("full", ("body", "head")), (method, ("body",))),
         f"weights without head / {method}": (("full", ("body",)), (method, ("body",))),

@@ -19,6 +19,9 @@ class EvaluateOptions:
     data_dir: str | None = _option(None, "another folder of data")
     dataset_name: str | None = _option(None, "another data set on the hub")
     dataset_config_name: str | None = _option(None, "configuration of the hub's data set")
+    text_column: str | None = _option(None, "column with the text")
+    text_pair_column: str | None = _option(None, "column with the second text, for pairs")
+    label_column: str | None = _option(None, "column with the label")
     split: str | None = _option(None, "only this split (default: every split but train)")
     max_eval_samples: int | None = _option(None, "use at most this many rows of each split")
     max_length: int | None = _option(None, "longest input in tokens")
@@ -39,6 +42,8 @@ class PredictOptions:
 
     input: str = _option("-", ".jsonl or .csv file, or - for standard input (JSON objects or plain lines)")
     output: str = _option("predictions.jsonl", "where the rows go, each with its `prediction`; - for standard output")
+    text_column: str | None = _option(None, "column with the text; None: as trained, or guessed where it is not there")
+    text_pair_column: str | None = _option(None, "column with the second text, for pairs; None: as trained")
     max_new_tokens: int | None = _option(None, "longest answer that is generated, in tokens; None: as trained")
     num_beams: int | None = _option(None, "beams of the generation; None: as trained")
     null_score_diff_threshold: float | None = _option(
@@ -109,7 +114,7 @@ class StudyOptions:
     use_cpu: bool = _option(False, "stay on the CPU even if there is an accelerator")
 
     def __post_init__(self) -> None:
-        for name, least in (("num_samples", 1), ("steps", 0)):
+        for name, least in (("num_samples", 2), ("steps", 0)):
             if getattr(self, name, least) < least:
                 raise ConfigError(f"{name} must be at least {least}, and not {getattr(self, name)}.")
         if not self.memory > 0:

@@ -7,7 +7,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from propulsion.training.options import PredictOptions
 
 Row = dict[str, Any]
 STANDARD_STREAM = "-"
-_CHANGEABLE = ("max_new_tokens", "num_beams", "null_score_diff_threshold")
+_CHANGEABLE = ("text_column", "text_pair_column", "max_new_tokens", "num_beams", "null_score_diff_threshold")
 
 
 def predict(adapter_dir: Path, options: PredictOptions) -> int:
@@ -45,6 +45,7 @@ def predict(adapter_dir: Path, options: PredictOptions) -> int:
         DataError: A row is not what its file's name says, or has no text.
     """
     record = RunRecord.read(adapter_dir)
+    _check_output(options)
     given = {name: value for name in _CHANGEABLE if (value := getattr(options, name)) is not None}
     record = replace(record, spec=replace(record.spec, disable_tqdm=True, **given))
     with _opened(options.input) as stream:
@@ -67,7 +68,8 @@ def predict(adapter_dir: Path, options: PredictOptions) -> int:
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def label(job: Job, rows: list[Row], device: torch.device) -> list[Row]:
     """The task's answers for one batch of rows; one with more windows than rows is read in several."""
-    unlabelled = job.task.unlabelled(rows, job.spec.text_column, job.spec.text_pair_column)
+    names = _columns(job, rows)
+    unlabelled = job.task.unlabelled(rows, names.get("text_column"), names.get("text_pair_column"))
     encoded = for_model(job.task.encode(unlabelled, job.setup, training=False).rows, job.model)
     collate, answers, index = job.task.collator(job.setup), None, []
     for windows in _batches(encoded, len(rows)):
@@ -78,6 +80,25 @@ def label(job: Job, rows: list[Row], device: torch.device) -> list[Row]:
         answers = found if answers is None else nested_concat(answers, found, padding_index=-100)
         index += batch[INDEX].tolist()
     return job.task.decode(answers, index, unlabelled, job.setup)
+
+
+def _check_output(options: PredictOptions) -> None:
+    if options.output == STANDARD_STREAM:
+        return
+    path = Path(options.output)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: name a .jsonl file in it to write to.")
+    if path.suffix not in (".jsonl", ".json", ""):
+        raise ConfigError(f"Cannot write {path}: the rows are written as JSON lines, name it {path.stem}.jsonl.")
+    if options.input != STANDARD_STREAM and path.resolve() == Path(options.input).resolve():
+        raise ConfigError(f"{path} is the input too, which would be lost: name another --output.")
+
+
+def _columns(job: Job, rows: list[Row]) -> Mapping[str, str | None]:
+    """The columns that were named, or else those that the run has read, where the rows have them."""
+    if job.spec.text_column is None and job.data.columns and all(n in rows[0] for n in job.data.columns.values()):
+        return job.data.columns
+    return {"text_column": job.spec.text_column, "text_pair_column": job.spec.text_pair_column}
 
 
 @contextlib.contextmanager

@@ -70,6 +70,10 @@ def train(spec: RunSpec, tell: Callable[[str], object] = str, data: TaskData | N
     start = reset_peak()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     found = {split: scores(trainer, job, split) for split in job.eval_splits}
+    remarks = [remark for split, item in found.items() if (remark := one_answer(split, item))]
+    for remark in remarks:
+        tell(remark)
+    job = replace(job, notes=(*job.notes, *remarks))
     record = measure(job, trainer, found, start)
     return write_outputs(job, record, found, folder) if trainer.is_world_process_zero() else record
 
@@ -103,6 +107,7 @@ def measure(job: Job, trainer: RunTrainer, found: dict[str, Scores], start: int)
         label_names=job.data.label_names,
         history=history(job, trainer),
         notes=job.notes,
+        columns=dict(job.data.columns),
     )
 
 
@@ -118,9 +123,22 @@ def scores(trainer: RunTrainer, job: Job, split: str) -> Scores:
     return Scores(metrics, named["runtime"], getattr(trainer.compute_metrics, "scored", {}))
 
 
+def one_answer(split: str, found: Scores) -> str | None:
+    """What to say where every row of a split got the same class, though not all have it."""
+    answers, labels = found.rows.get("answers"), found.rows.get("labels")
+    if answers is None or labels is None or answers.dtype.kind not in "iu" or answers.ndim != 1:
+        return None
+    if len(np.unique(answers)) != 1 or len(np.unique(labels)) == 1:
+        return None
+    return (
+        f"All {len(answers):,} rows of {split} got the same answer: nothing was learned, or the training collapsed. "
+        "Try more steps where the loss has hardly moved, and a third of the learning rate where it fell and rose again."
+    )
+
+
 def _just_found(trainer: RunTrainer, job: Job, split: str) -> dict[str, float] | None:
     """What the evaluation after the last training step gave, if there was one and the weights are still those."""
-    if split != job.eval_splits[0] or trainer.args.load_best_model_at_end:
+    if split not in job.eval_splits[:1] or trainer.args.load_best_model_at_end:
         return None
     last = next((entry for entry in reversed(trainer.state.log_history) if "eval_runtime" in entry), None)
     return last if last and last["step"] == trainer.state.global_step else None

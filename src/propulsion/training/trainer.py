@@ -16,8 +16,9 @@ from propulsion.adapter.layers import PropulsionLayer
 from propulsion.errors import NotFiniteError
 from propulsion.methods.heads import is_head
 from propulsion.methods.steps import MethodCallback
+from propulsion.records import RunSpec
 from propulsion.tasks import Setup, Task
-from propulsion.training.checkpoints import last_checkpoint
+from propulsion.training.checkpoints import last_checkpoint, write_spec
 from propulsion.training.store import load_tensors, load_trained, save_tensors, save_trained
 
 
@@ -197,6 +198,18 @@ class FiniteGuard(TrainerCallback):
         trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
         if not _all_finite(trained) or gain_that_is_not_finite(model):
             raise not_finite("the trained weights are no longer finite", model, args, state)
+
+
+class SpecKeeper(TrainerCallback):
+    """Writes into each checkpoint what it is of."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and checkpoint.is_dir():
+            write_spec(self.spec, checkpoint)
 
 
 def _all_finite(tensors: Iterable[Tensor]) -> bool:

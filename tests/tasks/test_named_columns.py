@@ -1,0 +1,50 @@
+"""A column that the user names is read, or refused; never passed over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from propulsion.errors import DataError
+from propulsion.tasks import DataSource, get_task
+
+
+def source(folder: Path, **named: str) -> DataSource:
+    """Two rows with texts under names of their own, in both splits."""
+    for split in ("train", "validation"):
+        rows = [{"text": "wrong", "body": f"document {n}", "short": f"line {n}"} for n in range(2)]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return DataSource(data_dir=str(folder), **named)
+
+
+def test_language_modelling_reads_the_named_text(tmp_path: Path) -> None:
+    data = get_task("language-modelling").load(source(tmp_path, text_column="body"))
+    assert data.splits["train"]["target"] == ["document 0", "document 1"]
+
+
+def test_language_modelling_reads_a_named_prompt_and_completion(tmp_path: Path) -> None:
+    data = get_task("language-modelling").load(source(tmp_path, text_column="body", label_column="short"))
+    assert data.splits["train"]["text"] == ["document 0", "document 1"]
+    assert data.splits["train"]["target"] == ["line 0", "line 1"]
+
+
+def test_summarization_reads_the_named_document_and_summary(tmp_path: Path) -> None:
+    data = get_task("xsum").load(source(tmp_path, text_column="body", label_column="short"))
+    assert data.splits["train"]["text"] == ["document 0", "document 1"]
+    assert data.splits["train"]["target"] == ["line 0", "line 1"]
+
+
+@pytest.mark.parametrize(
+    ("task", "named", "says"),
+    [
+        ("language-modelling", {"text_column": "bdoy"}, "'body'"),
+        ("xsum", {"text_pair_column": "body"}, "text_pair_column says nothing"),
+        ("piqa", {"text_column": "body"}, "text_column says nothing to the task piqa"),
+        ("text-classification", {"text_column": "body", "label_column": "body"}, "named twice"),
+    ],
+)
+def test_a_name_that_cannot_be_followed_is_refused(task: str, named: dict[str, str], says: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=says):
+        get_task(task).load(source(tmp_path, **named))
