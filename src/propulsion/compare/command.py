@@ -56,7 +56,7 @@ def require_a_finished_run(results: list[CellResult], report: Path) -> None:
     failures = [failed for result in results for _, failed in result.failures]
     finished = any(isinstance(ended, RunRecord) for item in results for _, ended in (*item.selection, *item.final))
     if failures and not finished:
-        raise RunsFailedError(f"All {len(failures)} runs failed; see {report}; the first said: {failures[0].error}")
+        raise RunsFailedError(f"Every run failed, see {report}; the first said: {failures[0].error}")
 
 
 def make_backend(options: CompareOptions) -> Backend:
