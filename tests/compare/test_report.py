@@ -120,6 +120,7 @@ def test_all_three_say_the_same(finished: tuple[Grid, Path]) -> None:
     accuracy = {row["method"]: row for row in rows if row["metric"] == "accuracy"}
     assert set(accuracy) == set(grid.methods)
     markdown, html = (grid.folder / "report.md").read_text(), file.read_text()
+    assert all("-again" in line for line in markdown.splitlines() if line.startswith("propulsion train "))
     for result in all_results(grid):
         values = [record.metrics["validation"]["accuracy"] for _, record in result.records]
         row = accuracy[result.cell.row]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from propulsion.compare.plan import Run, words
 from propulsion.compare.statistics import Mean
@@ -243,5 +243,5 @@ def commands(summary: Summary) -> list[tuple[str, str, list[tuple[str, str]]]]:
 
 
 def command(run: Run) -> str:
-    """The command that reproduces a run."""
-    return shlex.join(["propulsion", "train", *words(run.spec)])
+    """The command that reproduces a run, beside it and not over it."""
+    return shlex.join(["propulsion", "train", *words(replace(run.spec, output_dir=f"{run.folder}-again"))])

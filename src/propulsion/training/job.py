@@ -59,6 +59,14 @@ def _check_names(spec: RunSpec) -> None:
         if value not in there:
             hint = near_misses(value, there) or f" There are {', '.join(there)}."
             raise ConfigError(f"There is no {name} {value!r}.{hint}")
+
+
+def check_device(spec: RunSpec) -> None:
+    """Refuse what the device cannot train.
+
+    Raises:
+        ConfigError: float16 on the CPU.
+    """
     if spec.torch_dtype == "float16" and _uses_cpu(spec):
         raise ConfigError("torch_dtype float16 trains on an accelerator only: use bfloat16 or float32 on the CPU.")
 

@@ -94,7 +94,7 @@ class StudyOptions:
     data_dir: str | None = _option(None, "folder with train and validation files: .jsonl, .jsonl.gz, .csv or .parquet")
     dataset_name: str | None = _option(None, "data set id on the hub")
     dataset_config_name: str | None = _option(None, "configuration of the hub's data set")
-    max_length: int = _option(128, "truncate to this many tokens")
+    max_length: int | None = _option(None, "truncate to this many tokens; None: the task's")
     method: str = _option("propulsion", "the method beside full fine-tuning; see `propulsion methods`")
     target_modules: str | tuple[str, ...] | None = _option(
         None, "preset, list, regex or all-linear; None: the method's"

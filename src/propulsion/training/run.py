@@ -16,7 +16,7 @@ from propulsion.tasks import TaskData, get_task
 from propulsion.training.card import write_card
 from propulsion.training.checkpoints import clear, resume_point
 from propulsion.training.figure import draw_curves
-from propulsion.training.job import Job, assemble, load_data, make_trainer, resolve, split_metrics
+from propulsion.training.job import Job, assemble, check_device, load_data, make_trainer, resolve, split_metrics
 from propulsion.training.measure import (
     StepClock,
     bytes_of_weights,
@@ -55,6 +55,7 @@ def train(spec: RunSpec, tell: Callable[[str], object] = str, data: TaskData | N
         NotFiniteError: The loss or a gain left the finite range; the last good checkpoint is kept.
     """
     spec = resolve(spec)
+    check_device(spec)
     folder = _output_folder(spec)
     resume = resume_point(spec, folder)
     task = get_task(str(spec.task))
