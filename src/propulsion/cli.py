@@ -161,7 +161,8 @@ def _parser(name: str, command: Command) -> Any:
 def _underscored(word: str) -> str:
     """`--learning-rate` is `--learning_rate`, as in the scripts of transformers."""
     flag, equals, value = word.partition("=")
-    return flag.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
+    name, dot, key = flag.partition(".")
+    return "--" + name[2:].replace("-", "_") + dot + key + equals + value if word.startswith("--") else word
 
 
 def _with_bool_values(words: list[str], options: type[Any]) -> list[str]:
@@ -214,13 +215,14 @@ def _one_sentence(message: str, name: str) -> str:
 
 
 def _train(spec: RunSpec) -> None:
-    run, report = _room("run"), _room("report")
+    run, report, processes = _room("run"), _room("report"), _room("processes")
+    tell = report.show if processes.is_first() else str
     if spec.smoke:
-        record = _room("smoke").smoke(spec, tell=report.show)
-        report.show(f"{record.spec.task} by {record.spec.method}: {record.spec.max_steps} steps taken, nothing kept.")
+        record = _room("smoke").smoke(spec, tell=tell)
+        processes.part()
+        tell(f"{record.spec.task} by {record.spec.method}: {record.spec.max_steps} steps taken, nothing kept.")
         return
-    processes = _room("processes")
-    record = run.train(spec, tell=report.show if processes.is_first() else str)
+    record = run.train(spec, tell=tell)
     processes.part()
     if not processes.is_first():
         return
@@ -230,8 +232,8 @@ def _train(spec: RunSpec) -> None:
 
 
 def _evaluate(adapter_dir: str, options: EvaluateOptions) -> None:
-    metrics = _room("evaluate").evaluate(Path(adapter_dir), options)
     report = _room("report")
+    metrics = _room("evaluate").evaluate(Path(adapter_dir), options, tell=report.show)
     report.show(report.metrics_table(metrics, adapter_dir))
     if options.output:
         write_atomically(Path(options.output), json.dumps(metrics, indent=2) + "\n")

@@ -229,7 +229,7 @@ class RunRecord:
     notes: tuple[str, ...] = ()
     """What was guessed or left out, in sentences."""
     columns: dict[str, str] = field(default_factory=dict)
-    """The columns that were guessed to hold the text and its pair, under the names of the options that name them."""
+    """The columns that a text and its pair were read from, by the options that name them (text classification)."""
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:

@@ -24,6 +24,25 @@ def test_language_modelling_reads_the_named_text(tmp_path: Path) -> None:
     assert data.splits["train"]["target"] == ["document 0", "document 1"]
 
 
+def test_a_named_text_is_read_alone(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text('{"prompt": "p", "completion": "c", "body": "b"}\n')
+    data = get_task("language-modelling").load(DataSource(data_dir=str(tmp_path), text_column="body"))
+    assert (data.splits["train"]["text"], data.splits["train"]["target"]) == ([""], ["b"])
+
+
+def test_what_an_older_run_has_named_in_vain_does_not_stop_its_evaluation(tmp_path: Path) -> None:
+    rows = '{"goal": "g", "sol1": "a", "sol2": "b", "label": 1}\n'
+    (tmp_path / "validation.jsonl").write_text(rows)
+    named = DataSource(data_dir=str(tmp_path), label_column="label", training=False)
+    assert len(get_task("piqa").load(named).splits["validation"]) == 1
+
+
+def test_a_pair_is_completed_where_the_task_knows_it() -> None:
+    rows = [{"p": "first", "premise": "x", "hypothesis": "second"}]
+    assert get_task("mnli").unlabelled(rows, "p").column_names == ["text", "text_pair"]
+
+
 def test_language_modelling_reads_a_named_prompt_and_completion(tmp_path: Path) -> None:
     data = get_task("language-modelling").load(source(tmp_path, text_column="body", label_column="short"))
     assert data.splits["train"]["text"] == ["document 0", "document 1"]
@@ -40,6 +59,8 @@ def test_summarization_reads_the_named_document_and_summary(tmp_path: Path) -> N
     ("task", "named", "says"),
     [
         ("language-modelling", {"text_column": "bdoy"}, "'body'"),
+        ("xsum", {"text_column": "body", "label_column": "body"}, "named twice"),
+        ("language-modelling", {"label_column": "short"}, "name the prompt"),
         ("xsum", {"text_pair_column": "body"}, "text_pair_column says nothing"),
         ("piqa", {"text_column": "body"}, "text_column says nothing to the task piqa"),
         ("text-classification", {"text_column": "body", "label_column": "body"}, "named twice"),

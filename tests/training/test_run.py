@@ -74,7 +74,8 @@ def test_a_run_goes_on_as_it_began(changes: dict[str, Any], says: str, make_spec
     train(make_spec(max_steps=2, save_strategy="steps", save_steps=2))
     with pytest.raises(ConfigError, match=says):
         train(make_spec(resume_from_checkpoint=True, **changes))
-    train(make_spec(resume_from_checkpoint=True, max_steps=4, save_strategy="steps", save_steps=2))
+    data_dir = f"{make_spec().data_dir}/../{Path(str(make_spec().data_dir)).name}"  # the same folder
+    train(make_spec(resume_from_checkpoint=True, max_steps=4, save_strategy="steps", save_steps=2, data_dir=data_dir))
     assert checkpoints(Path(str(make_spec().output_dir)))[-1].name == "checkpoint-4"
 
 

@@ -107,7 +107,9 @@ def test_regress_scores_the_kernels_beside_the_adapter(
 @pytest.mark.parametrize(
     ("command", "more", "said"),
     [
-        ("ntk", ["--num_samples", "0"], "num_samples must be at least 2"),
+        ("ntk", ["--num_samples", "0"], "num_samples must be at least 1"),
+        ("ntk", ["--num_samples", "1"], "num_samples must be at least 2"),
+        ("ntk", ["--method", "head"], "trains the head alone"),
         ("ntk", ["--num_samples", "65"], "64 rows"),
         ("ntk", ["--split", "trian"], "'train'"),
         ("ntk", ["--output", "logit"], "difference"),

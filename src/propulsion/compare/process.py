@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from propulsion.compare.store import LOG_FILE, Failure, forget_failure
 
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _START = threading.Lock()
 
 
@@ -87,7 +89,10 @@ def _die_with_grid() -> None:
     """A run whose grid was killed must not write beside the one that takes its place.
 
     The process that forked it is the server, which takes its time to notice; the pipe from the grid closes at once.
+    Where the server alone is killed, Linux tells its children.
     """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     grid = multiprocessing.parent_process()
 
     def watch() -> None:

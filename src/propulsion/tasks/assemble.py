@@ -87,7 +87,7 @@ def to_task_data(
         notes.append(label_map.note)
     tables = with_validation(tables, columns.texts(), notes)
     splits = {split: _standard(table, columns, label_map, split) for split, table in tables.items()}
-    read_as = dict(zip(("text_column", "text_pair_column"), columns.texts(), strict=False)) if guess else {}
+    read_as = dict(zip(("text_column", "text_pair_column"), columns.texts(), strict=False))
     return TaskData(sampled(splits, source, notes), label_map.names, tuple(notes), read_as)
 
 

@@ -81,7 +81,7 @@ class TaskData:
         splits: "train", "validation" and what else there is, in the columns of the family.
         label_names: Names of the label ids; None where there are none.
         notes: What was guessed or decided on the way, one sentence each, for the user.
-        columns: The raw columns that were read as ``text_column`` and ``text_pair_column``, where they were guessed.
+        columns: The raw columns that were read as ``text_column`` and ``text_pair_column`` (text classification).
     """
 
     splits: Mapping[str, Dataset]

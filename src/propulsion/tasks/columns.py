@@ -55,9 +55,7 @@ def find_columns(table: Table, given: Columns, known: Columns, labelled: bool = 
     for option, name in (("text_column", given.text), ("text_pair_column", given.pair), ("label_column", given.label)):
         if name is not None and name not in table and (labelled or option != "label_column"):
             raise DataError(f"There is no column {name!r} ({option}).{near_misses(name, table)}{_there(table)}")
-    named = [name for name in (given.text, given.pair, given.label) if name is not None]
-    if twice := next((name for name in named if named.count(name) > 1), None):
-        raise DataError(f"The column {twice!r} is named twice: the text, its pair and the label are three columns.")
+    refuse_twice((given.text, given.pair, given.label))
     label = given.label or _first((known.label,), table) or _first(LABELS, table) if labelled else None
     if labelled and label is None:
         raise DataError(f"There is no label column: name it with --label_column.{_there(table)}")
@@ -72,6 +70,17 @@ def find_columns(table: Table, given: Columns, known: Columns, labelled: bool = 
         f"Guessed from the column names: the text is read from {text!r}{second}{third}; "
         "--text_column, --text_pair_column and --label_column say otherwise."
     )
+
+
+def refuse_twice(named: Iterable[str | None]) -> None:
+    """Refuse one column for two things.
+
+    Raises:
+        DataError: One is named twice.
+    """
+    names = [name for name in named if name is not None]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise DataError(f"The column {twice!r} is named twice: the text, its pair and the label are three columns.")
 
 
 def named_column(table: Table, given: str | None, usual: Sequence[str], option: str, what: str) -> str:
@@ -97,7 +106,8 @@ def named_column(table: Table, given: str | None, usual: Sequence[str], option: 
 
 def _text_columns(table: Table, given: Columns, known: Columns, label: str | None) -> tuple[str, str | None]:
     if given.text is not None:
-        return given.text, given.pair
+        known_pair = known.pair if known.pair in table and known.pair not in (given.text, label) else None
+        return given.text, given.pair or known_pair
     if known.text is not None and all(name in table for name in known.texts()):
         return known.text, given.pair or known.pair
     taken = {label, given.pair}

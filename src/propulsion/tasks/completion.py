@@ -106,10 +106,20 @@ class Completion(Task):
         """
         raw = read(source, self.name, self.hub_id, self.hub_config, self.default)
         given = {name: value for name in COLUMN_OPTIONS if (value := getattr(source, name)) is not None}
-        return convert_splits(with_names(raw, given, self.column_names(given), self.name), source, self.convert)
+        own = self.column_names(given)
+        if unread := [name for name in given if name not in own]:
+            if source.training:
+                raise DataError(
+                    f"{unread[0]} says nothing to the task {self.name}, whose columns have set names: drop it."
+                )
+            given = {name: value for name, value in given.items() if name in own}  # an older run may have named some
+        return convert_splits(with_names(raw, given, own), source, self.convert)
 
     def column_names(self, given: Mapping[str, str]) -> dict[str, str]:
-        """What the family calls the columns that the user may name, by the option that names them."""
+        """What the family calls the columns that the user may name, by the option that names them.
+
+        Under other keys: what the family would also read, but not beside what is named.
+        """
         return {}
 
     def unlabelled(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from propulsion.errors import DataError
 from propulsion.tasks.base import Batch, Lengths, Setup, TaskData
 from propulsion.tasks.completion import token_losses
 from propulsion.tasks.generation import Generation
@@ -41,9 +42,11 @@ class LanguageModelling(Generation):
 
     def column_names(self, given: Mapping[str, str]) -> dict[str, str]:
         """The text, or a prompt and its completion."""
-        if "label_column" in given:
-            return {"text_column": "prompt", "label_column": "completion"}
-        return {"text_column": "text"}
+        if "label_column" not in given:
+            return {"text_column": "text", "its prompt": "prompt", "its completion": "completion"}
+        if "text_column" not in given:
+            raise DataError("label_column names the completion of a prompt: name the prompt with --text_column too.")
+        return {"text_column": "prompt", "label_column": "completion"}
 
     def unanswered(self, row: Row) -> dict[str, Any]:
         """What is to be continued."""

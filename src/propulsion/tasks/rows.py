@@ -9,6 +9,7 @@ from typing import Any
 from propulsion.errors import DataError, near_misses
 from propulsion.tasks.assemble import sampled, with_validation
 from propulsion.tasks.base import DataSource, TaskData
+from propulsion.tasks.columns import refuse_twice
 from propulsion.tasks.tables import RawSplits, Table, from_rows, length
 
 Row = Mapping[str, Any]
@@ -26,38 +27,35 @@ KEYS = (
 COLUMN_OPTIONS = ("text_column", "text_pair_column", "label_column")
 
 
-def with_names(raw: RawSplits, given: Mapping[str, str], own: Mapping[str, str], task: str) -> RawSplits:
+def with_names(raw: RawSplits, given: Mapping[str, str], own: Mapping[str, str]) -> RawSplits:
     """The rows with the columns that the user named under the names that a family reads.
 
     Args:
         raw: What a folder, the hub or a miner gave.
         given: The columns that the user named, by option.
-        own: What the family calls them, by option.
-        task: The task's name, for messages.
+        own: What the family calls them, by option, and under other keys what it must not read beside them.
 
     Raises:
-        DataError: A column is not there, or the family reads none that could be named so.
+        DataError: A column is not there, or named twice.
     """
+    if not given:
+        return raw
+    refuse_twice(given.values())
     for option, name in given.items():
-        if option not in own:
-            raise DataError(
-                f"{option} says nothing to the task {task}, which reads columns by their own names: drop it."
-            )
         for split, table in raw.tables.items():
             if name not in table and not (option == "label_column" and split.startswith("test")):
                 there = ", ".join(map(repr, table))
                 hint = near_misses(name, table)
                 raise DataError(f"The {split} split has no column {name!r} ({option}).{hint} It has {there}.")
     renamed = {name: own[option] for option, name in given.items()}
+    unread = {name for key, name in own.items() if key in given or key not in COLUMN_OPTIONS}
     tables = {
         split: {
-            renamed.get(name, name): values
-            for name, values in table.items()
-            if name in renamed or name not in renamed.values()
+            renamed.get(name, name): values for name, values in table.items() if name in renamed or name not in unread
         }
         for split, table in raw.tables.items()
     }
-    return replace(raw, tables=tables) if given else raw
+    return replace(raw, tables=tables)
 
 
 def convert_splits(raw: RawSplits, source: DataSource, convert: Convert) -> TaskData:

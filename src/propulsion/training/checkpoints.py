@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from propulsion.errors import ConfigError
 from propulsion.records import PREDICTIONS_FILE, RECORD_FILE, RunSpec, write_atomically
@@ -26,6 +27,7 @@ _MAY_CHANGE = {
     *("device_map", "attn_implementation", "gradient_checkpointing", "use_cpu", "disable_tqdm", "report_to"),
     *("eval_strategy", "eval_steps", "per_device_eval_batch_size", "max_eval_samples", "early_stopping_patience"),
     *("save_strategy", "save_steps", "save_total_limit", "load_best_model_at_end", "logging_steps"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps"),  # which go with the number of devices
     *("max_new_tokens", "num_beams", "null_score_diff_threshold"),
 }
 # Everything that a run writes beside its checkpoints; nothing else in the folder is ever removed.
@@ -90,7 +92,16 @@ def resume_point(spec: RunSpec, folder: Path) -> Path | None:
 
 def write_spec(spec: RunSpec, checkpoint: Path) -> None:
     """Keep what a checkpoint is of beside it."""
-    write_atomically(checkpoint / SPEC_FILE, json.dumps(asdict(spec), indent=2) + "\n")
+    write_atomically(checkpoint / SPEC_FILE, json.dumps(_with_whole_paths(spec), indent=2) + "\n")
+
+
+def _with_whole_paths(spec: RunSpec) -> dict[str, Any]:
+    """The fields as JSON reads them; a folder is the same folder however it is written."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
+    for name in ("data_dir", "model_name_or_path"):
+        if values[name] is not None and Path(values[name]).is_dir():
+            values[name] = str(Path(values[name]).resolve())
+    return values
 
 
 def _refuse_another_run(spec: RunSpec, checkpoint: Path) -> None:
@@ -99,13 +110,13 @@ def _refuse_another_run(spec: RunSpec, checkpoint: Path) -> None:
         before = json.loads((checkpoint / SPEC_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
-    now = json.loads(json.dumps(asdict(spec)))
+    now = _with_whole_paths(spec)
     other = [name for name in now if name not in _MAY_CHANGE and name in before and before[name] != now[name]]
     if other:
         said = ", ".join(f"{name} {before[name]!r} and not {now[name]!r}" for name in other)
         raise ConfigError(
             f"{checkpoint} is of a run with {said}: go on with the same, or start again with "
-            "--overwrite_output_dir true."
+            "--overwrite_output_dir true and without --resume_from_checkpoint."
         )
 
 
@@ -114,7 +125,7 @@ def _refuse_to_overwrite(folder: Path, last: Path | None) -> None:
         raise ConfigError(
             f"{folder} holds a finished run: pass --overwrite_output_dir true to replace it, or another --output_dir."
         )
-    if last is None and (folder / "README.md").exists():
+    if last is None and (folder / "README.md").exists() and not (folder / PREDICTIONS_FILE).exists():
         raise ConfigError(
             f"{folder} holds a README.md, which the model card would replace: name another --output_dir, or pass "
             "--overwrite_output_dir true."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from propulsion.training.options import EvaluateOptions
 from propulsion.training.run import scores
 
 
-def evaluate(adapter_dir: Path, options: EvaluateOptions) -> dict[str, dict[str, float]]:
+def evaluate(
+    adapter_dir: Path, options: EvaluateOptions, tell: Callable[[str], object] = str
+) -> dict[str, dict[str, float]]:
     """The metrics of a finished run.
 
     Args:
         adapter_dir: The output folder of `train`.
         options: What differs from the run's own record.
+        tell: Is told what was guessed or left out.
 
     Returns:
         split → metric → value, as in record.json.
@@ -31,6 +35,8 @@ def evaluate(adapter_dir: Path, options: EvaluateOptions) -> dict[str, dict[str,
     record = RunRecord.read(adapter_dir)
     record = replace(record, spec=_changed(record.spec, options))
     data = load_data(record.spec, training=False)
+    for note in data.notes:
+        tell(note)
     _refuse_other_labels(data, record)
     data = replace(data, splits={name: data.splits[name] for name in _chosen(data, options.split)})
     job = restore(adapter_dir, record, data)

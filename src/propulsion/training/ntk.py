@@ -55,6 +55,8 @@ def measure_kernels(options: NtkOptions, tell: Callable[..., object] = print) ->
     for method in (options.method, "full"):
         changes = {} if method == options.method else {"method": method, "learning_rate": None, "target_modules": None}
         job = study.job(**changes)
+        if not trained_names(job)["body"]:
+            raise ConfigError(f"The method {method!r} trains the head alone: name one that also trains the body.")
         samples = study.samples(job)
         output, _ = study.readout(job)
         moments.setdefault(START, {}).update(_kernels(study, job, samples, method))
@@ -86,8 +88,6 @@ def compare(moments: dict[str, Kernels], method: str) -> dict[str, Any]:
         moments: Kernels by moment, the start first.
         method: The method's name.
     """
-    if not any(f"{method} body" in kernels for kernels in moments.values()):
-        raise ConfigError(f"The method {method!r} trains the head alone, which has no kernel to compare: name another.")
     pairs = {
         f"all weights / {method}": (("full", ("body", "head")), (method, ("body",))),
         f"weights without head / {method}": (("full", ("body",)), (method, ("body",))),

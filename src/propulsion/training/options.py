@@ -42,8 +42,10 @@ class PredictOptions:
 
     input: str = _option("-", ".jsonl or .csv file, or - for standard input (JSON objects or plain lines)")
     output: str = _option("predictions.jsonl", "where the rows go, each with its `prediction`; - for standard output")
-    text_column: str | None = _option(None, "column with the text; None: as trained, or guessed where it is not there")
-    text_pair_column: str | None = _option(None, "column with the second text, for pairs; None: as trained")
+    text_column: str | None = _option(None, "column with the text; None: the one that the run has read")
+    text_pair_column: str | None = _option(
+        None, "column with the second text, for pairs; None: the one that the run has read"
+    )
     max_new_tokens: int | None = _option(None, "longest answer that is generated, in tokens; None: as trained")
     num_beams: int | None = _option(None, "beams of the generation; None: as trained")
     null_score_diff_threshold: float | None = _option(
@@ -114,7 +116,7 @@ class StudyOptions:
     use_cpu: bool = _option(False, "stay on the CPU even if there is an accelerator")
 
     def __post_init__(self) -> None:
-        for name, least in (("num_samples", 2), ("steps", 0)):
+        for name, least in (("num_samples", 1), ("steps", 0)):
             if getattr(self, name, least) < least:
                 raise ConfigError(f"{name} must be at least {least}, and not {getattr(self, name)}.")
         if not self.memory > 0:
@@ -126,6 +128,11 @@ class NtkOptions(StudyOptions):
     """The tangent kernels of full fine-tuning and of a method, beside each other (figure 6)."""
 
     steps: int = _option(0, "also train both for this many steps, and compare the kernels there")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_samples < 2:
+            raise ConfigError("num_samples must be at least 2: a kernel compares samples.")
 
 
 @dataclass(frozen=True)

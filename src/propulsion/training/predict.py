@@ -88,17 +88,17 @@ def _check_output(options: PredictOptions) -> None:
     path = Path(options.output)
     if path.is_dir():
         raise ConfigError(f"{path} is a folder: name a .jsonl file in it to write to.")
-    if path.suffix not in (".jsonl", ".json", ""):
-        raise ConfigError(f"Cannot write {path}: the rows are written as JSON lines, name it {path.stem}.jsonl.")
+    if path.suffix in (".csv", ".tsv", ".parquet", ".xlsx", ".gz"):
+        raise ConfigError(f"Cannot write {path}: the rows are written as JSON lines, name it like predictions.jsonl.")
     if options.input != STANDARD_STREAM and path.resolve() == Path(options.input).resolve():
         raise ConfigError(f"{path} is the input too, which would be lost: name another --output.")
 
 
 def _columns(job: Job, rows: list[Row]) -> Mapping[str, str | None]:
-    """The columns that were named, or else those that the run has read, where the rows have them."""
-    if job.spec.text_column is None and job.data.columns and all(n in rows[0] for n in job.data.columns.values()):
-        return job.data.columns
-    return {"text_column": job.spec.text_column, "text_pair_column": job.spec.text_pair_column}
+    """The columns that were named, each or else the one that the run has read, where the rows have them."""
+    named = {name: getattr(job.spec, name) for name in ("text_column", "text_pair_column")}
+    read = {name: column for name, column in job.data.columns.items() if named[name] is None}
+    return named | read if all(column in rows[0] for column in read.values()) else named
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def train(spec: RunSpec, tell: Callable[[str], object] = str, data: TaskData | N
 
     Args:
         spec: What to run. Fields that are None are filled in by the task and the method.
-        tell: Is told, before the training starts, what was guessed or left out.
+        tell: Is told what was guessed or left out, before the training starts, and what its end shows.
         data: Rows to train on; None: those that the spec names.
 
     Returns:
