@@ -121,6 +121,18 @@ def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "propulsion" in capsys.readouterr().out
 
 
+def test_a_pipe_cuts_no_cell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    from propulsion.training.report import show, table
+
+    show(table("t", ["name", "text"], [["n" * 100, "t" * 100]]))
+    assert "n" * 100 in (printed := capsys.readouterr().out)
+    assert "t" * 100 in printed
+    monkeypatch.setenv("COLUMNS", "40")
+    show(table("t", ["name"], [["n" * 100]]))
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
+
+
 def test_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tasks"]) == 0
     assert "text-classification" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -11,6 +12,8 @@ from rich.table import Table
 from propulsion.methods.counts import Count
 from propulsion.methods.registry import Method
 from propulsion.records import RunRecord
+
+WIDTH_OF_A_FILE = 400
 
 
 def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> Table:
@@ -32,8 +35,13 @@ def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], ri
 
 
 def show(*parts: object) -> None:
-    """Print tables and lines to standard output, without reading markup into data."""
+    """Print tables and lines to standard output, without reading markup into data.
+
+    A file or a pipe has no width: there tables are as wide as what is in them, where a terminal would cut it.
+    """
     console = Console(markup=False, highlight=False, soft_wrap=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDTH_OF_A_FILE
     for part in parts:
         console.print(part, soft_wrap=isinstance(part, str))
 
