@@ -285,11 +285,9 @@ class RunRecord:
             raise ConfigError(f"There is no {file}: pass the output_dir of a finished `propulsion train`.")
         try:
             return cls.from_json(file.read_text(encoding="utf-8"))
-        except SchemaVersionError as error:
-            raise SchemaVersionError(f"{file}: {error}") from error
-        except UnknownNameError as error:
-            raise UnknownNameError(f"{file}: {error}") from error
-        except (ConfigError, UnicodeDecodeError) as error:
+        except (ConfigError, UnknownNameError) as error:
+            raise type(error)(f"{file}: {error}") from error
+        except UnicodeDecodeError as error:
             raise ConfigError(f"{file}: {error}") from error
 
 
