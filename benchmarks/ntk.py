@@ -18,9 +18,9 @@ from memory import MIB, peak, processes, resident
 from subjects import build
 from torch import Tensor, nn
 
-from propulsion.analysis.gradients import Row, split_rows
-from propulsion.analysis.ntk import empirical_ntk
-from propulsion.analysis.readout import make_readout
+from propulsion_tools.theory.gradients import Row, split_rows
+from propulsion_tools.theory.readout import make_readout
+from propulsion_tools.theory.tangent_kernel import empirical_ntk
 
 READOUT = make_readout("difference", 2)
 GOALS = {"minilm": "≤ 60 s, ≤ 3 GB", "roberta-base": "≤ 360 s, ≤ 6 GB"}

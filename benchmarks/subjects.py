@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor, nn
 
 from propulsion import PropulsionConfig
-from propulsion.adapter.targets import resolve_preset
+from propulsion.targets import resolve_preset
 
 DEGREE = 15
 FLASH = {"attention_probs_dropout_prob": 0.0}  # with dropout of the attention there is no flash attention on the CPU

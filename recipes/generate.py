@@ -1,7 +1,7 @@
 """Writes one recipe for each row of the paper's tables 1, 2, 3 and 9–23: `python recipes/generate.py`.
 
-The rows are those of the numbers that come with `propulsion.methods`; how each is run here is in `recipes/source.py`.
-What is in the folders table1 to table23 is replaced, and the README beside them is written anew.
+The rows are those of the numbers that come with `propulsion_tools.methods`; how each is run here is in
+`recipes/source.py`. What is in the folders table1 to table23 is replaced, and the README beside them is written anew.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from source import (
     Value,
 )
 
-from propulsion.methods import get_method
-from propulsion.methods.counts import Setting, paper_setting
-from propulsion.methods.paper import PaperResult, paper_results
-from propulsion.records import RunSpec
+from propulsion_tools.methods import get_method
+from propulsion_tools.methods.counts import Setting, paper_setting
+from propulsion_tools.methods.paper_results import PaperResult, paper_results
+from propulsion_tools.records import RunSpec
 
 HERE = Path(__file__).parent
 BATCH = 64

@@ -126,7 +126,7 @@ METHODS = {
     "Propulsion(Attn)": "propulsion-attn",
 }
 """Our names of the methods of tables 3 and 9–23; those of tables 1 and 2, with what gives their counts, are in
-`propulsion.methods.counts`."""
+`propulsion_tools.methods.counts`."""
 COUNTED = "gives the parameters that the table prints"
 # What 1,024 positions leave for the text.
 ROOM = {("bart-large", "prompt-tuning"): 512, ("bart-large", "prefix-tuning"): 1004}

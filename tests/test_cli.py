@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from propulsion import cli
-from propulsion.cli import COMMANDS, _parse, main
-from propulsion.records import RunSpec
+from propulsion_tools import cli
+from propulsion_tools.cli import COMMANDS, _parse, main
+from propulsion_tools.records import RunSpec
 
 
 def parse(*words: str) -> RunSpec:
@@ -123,7 +123,7 @@ def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_pipe_cuts_no_cell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
-    from propulsion.training.report import show, table
+    from propulsion_tools.training.console import show, table
 
     show(table("t", ["name", "text"], [["n" * 100, "t" * 100]]))
     assert "n" * 100 in (printed := capsys.readouterr().out)
@@ -139,8 +139,8 @@ def test_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_command_line_does_not_import_training_for_its_help() -> None:
-    code = "import sys; from propulsion.cli import main; main(['--help']); assert 'datasets' not in sys.modules"
-    code += "; assert 'propulsion.training.run' not in sys.modules and 'matplotlib' not in sys.modules"
+    code = "import sys; from propulsion_tools.cli import main; main(['--help']); assert 'datasets' not in sys.modules"
+    code += "; assert 'propulsion_tools.training.run' not in sys.modules and 'matplotlib' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in COMMANDS)

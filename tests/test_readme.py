@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from propulsion import cli
+from propulsion_tools import cli
 from tests.tiny_models import tiny_model
 
 ROOT = Path(__file__).parent.parent

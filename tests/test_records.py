@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from propulsion.errors import ConfigError, UnknownNameError
-from propulsion.records import RunRecord, RunSpec, write_atomically
+from propulsion_tools.errors import OptionError, UnknownNameError
+from propulsion_tools.records import RunRecord, RunSpec, write_atomically
 
 NAMES = st.text(min_size=1, max_size=12)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -82,7 +82,7 @@ def test_unknown_field_of_a_spec_is_refused_with_its_near_miss() -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema_version": 99}', '{"schema_version": 1}'])
 def test_what_is_no_record_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="record"):
+    with pytest.raises(OptionError, match="record"):
         RunRecord.from_json(text)
 
 
@@ -108,12 +108,12 @@ def test_what_is_no_record_is_refused(text: str) -> None:
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=field):
+    with pytest.raises(OptionError, match=field):
         replace(RunSpec(), **{field: value})  # type: ignore[arg-type]
 
 
 def test_the_best_checkpoint_needs_evaluations() -> None:
-    with pytest.raises(ConfigError, match="eval_strategy"):
+    with pytest.raises(OptionError, match="eval_strategy"):
         RunSpec(load_best_model_at_end=True, eval_strategy="no")
 
 
@@ -138,7 +138,7 @@ def test_write_leaves_the_old_file_when_it_is_interrupted(tmp_path: Path, monkey
 def test_read_accepts_the_folder_and_names_what_is_missing(tmp_path: Path) -> None:
     example().write(tmp_path / "record.json")
     assert RunRecord.read(tmp_path) == RunRecord.read(tmp_path / "record.json") == example()
-    with pytest.raises(ConfigError, match="propulsion train"):
+    with pytest.raises(OptionError, match="propulsion train"):
         RunRecord.read(tmp_path / "elsewhere")
 
 
@@ -158,7 +158,7 @@ def test_read_accepts_the_folder_and_names_what_is_missing(tmp_path: Path) -> No
 )
 def test_values_of_another_type_are_refused(changes: dict[str, object]) -> None:
     values = {**json.loads(example().to_json()), **changes}
-    with pytest.raises(ConfigError, match=f"{next(iter(changes))} is of the wrong type"):
+    with pytest.raises(OptionError, match=f"{next(iter(changes))} is of the wrong type"):
         RunRecord.from_json(json.dumps(values))
 
 
@@ -168,7 +168,7 @@ def test_values_of_another_type_are_refused(changes: dict[str, object]) -> None:
 def test_a_record_that_lacks_a_number_is_refused(name: str, key: str) -> None:
     values = json.loads(example().to_json())
     del values[name][key]
-    with pytest.raises(ConfigError, match=f"lacks {key} in {name}"):
+    with pytest.raises(OptionError, match=f"lacks {key} in {name}"):
         RunRecord.from_json(json.dumps(values))
 
 
@@ -178,5 +178,5 @@ def test_numbers_that_were_not_finite_can_be_read_again() -> None:
 
 
 def test_brackets_without_end_are_no_json() -> None:
-    with pytest.raises(ConfigError, match="not JSON"):
+    with pytest.raises(OptionError, match="not JSON"):
         RunRecord.from_json("[" * 100_000)

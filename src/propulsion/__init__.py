@@ -3,7 +3,12 @@
 Importing this package registers the method with PEFT.
 """
 
-from propulsion.adapter import PropulsionConfig, PropulsionModel
+from propulsion.register import register
+
+register()
+
+from propulsion.config import PropulsionConfig  # noqa: E402
+from propulsion.tuner import PropulsionModel  # noqa: E402
 
 __all__ = ["PropulsionConfig", "PropulsionModel"]
 __version__ = "0.1.0"

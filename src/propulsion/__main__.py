@@ -2,7 +2,7 @@
 
 import sys
 
-from propulsion.cli import main
+from propulsion_tools.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -75,8 +75,9 @@ def test_one_round_writes_what_the_report_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import inference
-    import report
     import training_step
+
+    import report
 
     common = ["--models", "roberta-base", "--batch", "1", "--length", "8", "--rounds", "3", "--minutes", "0"]
     few = ["--methods", "propulsion-all", "propulsion-attn", "ia3-all", "ia3-attn", "lora-all"]

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from propulsion.compare.grid import Grid
-from propulsion.compare.grid_file import grid_from
-from propulsion.compare.plan import Run
-from propulsion.compare.store import Failure, Outcome
 from propulsion.errors import PropulsionError
-from propulsion.records import RunSpec
-from propulsion.training.run import train
+from propulsion_tools.compare.grid import Grid
+from propulsion_tools.compare.grid_file import grid_from
+from propulsion_tools.compare.plan import Run
+from propulsion_tools.compare.run_folders import Failure, Outcome
+from propulsion_tools.errors import ToolsError
+from propulsion_tools.records import RunSpec
+from propulsion_tools.training.run import train
 from tests.training.conftest import data_dir, tiny_model  # noqa: F401
 
 MakeGrid = Callable[..., Grid]
@@ -64,7 +65,7 @@ class Here:
 def attempt(spec: RunSpec) -> Failure | None:
     try:
         train(replace(spec, overwrite_output_dir=True))
-    except PropulsionError as error:
+    except (PropulsionError, ToolsError) as error:
         return Failure(str(error), 2, 0.0)
     return None
 

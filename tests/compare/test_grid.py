@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from propulsion.cli import COMMANDS, _parse, main
-from propulsion.compare.command import check_disk, check_folders
-from propulsion.compare.grid import Grid
-from propulsion.compare.grid_file import grid_from, read_grid
-from propulsion.compare.plan import cells, final_runs, rates, selection_runs, spec_hash, words
-from propulsion.errors import ConfigError, PropulsionError
-from propulsion.records import RunSpec
+from propulsion.errors import PropulsionError
+from propulsion_tools.cli import COMMANDS, _parse, main
+from propulsion_tools.compare.command import check_disk, check_folders
+from propulsion_tools.compare.grid import Grid
+from propulsion_tools.compare.grid_file import grid_from, read_grid
+from propulsion_tools.compare.plan import cells, final_runs, rates, selection_runs, spec_hash, words
+from propulsion_tools.errors import OptionError, ToolsError
+from propulsion_tools.records import RunSpec
 from tests.compare.conftest import MakeGrid
 
 GOOD: dict[str, Any] = {"methods": ["head", "lora"], "tasks": ["docstrings"]}
@@ -60,7 +61,7 @@ GOOD: dict[str, Any] = {"methods": ["head", "lora"], "tasks": ["docstrings"]}
     ],
 )
 def test_what_is_wrong_is_named(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(PropulsionError, match=said):
+    with pytest.raises((PropulsionError, ToolsError), match=said):
         grid_from({**GOOD, **changes}, "grid")
 
 
@@ -95,15 +96,15 @@ def test_bad_files_give_one_sentence_and_status_2(
 )
 def test_hostile_and_careless_files_are_one_sentence(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "grid.yaml").write_text(f"methods: [head]\ntasks: [docstrings]\n{text}\n")
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(OptionError, match=said):
         read_grid(tmp_path / "grid.yaml")
 
 
 def test_rows_that_would_share_a_folder_are_refused(make_grid: MakeGrid) -> None:
     rows = {"a/b": {"method": "head"}, "a-b": {"method": "head"}}
-    with pytest.raises(ConfigError, match="'a/b' and 'a-b'"):
+    with pytest.raises(OptionError, match="'a/b' and 'a-b'"):
         check_folders(make_grid(methods=rows))
-    with pytest.raises(ConfigError, match="rate_factors"):
+    with pytest.raises(OptionError, match="rate_factors"):
         check_folders(make_grid(rate_factors=[1.0, 1.00001]))
     rows["a-b"] = {"method": "lora"}
     check_folders(make_grid(methods=rows, rate_factors=[1.0, 1.1]))
@@ -183,6 +184,6 @@ def test_a_grid_that_does_not_fit_on_the_disk_is_refused_with_its_count(
     check_disk(made)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
-    with pytest.raises(ConfigError, match=r"The 6 final runs of tiny may take .* and .* has 1 MiB free"):
+    with pytest.raises(OptionError, match=r"The 6 final runs of tiny may take .* and .* has 1 MiB free"):
         check_disk(made)
     assert not (tmp_path / "runs").exists()

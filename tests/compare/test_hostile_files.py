@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from propulsion.compare.report import as_markdown
-from propulsion.compare.store import FAILURE_FILE, failure, keep_proof_alone
-from propulsion.compare.summary import read_answers
-from propulsion.compare.tables import Cell, Table
-from propulsion.records import PREDICTIONS_FILE, RunRecord, RunSpec
+from propulsion_tools.compare.run_folders import FAILURE_FILE, failure, keep_proof_alone
+from propulsion_tools.records import PREDICTIONS_FILE, RunRecord, RunSpec
+from propulsion_tools.report.summary import read_answers
+from propulsion_tools.report.tables import Cell, Table
+from propulsion_tools.report.write import as_markdown
 
 RECORD = RunRecord(RunSpec(), {"validation": {}}, {}, 0, {}, 0, {})
 

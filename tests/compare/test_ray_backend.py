@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from propulsion.compare.ray_backend import RayTasks, train_there
-from propulsion.compare.results import all_results
-from propulsion.compare.runner import run_grid
-from propulsion.errors import ConfigError
+from propulsion_tools.compare.ray_backend import RayTasks, train_there
+from propulsion_tools.compare.results import all_results
+from propulsion_tools.compare.runner import run_grid
+from propulsion_tools.errors import OptionError
 from tests.compare.conftest import MakeGrid, Notes
 
 pytest.importorskip("ray", reason="ray is not installed: pip install 'propulsion-peft[distributed]'")
@@ -68,7 +68,7 @@ def test_a_worker_killed_midway_loses_nothing(cluster: Any, make_grid: MakeGrid,
 
 
 def test_no_cluster_at_the_address_is_one_sentence() -> None:
-    with pytest.raises(ConfigError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
+    with pytest.raises(OptionError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
         RayTasks("127.0.0.1:1")
 
 

@@ -15,14 +15,14 @@ import psutil
 import pytest
 import yaml
 
-from propulsion.compare.backend import LocalProcesses
-from propulsion.compare.command import require_a_finished_run
-from propulsion.compare.progress import Estimate, GridProgress
-from propulsion.compare.results import all_results
-from propulsion.compare.runner import run_grid
-from propulsion.compare.store import Failure, outcome
-from propulsion.errors import ConfigError, RunsFailedError, SchemaVersionError
-from propulsion.records import RunRecord
+from propulsion_tools.compare.command import require_a_finished_run
+from propulsion_tools.compare.local_backend import LocalProcesses
+from propulsion_tools.compare.progress import Estimate, GridProgress
+from propulsion_tools.compare.results import all_results
+from propulsion_tools.compare.run_folders import Failure, outcome
+from propulsion_tools.compare.runner import run_grid
+from propulsion_tools.errors import OptionError, RunsFailedError, SchemaVersionError
+from propulsion_tools.records import RunRecord
 from tests.compare.conftest import Here, MakeGrid, Notes
 
 
@@ -188,7 +188,7 @@ def test_two_processes_never_run_the_same_grid(make_grid: MakeGrid) -> None:
 
     class Nosy(Here):
         def submit(self, run: object) -> object:  # type: ignore[override]
-            with pytest.raises(ConfigError, match="Another process"):
+            with pytest.raises(OptionError, match="Another process"):
                 run_grid(grid, Here(), Notes())
             return super().submit(run)  # type: ignore[arg-type]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from propulsion.cli import main
-from propulsion.errors import ConfigError
-from propulsion.methods import counts as counting
-from propulsion.methods.counts import MODELS, Count, model_config
-from propulsion.methods.paper import paper_parameters, paper_results
+from propulsion_tools.cli import main
+from propulsion_tools.errors import OptionError
+from propulsion_tools.methods import counts as counting
+from propulsion_tools.methods.counts import MODELS, Count, model_config
+from propulsion_tools.methods.paper_results import paper_parameters, paper_results
 
 # Head included where the paper includes it: rows of table 1, and of table 2 for the last two models.
 EXACT = {
@@ -87,7 +87,7 @@ def test_every_number_of_the_paper_is_carried() -> None:
 
 
 def test_unknown_models_are_refused_and_folders_are_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="roberta-base"):
+    with pytest.raises(OptionError, match="roberta-base"):
         model_config("roberta-bass")
     model_config("minilm").save_pretrained(tmp_path)
     assert model_config(str(tmp_path)).hidden_size == MODELS["minilm"][1]["hidden_size"]

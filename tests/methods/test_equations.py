@@ -15,12 +15,12 @@ from tests.tiny_models import tiny_inputs, tiny_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from propulsion.methods.increlora import Grant, Growing, Options
-from propulsion.methods.intrinsic_said import hadamard
-from propulsion.methods.loraprune import Options as PruneOptions
-from propulsion.methods.loraprune import Prune, Pruned
-from propulsion.methods.propetl import Masked, TopShare
-from propulsion.records import RunSpec
+from propulsion_tools.methods.increlora import Grant, Growing, Options
+from propulsion_tools.methods.intrinsic_said import hadamard
+from propulsion_tools.methods.loraprune import Options as PruneOptions
+from propulsion_tools.methods.loraprune import Prune, Pruned
+from propulsion_tools.methods.propetl import Masked, TopShare
+from propulsion_tools.records import RunSpec
 
 SPEC = {"max_length": 8}
 LINEAR = "encoder.layer.1.attention.self.query"

@@ -20,11 +20,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from propulsion.errors import ConfigError, TargetError, UnknownNameError
-from propulsion.methods import Method, get_method, method_names, register
-from propulsion.methods.heads import head_modules
-from propulsion.methods.places import target_names
-from propulsion.records import RunSpec
+from propulsion.errors import TargetError
+from propulsion_tools.errors import OptionError, UnknownNameError
+from propulsion_tools.methods import Method, get_method, method_names, register
+from propulsion_tools.methods.heads import head_modules
+from propulsion_tools.methods.layer_names import target_names
+from propulsion_tools.records import RunSpec
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def test_unknown_names_are_refused_with_near_misses_and_duplicates_too() -> None
         get_method("propulson")
     with pytest.raises(UnknownNameError, match=r"There are .*full, head"):
         get_method("zzz")
-    with pytest.raises(ConfigError, match="already"):
+    with pytest.raises(OptionError, match="already"):
         register(Method("lora", "again", lambda model, spec, task: torch.nn.Identity(), lambda spec: 1.0))
 
 
@@ -122,7 +123,7 @@ def test_unknown_names_are_refused_with_near_misses_and_duplicates_too() -> None
 def test_arguments_that_a_method_does_not_have_are_refused_before_a_model_is_loaded(
     method: str, arguments: dict[str, object], said: str
 ) -> None:
-    with pytest.raises((ConfigError, UnknownNameError), match=said):
+    with pytest.raises((OptionError, UnknownNameError), match=said):
         get_method(method).check(RunSpec(method=method, method_args=arguments))
 
 
@@ -145,7 +146,7 @@ def test_arguments_that_a_method_does_not_have_are_refused_before_a_model_is_loa
 def test_arguments_out_of_range_are_refused_in_one_sentence(
     method: str, arguments: dict[str, object], said: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(OptionError, match=said):
         get_method(method).build(bert(), RunSpec(method=method, method_args=arguments), Classification())
 
 
@@ -172,18 +173,18 @@ def test_arguments_out_of_range_are_refused_in_one_sentence(
 def test_what_does_not_apply_to_a_model_is_refused_with_the_reason(  # type: ignore[no-untyped-def]
     make, method: str, changes: dict[str, object], said: str
 ) -> None:
-    with pytest.raises((ConfigError, TargetError), match=said):
+    with pytest.raises((OptionError, TargetError), match=said):
         get_method(method).build(make(), RunSpec(method=method, max_length=8, **changes), Classification())
 
 
 def test_what_cannot_run_here_says_so_before_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="CUDA or XPU"):
+    with pytest.raises(OptionError, match="CUDA or XPU"):
         get_method("loftq").check(RunSpec(method="loftq"))
     if importlib.util.find_spec("gptqmodel") is None:
-        with pytest.raises(ConfigError, match="gptqmodel"):
+        with pytest.raises(OptionError, match="gptqmodel"):
             get_method("qa-lora").check(RunSpec(method="qa-lora"))
-    with pytest.raises(ConfigError, match="GPTQ layers"):
+    with pytest.raises(OptionError, match="GPTQ layers"):
         get_method("qa-lora").build(bert(), RunSpec(method="qa-lora"), Classification())
 
 

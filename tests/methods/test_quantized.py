@@ -12,10 +12,10 @@ from peft.tuners.lora import layer as lora_layer
 from tests.methods.test_methods import Classification
 from tests.tiny_models import tiny_inputs, tiny_model
 
-from propulsion.methods import get_method
-from propulsion.records import RunSpec
-from propulsion.training.job import resolve
-from propulsion.training.store import open_adapter, save_trained
+from propulsion_tools.methods import get_method
+from propulsion_tools.records import RunSpec
+from propulsion_tools.training.job import resolve
+from propulsion_tools.training.trained_files import open_adapter, save_trained
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 

@@ -11,7 +11,7 @@ from tests.tiny_models import tiny_model
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 from transformers import AutoModelForTokenClassification as TokenClassifier
 
-from propulsion.methods.virtual_tokens import NOT_SCORED, align
+from propulsion_tools.methods.virtual_tokens import NOT_SCORED, align
 
 COUNT, WORDS = 5, 7
 DECODERS = ("llama", "bloom", "gptj", "falcon", "mistral", "phi", "gpt2")

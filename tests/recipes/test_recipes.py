@@ -17,11 +17,11 @@ sys.path.insert(0, str(RECIPES))
 
 import generate  # noqa: E402
 
-from propulsion.cli import main  # noqa: E402
-from propulsion.methods import get_method  # noqa: E402
-from propulsion.methods.paper import paper_results  # noqa: E402
-from propulsion.records import RunSpec  # noqa: E402
-from propulsion.tasks import get_task  # noqa: E402
+from propulsion_tools.cli import main  # noqa: E402
+from propulsion_tools.methods import get_method  # noqa: E402
+from propulsion_tools.methods.paper_results import paper_results  # noqa: E402
+from propulsion_tools.records import RunSpec  # noqa: E402
+from propulsion_tools.tasks import get_task  # noqa: E402
 
 FILES = sorted(RECIPES.glob("table*/*.yaml"))
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from propulsion.errors import DataError
-from propulsion.tasks.answers import standard_answers
+from propulsion_tools.errors import DataError
+from propulsion_tools.tasks.answers import standard_answers
 
 CONTEXT = "In May it rains; in May 1889 it did not."
 MAY = {"text": ["May"], "answer_start": [3]}

@@ -10,11 +10,11 @@ import pytest
 import torch
 from tests.tasks.conftest import Write, rows_of
 
-from propulsion.errors import ConfigError, DataError, UnknownNameError
-from propulsion.tasks import DataSource, Lengths, Setup, get_task, register, task_names
-from propulsion.tasks.base import INDEX
-from propulsion.tasks.classification import TextClassification
-from propulsion.tasks.tables import RawSplits
+from propulsion_tools.errors import DataError, OptionError, UnknownNameError
+from propulsion_tools.tasks import DataSource, Lengths, Setup, get_task, register, task_names
+from propulsion_tools.tasks.base import INDEX
+from propulsion_tools.tasks.classification import TextClassification
+from propulsion_tools.tasks.raw_tables import RawSplits
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 GENERIC = "text-classification"
@@ -208,11 +208,11 @@ def test_a_label_that_is_no_number_is_refused_in_regression(write: Write) -> Non
 
 
 def test_contradictory_sources_are_refused() -> None:
-    with pytest.raises(ConfigError, match="both given"):
+    with pytest.raises(OptionError, match="both given"):
         DataSource(data_dir="here", dataset_name="there")
-    with pytest.raises(ConfigError, match="does not go with data_dir"):
+    with pytest.raises(OptionError, match="does not go with data_dir"):
         DataSource(data_dir="here", dataset_config_name="there")
-    with pytest.raises(ConfigError, match="max_train_samples must be at least 1, not 0"):
+    with pytest.raises(OptionError, match="max_train_samples must be at least 1, not 0"):
         DataSource(max_train_samples=0)
 
 
@@ -316,5 +316,5 @@ def test_names_are_looked_up_with_near_misses_and_never_taken_twice() -> None:
     assert task_names()[:2] == ["docstrings", GENERIC]
     with pytest.raises(UnknownNameError, match="Did you mean 'sst2'"):
         get_task("sst-2")
-    with pytest.raises(ConfigError, match="already a task 'sst2'"):
+    with pytest.raises(OptionError, match="already a task 'sst2'"):
         register(get_task("sst2"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from propulsion.tasks import task_names
+from propulsion_tools.tasks import task_names
 
 PAGE = Path(__file__).parents[2] / "docs" / "tasks.md"
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from propulsion.errors import DataError, PropulsionError
-from propulsion.tasks.files import read_folder, read_table, split_name
+from propulsion.errors import PropulsionError
+from propulsion_tools.errors import DataError, ToolsError
+from propulsion_tools.tasks.data_files import read_folder, read_table, split_name
 
 ROWS = [
     {"sentence": 'a "quoted", and\nbroken line', "label": "no"},
@@ -154,7 +155,7 @@ def test_what_is_not_what_its_name_says_is_refused(tmp_path: Path, case: str) ->
     make(tmp_path)
     with pytest.raises(DataError, match=message) as caught:
         read_folder(str(tmp_path))
-    assert isinstance(caught.value, PropulsionError)
+    assert isinstance(caught.value, PropulsionError | ToolsError)
     assert isinstance(caught.value, ValueError)
 
 

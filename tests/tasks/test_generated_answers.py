@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import EvalPrediction
 
-from propulsion.tasks import Setup, get_task
-from propulsion.tasks.arithmetic import last_letter, last_number
-from propulsion.tasks.completion import token_losses
-from propulsion.tasks.language_modelling import Perplexity
-from propulsion.tasks.ranking import IMPOSSIBLE, _by_owner
-from propulsion.tasks.text_metrics import MeanScores
+from propulsion_tools.tasks import Setup, get_task
+from propulsion_tools.tasks.arithmetic import last_letter, last_number
+from propulsion_tools.tasks.completion import token_losses
+from propulsion_tools.tasks.language_modelling import Perplexity
+from propulsion_tools.tasks.ranking import IMPOSSIBLE, _by_owner
+from propulsion_tools.tasks.text_metrics import MeanScores
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import EvalPrediction
 
-from propulsion.errors import ConfigError, NotFiniteError
-from propulsion.tasks import get_task
-from propulsion.tasks.metrics import streamed
+from propulsion_tools.errors import NotFiniteError, OptionError
+from propulsion_tools.tasks import get_task
+from propulsion_tools.tasks.metrics import streamed
 
 
 @settings(deadline=None, max_examples=50)
@@ -63,11 +63,13 @@ def test_output_that_is_not_finite_is_no_score(value: Any) -> None:
 
 
 def test_an_unknown_score_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no score 'bleu'; there are accuracy"):
+    with pytest.raises(OptionError, match="no score 'bleu'; there are accuracy"):
         streamed(("bleu",))
 
 
 def test_importing_the_tasks_imports_none_of_the_extras() -> None:
-    code = "import sys, peft; before = set(sys.modules); import propulsion.tasks; print(*set(sys.modules) - before)"
+    code = (
+        "import sys, peft; before = set(sys.modules); import propulsion_tools.tasks; print(*set(sys.modules) - before)"
+    )
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert not {"datasets", "sklearn", "scipy", "pandas", "pyarrow"} & set(run.stdout.split())

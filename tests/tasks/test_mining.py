@@ -14,16 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from propulsion.errors import DataError
-from propulsion.tasks import mining
-from propulsion.tasks.mining import packages, rows
-from propulsion.tasks.mining.completions import completion_row
-from propulsion.tasks.mining.mentions import mention_row
-from propulsion.tasks.mining.packages import package_row
-from propulsion.tasks.mining.questions import question_row
-from propulsion.tasks.mining.source import Documented, documented_in, key_of
-from propulsion.tasks.mining.summaries import summary_row
-from propulsion.tasks.tables import Table, length
+from propulsion_tools.errors import DataError
+from propulsion_tools.tasks import mining
+from propulsion_tools.tasks.mining import mined_rows as rows
+from propulsion_tools.tasks.mining import packages
+from propulsion_tools.tasks.mining.completions import completion_row
+from propulsion_tools.tasks.mining.mentions import mention_row
+from propulsion_tools.tasks.mining.packages import package_row
+from propulsion_tools.tasks.mining.questions import question_row
+from propulsion_tools.tasks.mining.source import Documented, documented_in, key_of
+from propulsion_tools.tasks.mining.summaries import summary_row
+from propulsion_tools.tasks.raw_tables import Table, length
 
 WORDS = ["solve", "invert", "shuffle", "gather", "plot", "sort", "weigh", "colour", "prune", "index"]
 SIZES = {"train": 40, "validation": 10}

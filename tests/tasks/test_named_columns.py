@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from propulsion.errors import DataError
-from propulsion.tasks import DataSource, get_task
+from propulsion_tools.errors import DataError
+from propulsion_tools.tasks import DataSource, get_task
 
 
 def source(folder: Path, **named: str) -> DataSource:

@@ -10,14 +10,14 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from propulsion.errors import ConfigError, DataError
-from propulsion.tasks import Lengths, Setup, get_task
-from propulsion.tasks.base import accepted_by, forward_arguments
-from propulsion.tasks.completion import completion_only
-from propulsion.tasks.kinds import CAUSAL_LM, SEQ2SEQ_LM, SEQUENCE_CLASSIFIER, of_kind
-from propulsion.tasks.padding import NOT_SCORED
-from propulsion.tasks.prompts import Cutter
-from propulsion.training.smoke import build_tiny, tiny_config
+from propulsion_tools.errors import DataError, OptionError
+from propulsion_tools.tasks import Lengths, Setup, get_task
+from propulsion_tools.tasks.base import accepted_by, forward_arguments
+from propulsion_tools.tasks.completion import completion_only
+from propulsion_tools.tasks.model_kinds import CAUSAL_LM, SEQ2SEQ_LM, SEQUENCE_CLASSIFIER, of_kind
+from propulsion_tools.tasks.padding import NOT_SCORED
+from propulsion_tools.tasks.prompts import Cutter
+from propulsion_tools.training.smoke import build_tiny, tiny_config
 
 CHAT = "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}"
 CHAT += "{% if add_generation_prompt %}[assistant] {% endif %}"
@@ -203,5 +203,5 @@ def test_a_model_of_the_wrong_kind_is_refused(name: str, kinds: Any, wanted: Any
     if not isinstance(wanted, str):
         assert of_kind("some-task", config, *kinds) is wanted
         return
-    with pytest.raises(ConfigError, match=wanted):
+    with pytest.raises(OptionError, match=wanted):
         of_kind("some-task", config, *kinds)

@@ -10,11 +10,11 @@ import torch
 from tests.tasks.conftest import Write
 from transformers import EvalPrediction
 
-from propulsion.errors import DataError
-from propulsion.tasks import DataSource, Lengths, Setup, get_task
-from propulsion.tasks.base import INDEX
-from propulsion.tasks.question_answering import END_CHARS, NULL, START_CHARS
-from propulsion.tasks.span_metrics import SpanMetrics
+from propulsion_tools.errors import DataError
+from propulsion_tools.tasks import DataSource, Lengths, Setup, get_task
+from propulsion_tools.tasks.base import INDEX
+from propulsion_tools.tasks.question_answering import END_CHARS, NULL, START_CHARS
+from propulsion_tools.tasks.span_metrics import SpanMetrics
 
 CONTEXT = " ".join(f"w{number}" for number in range(20))
 

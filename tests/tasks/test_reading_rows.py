@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from tests.tasks.conftest import Write
 
-from propulsion.errors import DataError
-from propulsion.tasks import DataSource, get_task
-from propulsion.tasks.tables import RawSplits
+from propulsion_tools.errors import DataError
+from propulsion_tools.tasks import DataSource, get_task
+from propulsion_tools.tasks.raw_tables import RawSplits
 
 FORMS: list[tuple[str, dict[str, Any], str, str]] = [
     ("boolq", {"question": "is it so", "passage": "It is.", "answer": True}, "true", "It is.\nis it so"),

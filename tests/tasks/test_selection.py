@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from datasets import Dataset
 
-from propulsion.errors import DataError
-from propulsion.tasks import TaskData
-from propulsion.tasks.selection import set_aside
+from propulsion_tools.errors import DataError
+from propulsion_tools.tasks import TaskData
+from propulsion_tools.tasks.selection import set_aside
 
 
 def data(count: int, repeats: int = 1) -> TaskData:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from propulsion.tasks.squad import best_threshold, exact_match, f1, normalized
+from propulsion_tools.tasks.squad import best_threshold, exact_match, f1, normalized
 
 BRONCOS = ["Denver Broncos", "Denver Broncos", "Denver Broncos"]
 STADIUM = ["Santa Clara, California", "Levi's Stadium", "Levi's Stadium in the San Francisco Bay Area"]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from propulsion.errors import DataError
-from propulsion.tasks.tags import check_lengths, tag_ids, tag_names
+from propulsion_tools.errors import DataError
+from propulsion_tools.tasks.tags import check_lengths, tag_ids, tag_names
 
 NAMES = ("O", "B-X", "I-X")
 

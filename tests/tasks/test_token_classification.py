@@ -11,12 +11,12 @@ import torch
 from tests.tasks.conftest import Write
 from transformers import EvalPrediction
 
-from propulsion.errors import DataError
-from propulsion.tasks import DataSource, Lengths, Setup, get_task
-from propulsion.tasks.base import INDEX
-from propulsion.tasks.padding import NOT_SCORED
-from propulsion.tasks.tag_metrics import TagMetrics
-from propulsion.tasks.token_classification import OPENED
+from propulsion_tools.errors import DataError
+from propulsion_tools.tasks import DataSource, Lengths, Setup, get_task
+from propulsion_tools.tasks.base import INDEX
+from propulsion_tools.tasks.padding import NOT_SCORED
+from propulsion_tools.tasks.tag_metrics import TagMetrics
+from propulsion_tools.tasks.token_classification import OPENED
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "ncbi_disease"
 NAMES = ("O", "B-X", "I-X", "B-Y", "I-Y")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from propulsion.errors import ConfigError, DataError
-from propulsion.tasks.windows import (
+from propulsion_tools.errors import DataError, OptionError
+from propulsion_tools.tasks.windows import (
     LONGEST_ANSWER,
     OUTSIDE,
     best_spans,
@@ -67,7 +67,7 @@ def test_a_tokenizer_without_offsets_is_refused() -> None:
     class Slow:
         is_fast = False
 
-    with pytest.raises(ConfigError, match="Slow does not know which characters"):
+    with pytest.raises(OptionError, match="Slow does not know which characters"):
         word_windows([["w1"]], Slow(), 8)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from propulsion.records import RunSpec
+from propulsion_tools.records import RunSpec
 
 GOOD = ("good", "great", "fine", "lovely")
 BAD = ("bad", "poor", "awful", "dull")

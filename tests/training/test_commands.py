@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from propulsion.cli import main
-from propulsion.records import RunRecord
-from propulsion.training.demo import next_commands
+from propulsion_tools.cli import main
+from propulsion_tools.compare.demo import next_commands
+from propulsion_tools.records import RunRecord
 
 QUIET = ["--disable_tqdm", "--use_cpu"]
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from propulsion.errors import ConfigError
-from propulsion.records import RunSpec
-from propulsion.tasks import get_task
-from propulsion.training import job
-from propulsion.training.evaluate import evaluate
-from propulsion.training.options import EvaluateOptions, PredictOptions
-from propulsion.training.predict import predict
-from propulsion.training.run import train
-from propulsion.training.smoke import build_tiny, tiny_config
+from propulsion_tools.errors import OptionError
+from propulsion_tools.records import RunSpec
+from propulsion_tools.tasks import get_task
+from propulsion_tools.training import job
+from propulsion_tools.training.evaluate import evaluate
+from propulsion_tools.training.options import EvaluateOptions, PredictOptions
+from propulsion_tools.training.predict import predict
+from propulsion_tools.training.run import train
+from propulsion_tools.training.smoke import build_tiny, tiny_config
 
 QUIET = {"disable_tqdm": True, "use_cpu": True}
 PIQA = {"goal": "open the jar", "sol1": "turn the lid", "sol2": "look at it"}
@@ -172,7 +172,7 @@ def test_accumulated_batches_are_one_batch_for_language_models(kind: str, llama:
 
 
 def test_the_head_alone_is_refused_where_there_is_none(llama: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="has no head to train"):
+    with pytest.raises(OptionError, match="has no head to train"):
         train(piqa_spec(llama, tmp_path, method="head"))
     assert not (tmp_path / "run").exists()
 
@@ -200,12 +200,12 @@ def test_a_wrong_model_is_refused_before_its_weights_are_read(
     llama: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "load_base", None)
-    with pytest.raises(ConfigError, match="piqa needs a causal language model or an encoder-decoder, and bert is"):
+    with pytest.raises(OptionError, match="piqa needs a causal language model or an encoder-decoder, and bert is"):
         train(piqa_spec(llama, tmp_path, model_name_or_path=str(tiny_model), max_length=16))
 
 
 def test_both_kinds_of_quantization_are_one_too_many() -> None:
-    with pytest.raises(ConfigError, match="drop one"):
+    with pytest.raises(OptionError, match="drop one"):
         RunSpec(load_in_4bit=True, load_in_8bit=True)
 
 

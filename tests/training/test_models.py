@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import AutoConfig, BertConfig, GPT2Config, LlamaModel, PreTrainedConfig, RobertaConfig, T5Config
 
-from propulsion.errors import ConfigError, MissingExtraError
-from propulsion.records import RunSpec
-from propulsion.tasks.kinds import CAUSAL_LM, SEQUENCE_CLASSIFIER
-from propulsion.training import models
-from propulsion.training.smoke import tiny_config, train_tokenizer
+from propulsion_tools.errors import MissingExtraError, OptionError
+from propulsion_tools.records import RunSpec
+from propulsion_tools.tasks.model_kinds import CAUSAL_LM, SEQUENCE_CLASSIFIER
+from propulsion_tools.training import base_models as models
+from propulsion_tools.training.smoke import tiny_config, train_tokenizer
 
 CLASSIFIER = SEQUENCE_CLASSIFIER
 
@@ -33,23 +33,23 @@ def test_a_missing_package_names_the_command_that_installs_it(monkeypatch: pytes
 
 def test_other_bytes_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
-    with pytest.raises(ConfigError, match="missing"):
+    with pytest.raises(OptionError, match="missing"):
         models.verify_sha256(file, "0" * 64)
     file.write_bytes(b"weights")
     models.verify_sha256(file, hashlib.sha256(b"weights").hexdigest())
-    with pytest.raises(ConfigError, match="not the published file"):
+    with pytest.raises(OptionError, match="not the published file"):
         models.verify_sha256(file, "0" * 64)
 
 
 @pytest.mark.parametrize("name", ["nobody/no-such-model", "./no/such/folder"])
 def test_a_model_that_cannot_be_had_says_what_to_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ConfigError, match="minilm"):
+    with pytest.raises(OptionError, match="minilm"):
         models.load_base(RunSpec(model_name_or_path=name), CLASSIFIER, {"num_labels": 2}, None)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=str(tmp_path)):
+    with pytest.raises(OptionError, match=str(tmp_path)):
         models.load_base(RunSpec(model_name_or_path=str(tmp_path)), CLASSIFIER, {"num_labels": 2}, None)
 
 
@@ -84,7 +84,7 @@ def test_the_built_model_drops_what_was_asked_for(tiny_model: Path) -> None:
 
 
 def test_a_model_without_dropout_is_refused() -> None:
-    with pytest.raises(ConfigError, match="mamba has no dropout to set"):
+    with pytest.raises(OptionError, match="mamba has no dropout to set"):
         models.dropouts(AutoConfig.for_model("mamba"), 0.1)
 
 
@@ -96,7 +96,7 @@ def test_a_tokenizer_without_a_padding_token_pads_with_its_end(tmp_path: Path) -
         tokenizer.save_pretrained(tmp_path / folder)
     loaded = models.load_tokenizer(str(tmp_path / "ends"))
     assert (loaded.pad_token, loaded.padding_side) == ("</s>", "right")
-    with pytest.raises(ConfigError, match="set its pad_token"):
+    with pytest.raises(OptionError, match="set its pad_token"):
         models.load_tokenizer(str(tmp_path / "endless"))
 
 
@@ -120,5 +120,5 @@ def test_a_checkpoint_without_an_output_layer_is_no_language_model(tmp_path: Pat
     tokenizer = train_tokenizer(["some words"], marks=False)
     config = tiny_config("llama", tokenizer)
     LlamaModel(config).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=r"lack 1 parameters of a LlamaForCausalLM, among them lm_head.weight"):
+    with pytest.raises(OptionError, match=r"lack 1 parameters of a LlamaForCausalLM, among them lm_head.weight"):
         models.load_base(RunSpec(model_name_or_path=str(tmp_path)), CAUSAL_LM, {}, tokenizer)

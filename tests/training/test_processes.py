@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from propulsion.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec
+from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec
 
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 

@@ -14,15 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback
 
-from propulsion.errors import AdapterFileError, ConfigError, NotFiniteError
-from propulsion.methods import get_method, method_names
-from propulsion.records import RunRecord, RunSpec
-from propulsion.training import job, trainer
-from propulsion.training.checkpoints import checkpoints
-from propulsion.training.evaluate import evaluate
-from propulsion.training.options import EvaluateOptions, PredictOptions
-from propulsion.training.predict import predict
-from propulsion.training.run import train
+from propulsion.errors import AdapterFileError
+from propulsion_tools.errors import NotFiniteError, OptionError
+from propulsion_tools.methods import get_method, method_names
+from propulsion_tools.records import RunRecord, RunSpec
+from propulsion_tools.training import job, trainer
+from propulsion_tools.training.checkpoints import checkpoints
+from propulsion_tools.training.evaluate import evaluate
+from propulsion_tools.training.options import EvaluateOptions, PredictOptions
+from propulsion_tools.training.predict import predict
+from propulsion_tools.training.run import train
 
 MakeSpec = Callable[..., RunSpec]
 # Built by the same calls as others.
@@ -72,7 +73,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 )
 def test_a_run_goes_on_as_it_began(changes: dict[str, Any], says: str, make_spec: MakeSpec) -> None:
     train(make_spec(max_steps=2, save_strategy="steps", save_steps=2))
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(OptionError, match=says):
         train(make_spec(resume_from_checkpoint=True, **changes))
     data_dir = f"{make_spec().data_dir}/../{Path(str(make_spec().data_dir)).name}"  # the same folder
     train(make_spec(resume_from_checkpoint=True, max_steps=4, save_strategy="steps", save_steps=2, data_dir=data_dir))
@@ -82,7 +83,7 @@ def test_a_run_goes_on_as_it_began(changes: dict[str, Any], says: str, make_spec
 def test_a_readme_that_is_not_ours_is_not_replaced(make_spec: MakeSpec, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "README.md").write_text("mine")
-    with pytest.raises(ConfigError, match=r"README\.md"):
+    with pytest.raises(OptionError, match=r"README\.md"):
         train(make_spec(max_steps=1))
     assert (tmp_path / "run" / "README.md").read_text() == "mine"
 
@@ -106,7 +107,7 @@ def test_answers_that_are_all_alike_are_remarked(make_spec: MakeSpec) -> None:
     ],
 )
 def test_what_cannot_train_is_refused_before_the_data_is_read(changes: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(OptionError, match=says):
         train(RunSpec(data_dir="nowhere", use_cpu=True, **changes))
 
 
@@ -192,7 +193,7 @@ def test_killed_and_resumed_is_as_never_killed(
         train(killed)
     monkeypatch.undo()
     assert not (tmp_path / "killed/record.json").exists()
-    with pytest.raises(ConfigError, match="resume_from_checkpoint"):
+    with pytest.raises(OptionError, match="resume_from_checkpoint"):
         train(killed)
     resumed = train(make_spec(output_dir=str(tmp_path / "killed"), resume_from_checkpoint=True, **changes))
     assert resumed.metrics == whole.metrics
@@ -273,7 +274,7 @@ def test_early_stopping_ends_with_the_best_weights(make_spec: MakeSpec) -> None:
 def test_a_finished_run_is_not_overwritten_unasked(make_spec: MakeSpec, tmp_path: Path) -> None:
     train(make_spec(max_steps=2))
     before = (tmp_path / "run/record.json").read_text()
-    with pytest.raises(ConfigError, match="overwrite_output_dir"):
+    with pytest.raises(OptionError, match="overwrite_output_dir"):
         train(make_spec(max_steps=2))
     assert (tmp_path / "run/record.json").read_text() == before
     (tmp_path / "run/notes.txt").write_text("mine")
@@ -282,7 +283,7 @@ def test_a_finished_run_is_not_overwritten_unasked(make_spec: MakeSpec, tmp_path
 
 
 def test_the_base_model_is_never_the_output_folder(make_spec: MakeSpec, tiny_model: Path) -> None:
-    with pytest.raises(ConfigError, match="base model"):
+    with pytest.raises(OptionError, match="base model"):
         train(make_spec(output_dir=str(tiny_model), overwrite_output_dir=True))
 
 

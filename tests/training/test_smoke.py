@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from propulsion.cli import main
-from propulsion.errors import ConfigError
-from propulsion.records import RunSpec
-from propulsion.training import smoke
+from propulsion_tools.cli import main
+from propulsion_tools.errors import OptionError
+from propulsion_tools.records import RunSpec
+from propulsion_tools.training import smoke
 
 NAMES = {
     "FacebookAI/roberta-large": "roberta",
@@ -37,7 +37,7 @@ def test_a_folder_says_more_than_its_name(tiny_model: Path, tmp_path: Path) -> N
     folder = tmp_path / "llama"
     folder.symlink_to(tiny_model)
     assert smoke.architecture(str(folder)) == "bert"
-    with pytest.raises(ConfigError, match="pass a folder"):
+    with pytest.raises(OptionError, match="pass a folder"):
         smoke.architecture("nobody/mystery")
 
 
@@ -63,5 +63,5 @@ def test_a_trial_takes_two_steps_of_the_run_that_is_asked_for_and_keeps_nothing(
     ],
 )
 def test_a_model_that_does_not_fit_the_task_is_refused(name: str, task: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(OptionError, match=said):
         smoke.smoke(RunSpec(model_name_or_path=name, task=task, use_cpu=True))

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from tests.training.conftest import BAD, FILLER, GOOD
 
-from propulsion.errors import ConfigError, DataError
-from propulsion.records import RunRecord, RunSpec
-from propulsion.training.evaluate import evaluate
-from propulsion.training.options import EvaluateOptions, PredictOptions
-from propulsion.training.predict import predict
-from propulsion.training.run import train
+from propulsion_tools.errors import DataError, OptionError
+from propulsion_tools.records import RunRecord, RunSpec
+from propulsion_tools.training.evaluate import evaluate
+from propulsion_tools.training.options import EvaluateOptions, PredictOptions
+from propulsion_tools.training.predict import predict
+from propulsion_tools.training.run import train
 
 MakeSpec = Callable[..., RunSpec]
 QUIET = {"disable_tqdm": True, "use_cpu": True}
@@ -126,13 +126,13 @@ def test_a_model_without_such_a_head_is_refused_before_its_weights_are_read(
     CodeGenConfig(vocab_size=32).save_pretrained(tmp_path)
     for file in Path(finished.spec.model_name_or_path).glob("*token*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(ConfigError, match=f"The task {finished.spec.task} needs a .* and codegen is a causal"):
+    with pytest.raises(OptionError, match=f"The task {finished.spec.task} needs a .* and codegen is a causal"):
         train(make_spec(task=finished.spec.task, model_name_or_path=str(tmp_path), data_dir=finished.spec.data_dir))
 
 
 def test_windows_longer_than_the_model_are_refused(make_spec: MakeSpec, finished: RunRecord) -> None:
     changes = {"task": finished.spec.task, "data_dir": finished.spec.data_dir}
-    with pytest.raises(ConfigError, match="max_length is 33 and the model takes 32"):
+    with pytest.raises(OptionError, match="max_length is 33 and the model takes 32"):
         train(make_spec(**changes, max_length=33))
     if "squad" in str(finished.spec.task):
         with pytest.raises(DataError, match="leaves too few of max_length 8"):

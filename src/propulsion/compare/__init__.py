@@ -1,1 +1,0 @@
-"""Many runs side by side: a grid, the runner that survives anything, statistics, and one report."""

@@ -1,0 +1,157 @@
+"""The multiplication V' = V ⊙ z^k (paper, section 2, equations 1 to 3) and its gradient without keeping V.
+
+`gain` turns the trained vectors into gains, `scale_reference` is the product as it is written, and `scale` is the same
+product at the price of a frozen layer. With y = z^k ⊙ v the gradient of the vector is
+
+    ∂L/∂z = k z^(k-1) Σ_tokens (∂L/∂y ⊙ v) = (k / z) Σ_tokens (∂L/∂y ⊙ y)
+
+so all that has to be kept is y, which the next operation usually keeps anyway, and v can be overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from propulsion import kernels
+from propulsion.ownership import is_unshared
+
+# What stands in for z = 0 in place, by the output's dtype: far below its resolution, so that an output times it is zero
+# for every purpose, and far from underflow, so that y / z still gives v. Other dtypes never run in place.
+NEARLY_ZERO = {torch.float32: 1e-15, torch.bfloat16: 1e-15, torch.float64: 1e-30}
+
+
+def gain(delta: Tensor, degree: Sequence[int]) -> Tensor:
+    """The gains z^k = (1 + δ)^k of p vectors (equation 3).
+
+    Args:
+        delta: δ, the trained distance from the identity, of shape (p, d_out).
+        degree: k ≥ 0 for each of the p vectors.
+
+    Returns:
+        The gains, of δ's shape, in float32 or δ's own dtype if that is wider.
+    """
+    z = vectors(delta)
+    if len(set(degree)) == 1:
+        return z.pow(degree[0])
+    return z.pow(torch.tensor(degree, dtype=z.dtype, device=z.device).unsqueeze(-1))
+
+
+def vectors(delta: Tensor) -> Tensor:
+    """z = 1 + δ, in float32 or δ's own dtype if that is wider."""
+    return 1 + (delta if delta.dtype == torch.float32 else delta.to(torch.promote_types(delta.dtype, torch.float32)))
+
+
+def scale_reference(output: Tensor, z: Tensor, degree: int = 1) -> Tensor:
+    """z^k ⊙ V as it is written; every other path is compared with this one.
+
+    Args:
+        output: V, the output of a frozen layer.
+        z: The vector, in float32 or wider, of a shape that broadcasts with `output`; or, with degree 1, any gain.
+        degree: k.
+
+    Returns:
+        The product, computed in the wider of both dtypes and given in the output's.
+    """
+    return (output * _power(z, degree)).to(output.dtype)
+
+
+def scale(
+    output: Tensor,
+    z: Tensor,
+    in_place: bool = False,
+    again: Callable[[], Tensor] | None = None,
+    degree: int = 1,
+) -> Tensor:
+    """z^k ⊙ V, differentiable in both, with the cheapest backward that the situation allows.
+
+    Args:
+        output: V, the output of a frozen layer, of shape (..., d_out) or with the channels elsewhere.
+        z: The vector, in float32 or wider, of a shape that broadcasts with `output`: (d_out,), (rows, 1, d_out), ...;
+            or, with degree 1, any gain.
+        in_place: The caller owns `output`, nobody else has kept it, and nobody changes the result in place.
+            It is then overwritten, and V is not kept for the backward.
+        again: Computes V, which has no gradient, once more, so that nothing of it has to be kept.
+        degree: k.
+
+    Returns:
+        The product, in the output's dtype.
+    """
+    if torch.compiler.is_compiling() or kernels.is_transformed() or forward_ad._current_level >= 0:
+        # These read the program: they want the plain formula.
+        return scale_reference(output, z, degree)
+    in_place = in_place and output.dtype in NEARLY_ZERO and _has_room(output, z)
+    if not torch.is_grad_enabled():
+        return kernels.multiply(output, _power(z, degree), out=output if in_place else None)
+    return _Scale.apply(output, z, in_place, again, degree)
+
+
+def _has_room(output: Tensor, z: Tensor) -> bool:
+    """Whether the product has the output's shape; torch.broadcast_shapes takes ten times as long."""
+    if not output.is_contiguous() or z.dim() > output.dim():
+        return False
+    if z.numel() == z.shape[-1:].numel() == output.shape[-1:].numel():  # one vector: what follows, said quickly
+        return True
+    ends = output.shape[output.dim() - z.dim() :]
+    return all(own in (1, other) for own, other in zip(z.shape, ends, strict=True))
+
+
+class _Scale(torch.autograd.Function):
+    """y = z^k ⊙ v, which keeps y if v was overwritten, v if it was not, and neither if v can be had again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, output: Tensor, z: Tensor, in_place: bool, again: Callable[[], Tensor] | None, degree: int
+    ) -> Tensor:
+        trains = ctx.needs_input_grad[1]
+        divides = in_place and trains and again is None
+        ctx.again, ctx.degree, ctx.divides, ctx.shape = again, degree, divides, output.shape
+        divisor = _guard(z, output.dtype) if divides else z
+        ctx.without_history = divisor, _power(divisor, degree)
+        # .data: the result shares v's memory without being a view of v, so that autograd need not rebase v's history.
+        result = kernels.multiply(output, ctx.without_history[1], out=output.data if in_place else None)
+        ctx.save_for_backward((result if in_place else output) if trains and again is None else None, z)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        kept, z = ctx.saved_tensors
+        needs_output, needs_z = ctx.needs_input_grad[:2]
+        overwrite = needs_output and not kernels.is_transformed() and is_unshared(grad_outputs)
+        if needs_z and ctx.again is not None:
+            kept = ctx.again()
+        divisor, gains = ctx.without_history
+        if torch.is_grad_enabled():  # for a second derivative
+            divisor = z + (divisor - z).detach()
+            gains = _power(divisor, ctx.degree)
+        grad_output, grad_gains = kernels.multiply_backward(
+            grad_outputs[0], kept if needs_z else None, gains, needs_output, overwrite
+        )
+        if grad_output is not None and grad_output.shape != ctx.shape:
+            grad_output = grad_output.sum_to_size(ctx.shape)
+        grad_z = None if grad_gains is None else _times_derivative(grad_gains, divisor, ctx.degree, ctx.divides)
+        return grad_output, grad_z, None, None, None
+
+
+def _power(z: Tensor, degree: int) -> Tensor:
+    return z if degree == 1 else z.pow(degree)
+
+
+def _times_derivative(sums: Tensor, z: Tensor, degree: int, divides: bool) -> Tensor:
+    """∂L/∂z from Σ ∂L/∂y ⊙ y if it is to be divided by z, from Σ ∂L/∂y ⊙ v if not."""
+    if degree == 0:
+        return torch.zeros_like(sums)
+    if divides:
+        sums = sums / z
+    elif degree > 1:
+        sums = sums * z.pow(degree - 1)
+    return sums if degree == 1 else sums * degree
+
+
+def _guard(z: Tensor, dtype: torch.dtype) -> Tensor:
+    """z with a tiny number in place of zero, by which the sum over y can be divided."""
+    return z.masked_fill(z == 0, NEARLY_ZERO[dtype])

@@ -1,0 +1,162 @@
+"""The passes over the activations that steering costs: s ⊙ v forward, s ⊙ dy and Σ dy ⊙ y backward.
+
+On the CPU they borrow the normalisations, in one call each and with all threads. Batch normalisation with mean 0 and
+variance 1 gives s ⊙ v, and the gradient of its weight is Σ dy ⊙ v; it computes in float32 on bfloat16 data without a
+copy of it. The gradient of layer normalisation's weight is the same sum, in less time, but in the data's own precision.
+On CUDA they are Triton kernels where Triton is installed.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from propulsion import triton_kernels
+
+FEW = 1 << 14  # activations for which one more operation costs more than their copies
+_batch_norm = torch.ops.aten.native_batch_norm.out
+_batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
+_layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
+
+
+class _Piece(NamedTuple):
+    """Gains of shape (channels,), and contiguous activations of shape (..., channels, ...) that they belong to."""
+
+    gains: Tensor
+    after: int  # activations that follow one another in each channel
+    activations: tuple[Tensor, ...]
+
+
+def is_transformed() -> bool:
+    """Whether torch.func is at work, whose tensors only the plain formulas take."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def multiply(values: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor:
+    """values ⊙ scale in the wider of both dtypes, rounded once to the values' dtype.
+
+    Args:
+        values: Activations of any shape.
+        scale: Gains in float32 or wider, of a shape that broadcasts with the activations.
+        out: Where the result goes, if not to fresh memory: contiguous, and maybe `values` itself.
+    """
+    if triton_kernels.suits(values, scale):
+        return triton_kernels.multiply(values, scale, out)
+    if values.dtype == scale.dtype or values.dtype == torch.promote_types(values.dtype, scale.dtype):
+        return torch.mul(values, scale, out=out)
+    if out is None:
+        out = values.new_empty(torch.broadcast_shapes(values.shape, scale.shape))
+    pieces = None if values.numel() < FEW else _by_channel(scale, values, out)
+    if pieces is None:
+        return torch.mul(values, scale, out=out)
+    for gains, after, (value, result) in pieces:
+        zeros, ones = _zeros_and_ones(len(gains), gains.dtype)
+        minus_zeros, unused = _minus_zeros(len(gains), gains.dtype), zeros.new_empty(0)
+        image = _image(value, len(gains), after)
+        into = image if result is value else _image(result, len(gains), after)
+        # The bias is -0 because -0 · 1 + 0 would lose the sign of a zero.
+        _batch_norm(
+            image, gains, minus_zeros, zeros, ones, False, 0.0, 0.0, out=into, save_mean=unused, save_invstd=unused
+        )
+    return out
+
+
+def multiply_backward(
+    grad: Tensor, kept: Tensor | None, scale: Tensor, needs_values: bool = True, overwrite: bool = False
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of `multiply` with respect to the values and the gains.
+
+    Args:
+        grad: ∂L/∂y, of y's shape.
+        kept: What ∂L/∂y is multiplied with for the gains' gradient, v or y; None if that gradient is not wanted.
+        scale: s.
+        needs_values: Whether ∂L/∂v is wanted.
+        overwrite: Whether ∂L/∂v may take the memory of `grad`, which has to be contiguous then.
+
+    Returns:
+        ∂L/∂v = s ⊙ ∂L/∂y, and Σ ∂L/∂y ⊙ kept over all that `scale` was broadcast over, in the gains' dtype.
+    """
+    many_at_once = is_transformed() or not torch._C._has_storage(grad)
+    if torch.is_grad_enabled() or many_at_once:  # enabled for a second derivative
+        grad_values = (grad * scale).to(grad.dtype) if needs_values else None
+        return grad_values, None if kept is None else _product_sum_reference(grad, kept, scale)
+    grad = grad.contiguous()
+    if kept is not None and kept.shape == grad.shape and triton_kernels.suits(grad, scale):
+        return triton_kernels.multiply_backward(grad, kept.contiguous(), scale, needs_values, overwrite)
+    grad_scale = None if kept is None else _product_sum(grad, kept, scale)
+    return multiply(grad, scale, out=grad if overwrite else None) if needs_values else None, grad_scale
+
+
+def _product_sum(grad: Tensor, kept: Tensor, scale: Tensor) -> Tensor:
+    """Σ grad ⊙ kept over all that `scale` was broadcast over."""
+    pieces = None if grad.numel() < FEW else _by_channel(scale, grad, kept.contiguous())
+    if pieces is None:
+        return _product_sum_reference(grad, kept, scale)
+    sums = [_product_sum_of(*piece) for piece in pieces]
+    return (sums[0] if len(sums) == 1 else torch.stack(sums)).view(scale.shape)
+
+
+def _product_sum_of(gains: Tensor, after: int, activations: tuple[Tensor, ...]) -> Tensor:
+    grad, kept = activations
+    channels, wanted = len(gains), [False, True, False]
+    if after == 1 and grad.dtype == gains.dtype and grad.shape[-1] == channels:
+        zeros, ones = _zeros_and_ones(grad.numel() // channels, gains.dtype)
+        return _layer_norm_backward(grad, kept, [channels], zeros, ones, gains, None, wanted)[1]
+    zeros, ones = _zeros_and_ones(channels, gains.dtype)
+    images = (_image(tensor, channels, after) for tensor in activations)
+    return _batch_norm_backward(*images, gains, zeros, ones, None, None, False, 0.0, wanted)[1]
+
+
+def _product_sum_reference(grad: Tensor, kept: Tensor, scale: Tensor) -> Tensor:
+    product = grad.to(scale.dtype) * kept
+    return product if product.shape == scale.shape else product.sum_to_size(scale.shape)
+
+
+def _by_channel(scale: Tensor, *activations: Tensor) -> list[_Piece] | None:
+    """Matching pieces of the gains and of activations.
+
+    Returns:
+        One piece for gains like (d,), (d, 1), or (rows, d, 1); one for each row for (rows, 1, d); None for all else.
+    """
+    shape, ndim = activations[0].shape, scale.dim()
+    wide = [axis - ndim for axis in range(ndim) if scale.shape[axis] > 1]
+    if not wide or scale.dtype != torch.promote_types(activations[0].dtype, torch.float32):
+        return None
+    if not all(_suits(tensor, shape) for tensor in activations):
+        return None
+    first, last = len(shape) + wide[0], len(shape) + wide[-1] + 1
+    if shape[first:last] == scale.shape[wide[0] : ndim + wide[-1] + 1]:
+        return [_Piece(scale.reshape(-1), shape[last:].numel(), activations)]
+    if wide == [-len(shape), -1]:
+        rows = [_by_channel(*row) for row in zip(scale, *activations, strict=True)]
+        return [piece for pieces in rows if pieces is not None for piece in pieces]
+    return None
+
+
+def _suits(tensor: Tensor, shape: torch.Size) -> bool:
+    # Tensors of other types hold no numbers of their own: those of a FakeTensorMode, for one.
+    return type(tensor) is Tensor and tensor.is_cpu and tensor.is_contiguous() and tensor.shape == shape
+
+
+@lru_cache(maxsize=64)
+def _zeros_and_ones(size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False), _disable_current_modes():
+        return torch.zeros(size, dtype=dtype, device="cpu"), torch.ones(size, dtype=dtype, device="cpu")
+
+
+@lru_cache(maxsize=64)
+def _minus_zeros(size: int, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False), _disable_current_modes():
+        return torch.full((size,), -0.0, dtype=dtype, device="cpu")
+
+
+def _image(tensor: Tensor, channels: int, after: int) -> Tensor:
+    """A view of shape (n, channels, after, 1), or (1, channels, n, 1) if nothing comes after: channels last."""
+    before = tensor.numel() // (channels * after)
+    if after == 1:
+        return tensor.as_strided((1, channels, before, 1), (before * channels, 1, channels, channels))
+    return tensor.view(before, channels, after, 1)

@@ -1,0 +1,209 @@
+"""A layer that steers the output of a frozen layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from peft.utils.quantization_utils import resolve_quantization_backend
+from torch import Tensor, nn
+from torch.nn.modules import module
+
+from propulsion.config import PropulsionConfig
+from propulsion.errors import AdapterNameError, MergeError
+from propulsion.gain import gain, vectors
+from propulsion.initialization import initial_delta
+from propulsion.merging import MergeableLayer, OriginalParameters
+from propulsion.mixed_batches import names_of_rows
+from propulsion.pooling import pool, steer
+
+
+class PropulsionLayer(nn.Module, MergeableLayer):
+    """V' = (V + β) ⊙ pool(z_1^k, ..., z_p^k) for the output V of `base_layer`, for each active adapter in turn.
+
+    The parameter is δ = z - 1, so that zero is the identity: `propulsion_delta`, of shape (p, d_out), float32. With
+    `train_bias` there is also `propulsion_bias`, β of shape (d_out,), for base layers that have a bias.
+    """
+
+    adapter_layer_names = ("propulsion_delta", "propulsion_bias")
+    other_param_names = ("propulsion_degree", "propulsion_pooling")
+
+    # Filled in by the kinds of layers in `propulsion.layer_kinds`.
+    base_class: type[nn.Module]  # exactly this one gives fresh memory that its backward does not read
+    size_name: str  # the base layer's attribute with d_out
+    input_size_name = "in_features"  # and that with d_in
+    output_axis = -1  # where the base layer's output has its channels, counted from the end
+    weight_axis: int  # where its weight has them
+
+    def __init__(self, base_layer: nn.Module, owns_output: bool = False) -> None:
+        """Wrap a layer.
+
+        Args:
+            base_layer: The frozen layer, possibly itself wrapped by another PEFT method.
+            owns_output: Nobody else keeps this layer's output or changes it in place, so that it may be overwritten.
+        """
+        super().__init__()
+        self.base_layer = base_layer
+        self.propulsion_delta = nn.ParameterDict()
+        self.propulsion_bias = nn.ParameterDict()
+        self.propulsion_degree: dict[str, tuple[int, ...]] = {}
+        self.propulsion_pooling: dict[str, str] = {}
+        self.merged_adapters: list[str] = []
+        self.quantization_backend = resolve_quantization_backend(self.get_base_layer())
+        self._disable_adapters = False
+        self._owns_output = owns_output and type(base_layer) is self.base_class
+        self.original_parameters: OriginalParameters | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        modules = self.__dict__.get("_modules", ())
+        if name in modules:  # at a third of the price of Module's own search, several times in each forward
+            return modules[name]
+        # Models read in_features, padding_idx, embed_scale and the like of their layers.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_") or name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)
+
+    def update_layer(self, adapter_name: str, config: PropulsionConfig, degree: Sequence[int]) -> None:
+        """Add an adapter to this layer.
+
+        Args:
+            adapter_name: Its name.
+            config: Its configuration.
+            degree: k for each of its p vectors in this layer.
+        """
+        base_layer = self.get_base_layer()
+        size = self.out_features
+        self.propulsion_degree[adapter_name] = tuple(degree)
+        self.propulsion_pooling[adapter_name] = config.pooling
+        self.propulsion_delta[adapter_name] = nn.Parameter(initial_delta(size, config, degree))
+        if config.train_bias and getattr(base_layer, "bias", None) is not None:
+            self.propulsion_bias[adapter_name] = nn.Parameter(torch.zeros(size))
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    @property
+    def out_features(self) -> int:
+        """d_out, the number of gains."""
+        size = getattr(self.get_base_layer(), self.size_name)
+        return size[-1] if isinstance(size, tuple) else size
+
+    @property
+    def in_features(self) -> int:
+        """d_in, as PEFT's other layers tell it."""
+        return getattr(self.get_base_layer(), self.input_size_name, self.out_features)
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        # Unlike PEFT's other methods, without casting to the base layer's dtype: z = 1.001 is 1 in bfloat16.
+        if device is None:
+            device, _ = self._get_base_layer_device_and_dtype(self.get_base_layer())
+        meta = torch.device("meta")
+        for parameters in (self.propulsion_delta, self.propulsion_bias):
+            if (
+                device is not None
+                and adapter_name in parameters
+                and meta not in (device, parameters[adapter_name].device)
+            ):
+                parameters[adapter_name] = nn.Parameter(parameters[adapter_name].data.to(device))
+
+    def cast_adapter(self, adapter_name: str, dtype: torch.dtype) -> None:
+        """Change the dtype of an adapter's vectors; the gains are computed in float32 all the same."""
+        for parameters in (self.propulsion_delta, self.propulsion_bias):
+            if adapter_name in parameters:
+                old = parameters[adapter_name]
+                parameters[adapter_name] = nn.Parameter(old.data.to(dtype), requires_grad=old.requires_grad)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The base layer's output, steered by the active adapters or, with `adapter_names`, each row by its own."""
+        adapter_names = kwargs.pop("adapter_names", None)
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(x, *args, **kwargs)
+        if adapter_names is not None:
+            return self._forward_mixed(self.base_layer(x, *args, **kwargs), x, adapter_names)
+        output = self.base_layer(x, *args, **kwargs)
+        if self.merged:
+            return output
+        in_place = self._owns_output and not self._is_watched()
+        for adapter_name in self.active_adapters:
+            if adapter_name in self.propulsion_delta:
+                output = self._steer(output, adapter_name, in_place, self._again(output, x))
+                in_place, x = False, None  # the backward of the first product keeps its result
+        return output
+
+    def _again(self, output: Tensor, x: Tensor | None) -> Callable[[], Tensor] | None:
+        """What computes the output once more for nearly nothing, so that it need not be kept: looking it up."""
+        is_lookup = type(self.base_layer) is nn.Embedding and not self.base_layer._forward_pre_hooks
+        if x is None or not is_lookup or output.requires_grad or self._is_watched():
+            return None
+        return partial(self.base_layer.forward, x)
+
+    def _steer(
+        self, output: Tensor, adapter_name: str, in_place: bool, again: Callable[[], Tensor] | None = None
+    ) -> Tensor:
+        degree = self.propulsion_degree[adapter_name]
+        if adapter_name in self.propulsion_bias:
+            output = (output + self._align(self.propulsion_bias[adapter_name])).to(output.dtype)
+        if len(degree) == 1:  # its own pool: the power and its derivative belong to the product
+            z = vectors(self.propulsion_delta[adapter_name])
+            return steer(output, self._align(z), in_place, again, degree[0])
+        return steer(output, self._align(self.pooled_gain(adapter_name)), in_place, again)
+
+    def pooled_gain(self, adapter_name: str) -> Tensor:
+        """The pooled gains of an adapter: (1, d_out), or (2, d_out) for max and min pooling."""
+        gains = gain(self.propulsion_delta[adapter_name], self.propulsion_degree[adapter_name])
+        return pool(gains, self.propulsion_pooling[adapter_name])
+
+    def _align(self, vectors: Tensor) -> Tensor:
+        """(..., d_out) → (..., d_out, 1, ...), so that it meets the output's channels."""
+        return vectors if self.output_axis == -1 else vectors.reshape(*vectors.shape, *[1] * (-1 - self.output_axis))
+
+    def _forward_mixed(self, output: Tensor, x: Tensor, adapter_names: Sequence[str]) -> Tensor:
+        """Steer each row by the adapter of its name; "__base__" and adapters without this layer leave it alone."""
+        if self.merged:
+            raise MergeError("adapter_names cannot be used while adapters are merged: call unmerge_adapter() first.")
+        known = [name for name in dict.fromkeys(adapter_names) if name in self.propulsion_delta]
+        if not known:
+            return output
+        in_place = self._owns_output and not self._is_watched()
+        if len(set(adapter_names)) == 1:
+            return self._steer(output, known[0], in_place)
+        if x.dim() == 1 and output.dim() == 2 and len(x) != len(adapter_names):
+            output = output.unsqueeze(0)  # positions, the same for all rows
+        elif x.dim() < 2:
+            raise AdapterNameError(
+                f"A layer's input has the shape {tuple(x.shape)}, whose rows cannot be told: run one adapter at a time."
+            )
+        names = names_of_rows(adapter_names, output)
+        rows = torch.tensor([known.index(name) + 1 if name in known else 0 for name in names], device=output.device)
+        shape = (len(rows), *[1] * (output.dim() - 1 + self.output_axis), -1, *[1] * (-1 - self.output_axis))
+        if any(name in self.propulsion_bias for name in known):
+            zero = torch.zeros(self.out_features, device=output.device)
+            biases = [self.propulsion_bias[name] if name in self.propulsion_bias else zero for name in known]  # noqa: SIM401
+            output = (output + torch.stack([zero, *biases])[rows].view(shape)).to(output.dtype)
+        gains = [self.pooled_gain(name) for name in known]
+        gains = [gain.expand(max(map(len, gains)), -1) for gain in gains]
+        bank = torch.stack([torch.ones_like(gains[0]), *gains], dim=1)
+        return steer(output, bank[:, rows].view(len(bank), *shape), in_place)
+
+    def _is_watched(self) -> bool:
+        """Whether somebody else may look at the base layer's output, or change what this layer makes of it."""
+        # By vars() because this runs in every forward of every layer, where a Module's attributes are slow.
+        base_layer = vars(self.base_layer)
+        return bool(
+            base_layer["_forward_hooks"]
+            or base_layer["_backward_hooks"]
+            or "forward" in base_layer
+            or vars(self)["_forward_hooks"]
+            or module._global_forward_hooks
+            or module._global_backward_hooks
+            or torch.compiler.is_compiling()
+        )
+
+    def __repr__(self) -> str:
+        return "propulsion." + super().__repr__()

@@ -1,0 +1,160 @@
+"""Folding vectors into the weights of the layers that they steer, and taking them out again bit for bit."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.utils.quantization_utils import Bnb4bitBackend
+from torch import Tensor, nn
+
+from propulsion.errors import MergeError
+from propulsion.pooling import folds_into_weights
+
+
+class MergeableLayer(BaseTunerLayer):
+    """What a steering layer does about merging; `propulsion.layers.PropulsionLayer` has the rest.
+
+    The original parameters are kept aside and put back, never recomputed.
+    """
+
+    base_layer: nn.Module
+    propulsion_delta: nn.ParameterDict
+    propulsion_bias: nn.ParameterDict
+    propulsion_pooling: dict[str, str]
+    weight_axis: int
+    merged_adapters: list[str]
+    original_parameters: OriginalParameters | None
+
+    def pooled_gain(self, adapter_name: str) -> Tensor:
+        """As `PropulsionLayer.pooled_gain`."""
+        raise NotImplementedError
+
+    def check_mergeable(self, adapter_name: str) -> None:
+        """Refuse to merge what cannot be folded into the base layer's weights.
+
+        Raises:
+            MergeError: Says why and what to do instead.
+        """
+        base_layer, delta = self.get_base_layer(), self.propulsion_delta[adapter_name]
+        if isinstance(self.base_layer, BaseTunerLayer):
+            raise MergeError("Another PEFT method steers this layer below Propulsion: merge or unload that one first.")
+        pooling = self.propulsion_pooling[adapter_name]
+        if not folds_into_weights(pooling, len(delta)):
+            raise MergeError(
+                f"pooling={pooling!r} gives outputs of either sign a gain of their own, which no weight can do: leave "
+                f"the adapter {adapter_name!r} unmerged, or train with pooling='mean' or 'l2'."
+            )
+        if isinstance(self.quantization_backend, Bnb4bitBackend) and base_layer.weight.device.type == "cpu":
+            raise MergeError(
+                "4-bit weights on the CPU are repacked at the first forward pass, so that merging into them would be "
+                "wrong: merge into the model loaded without load_in_4bit, or on a GPU."
+            )
+        if self.quantization_backend is not None and not self.quantization_backend.supports_merge:
+            raise MergeError(
+                f"Weights quantized by {self.quantization_backend.backend_name} cannot be merged into: leave "
+                "the adapter unmerged."
+            )
+        if getattr(base_layer, "weight", None) is None:
+            raise MergeError(
+                f"{type(base_layer).__name__} has no weight to fold the vectors into: leave the adapter unmerged."
+            )
+        if getattr(base_layer, "max_norm", None) is not None:
+            raise MergeError("An embedding with max_norm rescales its weights itself: leave the adapter unmerged.")
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Fold adapters into the base layer's weight and bias; the originals are kept, so that `unmerge` is exact.
+
+        Args:
+            safe_merge: Refuse a result that is not finite.
+            adapter_names: What to merge; the active adapters if not given.
+
+        Raises:
+            MergeError: This layer cannot be merged; nothing has been changed.
+        """
+        adapter_names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.propulsion_delta]
+        if not adapter_names:
+            return
+        for name in adapter_names:
+            self.check_mergeable(name)
+        base_layer = self.get_base_layer()
+        weight, bias = self._merged_values(adapter_names)
+        for value in (weight, bias):
+            if safe_merge and value is not None and not torch.isfinite(value).all():
+                raise MergeError(
+                    f"NaNs detected in the merged weights. The adapter {', '.join(adapter_names)} seems to be broken: "
+                    "nothing was merged."
+                )
+        if self.original_parameters is None:
+            self.original_parameters = OriginalParameters.of(base_layer)
+        self._set_merged(weight, bias)
+        self.merged_adapters.extend(adapter_names)
+
+    def _merged_values(self, adapter_names: list[str]) -> tuple[Tensor, Tensor | None]:
+        """The base layer's weight and bias with more adapters folded in, computed in float32 and rounded once."""
+        base_layer, original = self.get_base_layer(), self.original_parameters
+        if original is not None and self.quantization_backend is None:
+            follow(original.weight, base_layer.weight)
+            adapter_names = [*self.merged_adapters, *adapter_names]
+            base_weight, base_bias = original.weight.data, original.bias
+        else:
+            base_weight, base_bias = self.get_base_weight(), getattr(base_layer, "bias", None)
+        total, bias = torch.ones((), device=base_weight.device), None if base_bias is None else base_bias.data
+        for name in adapter_names:
+            (pooled,) = self.pooled_gain(name).detach()
+            total = total * pooled
+            if bias is not None:
+                bias = (bias + self.propulsion_bias[name].data if name in self.propulsion_bias else bias) * pooled
+        shape = [1] * base_weight.dim()
+        shape[self.weight_axis] = -1
+        weight = (base_weight * total.view(shape)).to(base_weight.dtype)
+        return weight, None if bias is None or base_bias is None else bias.to(base_bias.dtype)
+
+    def _set_merged(self, weight: Tensor, bias: Tensor | None) -> None:
+        # A new Parameter instead of a new value: whoever is tied to the old one keeps it.
+        base_layer = self.get_base_layer()
+        if self.quantization_backend is not None:
+            self.set_base_weight(weight)
+        else:
+            base_layer.weight = nn.Parameter(weight, requires_grad=base_layer.weight.requires_grad)
+        if bias is not None:
+            base_layer.bias = nn.Parameter(bias, requires_grad=base_layer.bias.requires_grad)
+
+    def unmerge(self) -> None:
+        """Put the base layer's original parameters back, bit for bit."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        self.merged_adapters.clear()
+        self.original_parameters.restore(self.get_base_layer())  # type: ignore[union-attr]
+        self.original_parameters = None
+
+
+class OriginalParameters(NamedTuple):
+    """What a base layer had before adapters were merged into it."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    quantization_state: dict[str, Any]  # of bitsandbytes' 8-bit layers, which move their weights into it
+
+    @classmethod
+    def of(cls, base_layer: nn.Module) -> OriginalParameters:
+        state = getattr(base_layer, "state", None)
+        return cls(base_layer.weight, getattr(base_layer, "bias", None), dict(vars(state)) if state is not None else {})
+
+    def restore(self, base_layer: nn.Module) -> None:
+        follow(self.weight, base_layer.weight)
+        base_layer.weight = self.weight
+        if self.bias is not None:
+            follow(self.bias, base_layer.bias)
+            base_layer.bias = self.bias
+        if self.quantization_state:
+            vars(base_layer.state).update(self.quantization_state)
+
+
+def follow(parameter: nn.Parameter, current: Tensor) -> None:
+    """Move a parameter that was set aside to where the model has gone since; without a move its bits stay."""
+    if parameter.device != current.device or (parameter.dtype.is_floating_point and parameter.dtype != current.dtype):
+        parameter.data = parameter.data.to(current.device, current.dtype)

@@ -1,0 +1,369 @@
+"""The tuner: puts Propulsion's layers into a model, and does what PEFT asks of a method for the model as a whole."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import (
+    BaseTuner,
+    _maybe_include_all_linear_layers,
+    check_target_module_exists,
+)
+from peft.utils import ModulesToSaveWrapper
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from peft.utils.other import get_pattern_key
+from torch import Tensor, nn
+
+from propulsion.adapter_files import check_adapter_tensors
+from propulsion.config import PropulsionConfig
+from propulsion.errors import AdapterFileError, AdapterNameError, BaseModelError, ConfigError, TargetError, near_misses
+from propulsion.fingerprint import check_fingerprint, fingerprint
+from propulsion.layer_kinds import kind_of
+from propulsion.layers import PropulsionLayer
+from propulsion.mixed_batches import by_name, check_adapter_names, steering_each_row
+from propulsion.targets import (
+    check_every_entry_matches,
+    give_each_its_own,
+    is_preset,
+    layer_index,
+    leaves_outputs_alone,
+    resolve_preset,
+)
+from propulsion.weighting import COMBINATIONS, combine, combine_bias
+
+# The tuner that holds a configuration, by the configuration's id; a holder that has it no longer is passed over.
+_HOLDERS: weakref.WeakValueDictionary[int, PropulsionModel] = weakref.WeakValueDictionary()
+
+WHERE = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+
+
+class PropulsionModel(BaseTuner):
+    """A frozen model whose targeted layers' outputs are multiplied with trained vectors (paper, section 2).
+
+    Made by `peft.get_peft_model(model, PropulsionConfig(...))`; arguments and attributes are those of PEFT's tuners.
+    """
+
+    prefix = "propulsion_"
+    tuner_layer_cls = PropulsionLayer
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Put an adapter into a model; as PEFT's, but refuses a name that PyTorch cannot store parameters under."""
+        _check_adapter_name(adapter_name)
+        self._take_over(self.peft_config[adapter_name])
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+
+    def _take_over(self, peft_config: PropulsionConfig) -> None:
+        """Leave a copy to the model that this configuration has served: what it says of its model stays true there.
+
+        The newest model has the configuration itself, since PEFT goes on to fill in the object that it was given.
+        """
+        holder = _HOLDERS.get(id(peft_config))
+        if holder is not None and holder is not self:
+            for name, held in holder.peft_config.items():
+                if held is peft_config:
+                    holder.peft_config[name] = copy.copy(held)
+        _HOLDERS[id(peft_config)] = self
+
+    def _prepare_adapter_config(self, peft_config: PropulsionConfig, model_config: dict[str, Any]) -> PropulsionConfig:
+        if peft_config.target_modules is None:
+            if "model_type" not in model_config or model_config["model_type"] == "custom":
+                raise TargetError("Please specify `target_modules` in `peft_config`: this is no transformers model.")
+            peft_config.target_modules = "all"
+        return peft_config
+
+    def _prepare_model(self, peft_config: PropulsionConfig, model: nn.Module) -> None:
+        """Check all that can be wrong with this configuration for this model, before anything is changed."""
+        if peft_config.target_modules == DUMMY_TARGET_MODULES:
+            return
+        _maybe_include_all_linear_layers(peft_config, model)
+        if is_preset(peft_config.target_modules):
+            give_each_its_own(model, self._preset_names(peft_config, model))
+        modules = {name: module for name, module in model.named_modules() if name}
+        matched = {name: module for name, module in modules.items() if self._matches(peft_config, name, model)}
+        _check_targets(peft_config, modules, matched)
+        if peft_config.base_fingerprint:
+            is_pretrained = hasattr(getattr(model, "config", None), "model_type")
+            check_fingerprint(peft_config.base_fingerprint, modules, strict=is_pretrained)
+        _check_saved_shapes(peft_config, matched)
+        peft_config.remember_base(fingerprint(matched))
+
+    def _check_target_module_exists(self, peft_config: PropulsionConfig, key: str) -> Any:
+        return self._matches(peft_config, key, self.model)
+
+    def _matches(self, peft_config: PropulsionConfig, key: str, model: nn.Module) -> Any:
+        """Whether a module is to be steered, as PEFT decides it; a preset stands for the full names of its modules."""
+        if not is_preset(peft_config.target_modules):
+            return check_target_module_exists(peft_config, key)
+        names = self._preset_names(peft_config, model)
+        excluded = {field: getattr(peft_config, field) for field in ("exclude_modules", "modules_to_save")}
+        return check_target_module_exists(SimpleNamespace(target_modules=names, **excluded), key)
+
+    def _preset_names(self, peft_config: PropulsionConfig, model: nn.Module) -> set[str]:
+        known = self.__dict__.setdefault("_names_of_presets", {})
+        blocks, pattern = peft_config.layers_to_transform, peft_config.layers_pattern
+        key = (peft_config.target_modules, str(blocks), str(pattern))
+        if key not in known:
+            chosen = None if blocks is None else {blocks} if isinstance(blocks, int) else set(blocks)
+            names = resolve_preset(model, str(peft_config.target_modules))
+            known[key] = {name for name in names if chosen is None or layer_index(name, pattern) in chosen}
+        return known[key]
+
+    def _create_and_replace(
+        self,
+        peft_config: PropulsionConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        patterns = peft_config.degree_pattern or {}
+        degree = peft_config.degrees_of(patterns.get(get_pattern_key(patterns, current_key), peft_config.degree))
+        if isinstance(target, PropulsionLayer):
+            target.update_layer(adapter_name, peft_config, degree)
+            return
+        layer = kind_of(target, current_key)(target, leaves_outputs_alone(self.model, current_key))
+        layer.set_adapter(self.active_adapters)
+        layer.update_layer(adapter_name, peft_config, degree)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # PEFT's own also moves weights between the two, which fails on heads that have no weight of their own.
+        setattr(parent, child_name, new_module)
+
+    def _post_injection_hook(self, model: nn.Module, config: PropulsionConfig, adapter_name: str) -> None:
+        if hasattr(model, "add_model_tags"):
+            model.add_model_tags(["propulsion"])
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        # The vectors are float32 from the start; only who asks for it gets the base layer's dtype.
+        for layer in self.model.modules():
+            if isinstance(layer, PropulsionLayer):
+                _, dtype = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
+                is_float = dtype is not None and dtype.is_floating_point
+                layer.cast_adapter(adapter_name, dtype if is_float and not autocast_adapter_dtype else torch.float32)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        adapter_names = kwargs.pop("adapter_names", None)
+        if adapter_names is None:
+            yield
+            return
+        if self.training:
+            raise AdapterNameError(
+                "Cannot pass `adapter_names` when the model is in training mode: call model.eval() first."
+            )
+        # PEFT passes the inputs themselves here for `generate`, and only other arguments for `forward`.
+        is_generation = check_adapter_names(adapter_names, list(self.peft_config), by_name(args, kwargs))
+        with steering_each_row(self.model, adapter_names, repeats=is_generation):
+            yield
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: PropulsionConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        suffix = f".{adapter_name}"
+        own = {k: v for k, v in model.state_dict().items() if cls.prefix in k and k.endswith(suffix)}
+        try:
+            check_adapter_tensors({k: v for k, v in remapped.items() if k in own}, own, adapter_name)
+        except AdapterFileError:
+            _take_out(model, adapter_name)
+            raise
+        return remapped
+
+    def _check_merge_allowed(self) -> None:
+        """Nothing to warn of: a merged layer gets parameters of its own; what is tied to the old ones keeps them."""
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Fold adapters into the weights of all layers, or of none if one of them cannot be merged.
+
+        Args:
+            adapter_names: What to merge; the active adapters if not given.
+            safe_merge: Refuse merged weights that are not finite.
+
+        Raises:
+            MergeError: A layer cannot be merged; the model is as it was.
+        """
+        self._check_known(adapter_names or ())
+        layers = [module for module in self.model.modules() if isinstance(module, PropulsionLayer)]
+        merged_before = {layer: list(layer.merged_adapters) for layer in layers}
+        try:
+            super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
+        except Exception:
+            for layer in layers:
+                if layer.merged_adapters != merged_before[layer]:
+                    layer.unmerge()
+                    layer.merge(adapter_names=merged_before[layer])
+            raise
+
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
+        if merge:
+            self.merge_adapter(kwargs.get("adapter_names"), kwargs.get("safe_merge", False))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="All adapters are already merged")
+            was_tied = getattr(getattr(self.model, "config", None), "tie_word_embeddings", False)
+            model = super()._unload_and_optionally_merge(merge, *args, **kwargs)
+        if was_tied and not model.config.tie_word_embeddings:
+            _untie(model)
+        return model
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """Activate adapters, in this order; as PEFT's, but never a name that does not exist."""
+        self._check_known([adapter_name] if isinstance(adapter_name, str) else adapter_name)
+        super().set_adapter(adapter_name, inference_mode=inference_mode)
+
+    def _check_known(self, adapter_names: Iterable[str]) -> None:
+        for name in adapter_names:
+            if name not in self.peft_config:
+                raise AdapterNameError(f"Adapter {name} does not exist.{near_misses(name, self.peft_config)}")
+
+    def add_weighted_adapter(
+        self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "linear"
+    ) -> None:
+        """Add an adapter that is a combination of others; they need the same degrees and numbers of vectors.
+
+        Args:
+            adapters: The others' names.
+            weights: One for each of them.
+            adapter_name: The name of the new one.
+            combination_type: "linear" for δ = Σ w δ, "product" for z = Π z^w.
+
+        Raises:
+            AdapterNameError: One of them does not exist, or the new name is taken.
+            ConfigError: They do not fit together.
+        """
+        self._check_weighted(adapters, weights, adapter_name, combination_type)
+        layers = {name: module for name, module in self.model.named_modules() if isinstance(module, PropulsionLayer)}
+        steered = {name: layer for name, layer in layers.items() if any(a in layer.propulsion_delta for a in adapters)}
+        deltas = {name: combine(layer, adapters, weights, combination_type) for name, layer in steered.items()}
+        if not all(torch.isfinite(delta).all() for delta in deltas.values()):
+            raise ConfigError(
+                f"These weights give vectors that are not finite with combination_type={combination_type!r}."
+            )
+        first, *others = (self.peft_config[name] for name in adapters)
+        changes: dict[str, Any] = {"modules_to_save": None, "init_weights": True, "init_noise": 0.0}
+        if any(getattr(other, field) != getattr(first, field) for other in others for field in WHERE):
+            changes |= {**dict.fromkeys(WHERE), "target_modules": sorted(steered)}
+        self.peft_config[adapter_name] = replace(first, **changes)
+        self.inject_adapter(self.model, adapter_name)
+        for name, layer in steered.items():
+            layer.propulsion_delta[adapter_name].data.copy_(deltas[name])
+            if adapter_name in layer.propulsion_bias:
+                layer.propulsion_bias[adapter_name].data.copy_(combine_bias(layer, adapters, weights))
+
+    def _check_weighted(
+        self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str
+    ) -> None:
+        self._check_known(adapters)
+        _check_adapter_name(adapter_name)
+        if adapter_name in self.peft_config:
+            raise AdapterNameError(
+                f"There is already an adapter {adapter_name!r}: choose another name, or delete it first."
+            )
+        if not all(isinstance(weight, (int, float)) and math.isfinite(weight) for weight in weights):
+            raise ConfigError(f"weights must be finite numbers, not {weights!r}.")
+        if not adapters or len(adapters) != len(weights):
+            raise ConfigError(
+                f"Got {len(adapters)} adapters and {len(weights)} weights: give one weight for each adapter."
+            )
+        if combination_type not in COMBINATIONS:
+            raise ConfigError(
+                f"combination_type={combination_type!r} is not one of {', '.join(COMBINATIONS)}."
+                f"{near_misses(combination_type, COMBINATIONS)}"
+            )
+        for field in ("degree", "degree_pattern", "num_vectors", "pooling", "train_bias"):
+            if len({str(getattr(self.peft_config[name], field)) for name in adapters}) > 1:
+                raise ConfigError(f"The adapters differ in {field}, so that their vectors cannot be combined.")
+        for module in self.modules():
+            if (
+                isinstance(module, ModulesToSaveWrapper)
+                and sum(name in module.modules_to_save for name in adapters) > 1
+            ):
+                raise ConfigError("Cannot add weighted adapters targeting the same module with modules_to_save.")
+
+
+def _check_adapter_name(adapter_name: str) -> None:
+    """Refuse a name that PyTorch cannot store parameters under."""
+    if (
+        not adapter_name
+        or "." in adapter_name
+        or adapter_name.startswith("_")
+        or hasattr(nn.ParameterDict(), adapter_name)
+    ):
+        raise AdapterNameError(
+            f"An adapter cannot be named {adapter_name!r}, which is empty, has a dot, begins with an underscore, or is "
+            "an attribute of torch's ParameterDict: choose another name."
+        )
+
+
+def _check_saved_shapes(peft_config: PropulsionConfig, matched: dict[str, nn.Module]) -> None:
+    """Compare the layers that a saved adapter steers with those of this model."""
+    saved = peft_config.saved_shapes
+    if not saved:
+        return
+    for name, module in matched.items():
+        if name not in saved:
+            raise AdapterFileError(
+                f"The adapter has no vector for {name}: its file is incomplete, or of another model."
+            )
+        size = kind_of(module, name)(module).out_features
+        if saved[name][-1] != size:
+            raise BaseModelError(
+                f"The adapter has the shape {saved[name]} for {name}, which has {size} outputs in this model: load it "
+                "onto the base model named in its adapter_config.json."
+            )
+
+
+def _take_out(model: nn.Module, adapter_name: str) -> None:
+    """Remove an adapter whose file was refused after its layers had been made."""
+    if isinstance(model, PeftModel) and list(model.peft_config) == [adapter_name]:
+        model.base_model.unload()
+    elif isinstance(model, PeftModel):
+        model.delete_adapter(adapter_name)
+
+
+def _untie(model: nn.Module) -> None:
+    """Give the output layer a bias of its own: transformers ties it with the flag that unloading has just cleared."""
+    head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        head.bias = nn.Parameter(head.bias.detach().clone(), requires_grad=head.bias.requires_grad)
+
+
+def _check_targets(peft_config: PropulsionConfig, modules: dict[str, nn.Module], matched: dict[str, nn.Module]) -> None:
+    targets = peft_config.target_modules or ()
+    if not is_preset(targets):
+        check_every_entry_matches(modules, targets)
+    if not matched and peft_config.layers_to_transform is not None:
+        raise TargetError(
+            f"Target modules {targets} not found in the base model. Note: You specified 'layers_to_transform': "
+            f"{peft_config.layers_to_transform}, which leaves none of them."
+        )
+    blocks = peft_config.layers_to_transform
+    present = {layer_index(name, peft_config.layers_pattern) for name in matched}
+    for block in [] if blocks is None else [blocks] if isinstance(blocks, int) else blocks:
+        if block not in present:
+            raise TargetError(f"layers_to_transform has {block}, but no steered module is in a block of that number.")
+    for name, module in matched.items():
+        kind_of(module, name)
+    for pattern in peft_config.degree_pattern or ():
+        if matched and not any(get_pattern_key([pattern], name) == pattern for name in matched):
+            raise TargetError(
+                f"degree_pattern has {pattern!r}, which is no steered module."
+                f"{near_misses(pattern, {name.rpartition('.')[2] for name in matched})}"
+            )
+    if peft_config.train_bias and matched and not any(getattr(m, "bias", None) is not None for m in matched.values()):
+        warnings.warn("train_bias=True has no effect: none of the steered layers has a bias.", stacklevel=2)

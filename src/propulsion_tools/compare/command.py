@@ -1,0 +1,114 @@
+"""`propulsion compare`: from a grid to its report."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cache
+from pathlib import Path
+
+from propulsion_tools.compare.grid import Grid
+from propulsion_tools.compare.local_backend import Backend, LocalProcesses
+from propulsion_tools.compare.options import CompareOptions
+from propulsion_tools.compare.plan import Cell, cells, final_runs, selection_runs
+from propulsion_tools.compare.process import cores
+from propulsion_tools.compare.progress import GridProgress
+from propulsion_tools.compare.ray_backend import RayTasks
+from propulsion_tools.compare.results import CellResult, all_results
+from propulsion_tools.compare.runner import run_grid
+from propulsion_tools.errors import DataError, OptionError, RunsFailedError, require
+from propulsion_tools.records import RunRecord
+from propulsion_tools.training.base_models import model_path
+from propulsion_tools.training.console import size
+from propulsion_tools.training.measure import weight_bytes
+
+OTHER_METHODS_SHARE, FILES_BESIDE = 0.05, 2 * 2**20  # of the base model's weights; tokenizer, answers, curves
+
+
+def compare(grid: Grid, options: CompareOptions) -> list[CellResult]:
+    """Run what is missing.
+
+    Args:
+        grid: The grid.
+        options: How to run it.
+
+    Raises:
+        OptionError: The disk is too small for it, or another process runs it.
+        DataError: There is no folder of data where one is named.
+        SchemaVersionError: A record was written under another version of the schema.
+    """
+    require("plotly", "report")  # not only after all that was run
+    if options.report_only:
+        return all_results(grid)
+    check_data(grid)
+    check_folders(grid)
+    check_disk(grid)
+    backend = make_backend(options)
+    with GridProgress(grid, backend.slots) as progress:
+        return run_grid(grid, backend, progress, options.retry_failed)
+
+
+def require_a_finished_run(results: list[CellResult], report: Path) -> None:
+    """Tell scripts, by an error after the report, that nothing worked.
+
+    Raises:
+        RunsFailedError: Runs failed, and none has finished.
+    """
+    failures = [failed for result in results for _, failed in result.failures]
+    finished = any(isinstance(ended, RunRecord) for item in results for _, ended in (*item.selection, *item.final))
+    if failures and not finished:
+        raise RunsFailedError(f"Every run failed, see {report}; the first said: {failures[0].error}")
+
+
+def make_backend(options: CompareOptions) -> Backend:
+    """Where runs run."""
+    if options.backend == "ray":
+        return RayTasks(options.ray_address, options.jobs)
+    return LocalProcesses(options.jobs or max(1, cores() // 2))
+
+
+def check_data(grid: Grid) -> None:
+    """Refuse a grid whose data is not there, before anything runs."""
+    for cell in cells(grid):
+        folder = final_runs(grid, cell, 1.0)[0].spec.data_dir
+        if folder is not None and not Path(folder).is_dir():
+            raise DataError(f"data_dir {folder} of the task {cell.task} does not exist: mend it, or pass --data_root.")
+
+
+def check_folders(grid: Grid) -> None:
+    """Refuse runs that would write into one folder, each over the other: equal settings under names that look alike."""
+    seen: dict[str, Cell] = {}
+    for cell in cells(grid):
+        folders = [run.folder for run in selection_runs(grid, cell)]
+        if len(set(folders)) < len(folders):
+            raise OptionError(
+                f"The learning rates of the row {cell.row!r} are too near to tell apart: see rate_factors."
+            )
+        other = seen.setdefault(final_runs(grid, cell, 1.0)[0].folder, cell)
+        if other is not cell:
+            names = (other.row, cell.row) if other.row != cell.row else (other.task, cell.task)
+            raise OptionError(f"{names[0]!r} and {names[1]!r} are the same with folders of the same name: rename one.")
+
+
+def check_disk(grid: Grid) -> None:
+    """Refuse a grid whose runs do not fit on the disk; an upper bound, where the base models are folders here."""
+    needed = missing = 0
+    for result in all_results(grid):
+        spec = final_runs(grid, result.cell, 1.0)[0].spec
+        share = 1.0 if spec.method == "full" else OTHER_METHODS_SHARE
+        weights = int(_bytes_of_weights(spec.model_name_or_path) * share) if grid.keep_weights else 0
+        count = len(grid.seeds) - len(result.records)
+        missing, needed = missing + count, needed + count * (FILES_BESIDE + weights)
+    existing = next(path for path in (grid.folder.absolute(), *grid.folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise OptionError(
+            f"The {missing:,} final runs of {grid.name} may take {size(needed)}, and {existing} has {size(free)} free: "
+            "set keep_weights: false, or another output_dir."
+        )
+
+
+@cache
+def _bytes_of_weights(model: str) -> int:
+    """Bytes of the base model's weights; 0 where they are not in a folder here."""
+    folder = Path(model_path(model))
+    return weight_bytes(folder) if folder.is_dir() else 0

@@ -1,0 +1,81 @@
+"""`propulsion demo`: the head alone against Propulsion, on the same sentences, with real weights and no download."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from propulsion.errors import PropulsionError
+from propulsion_tools.records import RunRecord, write_atomically
+from propulsion_tools.tasks import get_task
+from propulsion_tools.training.base_models import MINILM
+from propulsion_tools.training.console import run_table, show
+from propulsion_tools.training.options import DemoOptions
+
+TASK = "docstrings"
+METHODS = ("head", "propulsion")
+TEXTS = (
+    "Draw samples from a multivariate normal distribution with the given covariance.",
+    "Apply a 2D convolution over an input signal composed of several input planes.",
+    "Return the shortest path between two nodes of a graph.",
+    "Fit the model with cross-validated choice of the regularization strength.",
+)
+
+
+class DemoError(PropulsionError):
+    """One of the demo's runs failed; it has said why."""
+
+
+def demo(options: DemoOptions) -> None:
+    """Train both, print a table and what to do next.
+
+    Raises:
+        DemoError: One of the runs failed.
+    """
+    folder = Path(options.output_dir)
+    task = get_task(TASK)
+    show(f"{task.description} (MiniLM, 22.7 M weights, on the CPU or whatever accelerator there is)", "")
+    records = {method: _run(method, folder / method, options) for method in METHODS}
+    show(run_table(records, task.main_metric))
+    texts = folder / "texts.jsonl"
+    write_atomically(texts, "".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    show("What to do next:", "", *(f"  {command}" for command in next_commands(folder, texts)), "")
+    show("And with data of your own, train and validation files in one folder: propulsion train --data_dir FOLDER")
+
+
+def _run(method: str, folder: Path, options: DemoOptions) -> RunRecord:
+    """Train in a process of its own, so that its peak memory is its own."""
+    flags = {
+        "task": TASK,
+        "method": method,
+        "model_name_or_path": MINILM,
+        "output_dir": str(folder),
+        "seed": options.seed,
+        "num_train_epochs": options.num_train_epochs,
+        "max_train_samples": options.max_train_samples,
+        "max_eval_samples": options.max_eval_samples,
+        "disable_tqdm": str(options.disable_tqdm).lower(),
+        "save_strategy": "no",
+        "overwrite_output_dir": "true",
+    }
+    words = [f"--{name}={value}" for name, value in flags.items() if value is not None]
+    command = [sys.executable, "-m", "propulsion", "train", *words]
+    # Threads that spin while they wait triple the time on a machine that has something else to do.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
+    if done.returncode:
+        raise DemoError(f"The run with --method {method} failed (exit status {done.returncode}).")
+    return RunRecord.read(folder)
+
+
+def next_commands(folder: Path, texts: Path) -> list[str]:
+    """Three commands that work when pasted."""
+    adapter = folder / "propulsion"
+    return [
+        f"propulsion evaluate {adapter}",
+        f"propulsion predict {adapter} --input {texts} --output {folder / 'predictions.jsonl'}",
+        f"propulsion inspect {adapter} --figure {folder / 'gains.png'}",
+    ]

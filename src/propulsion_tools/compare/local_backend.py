@@ -1,0 +1,75 @@
+"""Where runs run: in processes of this machine."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from threading import Lock
+from typing import Protocol
+
+from propulsion_tools.compare.plan import Run, words
+from propulsion_tools.compare.process import cores, train_in_process
+from propulsion_tools.compare.run_folders import Failure
+from propulsion_tools.training.checkpoints import last_checkpoint
+
+
+class Backend(Protocol):
+    """Runs runs."""
+
+    slots: int
+    """How many at once."""
+
+    def submit(self, run: Run) -> Future[Failure | None]:
+        """Start a run, or let it wait for its turn; the future holds why it failed, or None."""
+
+    def close(self) -> None:
+        """End what still runs."""
+
+
+class LocalProcesses:
+    """Each run is a process of this machine; the cores are shared equally.
+
+    Args:
+        jobs: How many runs at once.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self.slots = jobs
+        self._threads = max(1, cores() // jobs)
+        self._pool = ThreadPoolExecutor(jobs)
+        self._running: dict[str, BaseProcess] = {}
+        self._lock = Lock()
+        self._closed = False
+
+    def submit(self, run: Run) -> Future[Failure | None]:
+        """Start a run as soon as one of the slots is free."""
+        return self._pool.submit(self._train, run)
+
+    def _train(self, run: Run) -> Failure | None:
+        try:
+            return train_in_process(command(run), run.folder, self._threads, partial(self._started, run.folder))
+        finally:
+            with self._lock:
+                self._running.pop(run.folder, None)
+
+    def _started(self, folder: str, process: BaseProcess) -> None:
+        with self._lock:
+            self._running[folder] = process
+            if self._closed:
+                process.kill()
+
+    def close(self) -> None:
+        """End what still runs, and start nothing more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._closed = True
+            for process in self._running.values():
+                process.kill()
+
+
+def command(run: Run) -> list[str]:
+    """The words after `propulsion train`: from its last checkpoint, if it has one."""
+    resume = ["--resume_from_checkpoint=true"] if last_checkpoint(Path(run.folder)) else []
+    return [*words(run.spec), "--overwrite_output_dir=true", *resume]

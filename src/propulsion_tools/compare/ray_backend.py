@@ -1,0 +1,87 @@
+"""Runs as tasks of a Ray cluster: one that is running already, by its address, or one on this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from propulsion_tools.compare.local_backend import command
+from propulsion_tools.compare.plan import Run
+from propulsion_tools.compare.process import cores, train_in_process
+from propulsion_tools.compare.run_folders import Failure
+from propulsion_tools.errors import OptionError, require
+
+RETRIES = 3
+"""How often a run is started again when the worker that it is on dies."""
+
+
+class RayTasks:
+    """Each run is a task; one that dies with its worker is started again on another.
+
+    Every worker must find the same files as this process, at the same paths: runs are written where they are run.
+
+    Args:
+        address: Of a running cluster; None: one is started on this machine, and ended with the grid.
+        jobs: How many runs at once; None: as many as the cluster has cores.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        OptionError: There is no cluster at the address.
+    """
+
+    def __init__(self, address: str | None, jobs: int | None = None) -> None:
+        self._ray = require("ray", "distributed")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if address:
+            _knock(address)
+        alone = {} if address else {"num_cpus": jobs or cores(), "include_dashboard": False}
+        try:
+            self._ray.init(address=address or "local", log_to_driver=False, logging_level="error", **alone)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise OptionError(f"There is no Ray cluster at {address!r}: {' '.join(str(error).split())}") from error
+        self._cores = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        self.slots = jobs or self._cores
+        share = max(1, self._cores // self.slots)
+        self._task = self._ray.remote(num_cpus=share, max_retries=RETRIES)(train_there)
+        self._threads = share
+
+    def submit(self, run: Run) -> Future[Failure | None]:
+        """Start a run on whatever worker has room for it."""
+        reference = self._task.remote(command(run), run.folder, self._threads, os.getcwd())
+        outer: Future[Failure | None] = Future()
+        reference.future().add_done_callback(lambda inner: outer.set_result(self._result(inner)))
+        return outer
+
+    def _result(self, ended: Future[Any]) -> Failure | None:
+        if error := ended.exception():
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            return Failure(f"no worker of the cluster could finish it: {said[0]}", 1, 0.0)
+        failure: Failure | None = ended.result()
+        return failure
+
+    def close(self) -> None:
+        """Leave the cluster, and end what still runs."""
+        self._ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Refuse an address where nobody answers, for which Ray itself would wait for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # "auto", or a name that Ray resolves
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise OptionError(f"There is no Ray cluster at {address!r}: {error.strerror or error}.") from error
+
+
+def train_there(words: Sequence[str], folder: str, threads: int, directory: str) -> Failure | None:
+    """`train_in_process`, on a worker, in the directory that the grid was started in."""
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        return Failure(f"the worker on {os.uname().nodename} does not see {directory}: {error.strerror}", 1, 0.0)
+    return train_in_process(words, folder, threads)

@@ -1,0 +1,100 @@
+"""Every error that the tools raise of their own accord, without importing the method or anything that it needs.
+
+ToolsError
+├── OptionError              an option, a field of a run, or a file named by one is wrong (also a ValueError)
+│   └── SchemaVersionError   a record was written under another version of its schema
+├── DataError                the data cannot be trained on (also a ValueError)
+├── NotFiniteError           the loss or a gain left the finite range (also an ArithmeticError)
+├── GradientError            an output does not depend on the parameters in question (also a ValueError)
+├── RunsFailedError          every run of a grid failed (also a RuntimeError)
+├── UnknownNameError         no task, method or key of this name; names the near misses (also a ValueError)
+└── MissingExtraError        an optional dependency is not installed (also an ImportError)
+
+What the method itself refuses is a `propulsion.errors.PropulsionError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class ToolsError(Exception):
+    """Base class of every error that the tools raise of their own accord."""
+
+
+class OptionError(ToolsError, ValueError):
+    """An option, a field of a run, or a file named by one is wrong."""
+
+
+class SchemaVersionError(OptionError):
+    """A record was written under another version of its schema."""
+
+
+class DataError(ToolsError, ValueError):
+    """The data cannot be trained on."""
+
+
+class NotFiniteError(ToolsError, ArithmeticError):
+    """The loss or a gain left the finite range."""
+
+
+class GradientError(ToolsError, ValueError):
+    """An output does not depend on the parameters in question."""
+
+
+class RunsFailedError(ToolsError, RuntimeError):
+    """Every run of a grid failed."""
+
+
+class UnknownNameError(ToolsError, ValueError):
+    """No task, method or key of this name."""
+
+
+class MissingExtraError(ToolsError, ImportError):
+    """An optional dependency is not installed."""
+
+
+def is_one_sentence(error: BaseException) -> bool:
+    """Whether a user needs the error's message alone and no traceback: an error of the tools or of the method.
+
+    The method is not imported to ask: before that has happened, none of its errors can have been raised.
+    """
+    method = sys.modules.get("propulsion.errors")
+    return isinstance(error, ToolsError) or (method is not None and isinstance(error, method.PropulsionError))
+
+
+def near_misses(name: str, known: Iterable[str], limit: int = 3) -> str:
+    """A clause for an error message that names what `name` may have been meant to be.
+
+    Args:
+        name: What was asked for.
+        known: What there is.
+        limit: How many near misses to name at most.
+
+    Returns:
+        ``" Did you mean 'a' or 'b'?"``, with a leading space, or an empty string if nothing is near.
+    """
+    close = difflib.get_close_matches(name, sorted(known), n=limit, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency at the door of the room that needs it.
+
+    Args:
+        module: The module's import name.
+        extra: The extra of this distribution that installs it.
+
+    Raises:
+        MissingExtraError: It is not installed; the message is the command that mends it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"This needs the package {module!r}, which is not installed: pip install 'propulsion-peft[{extra}]'"
+        ) from error

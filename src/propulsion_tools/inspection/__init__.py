@@ -1,0 +1,1 @@
+"""What a saved adapter has learned, read without its base model: gains as text, heat maps and distributions."""

@@ -1,0 +1,145 @@
+"""A saved adapter, read without its base model."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from peft.utils.other import get_pattern_key
+from safetensors.torch import load_file
+from torch import Tensor
+
+from propulsion import PropulsionConfig
+from propulsion.errors import AdapterFileError
+from propulsion.gain import gain
+from propulsion.pooling import pool
+from propulsion_tools.errors import NotFiniteError
+from propulsion_tools.inspection.places import Place, model_order, place_of
+
+Array = npt.NDArray[np.float64]
+
+PREFIX, DELTA, BIAS = "base_model.model.", ".propulsion_delta", ".propulsion_bias"
+
+
+@dataclass(frozen=True)
+class SavedLayer:
+    """One steered layer.
+
+    Attributes:
+        name: Its full name in the base model.
+        place: Where it sits.
+        degree: k of each of its p vectors.
+        z: The trained vectors 1 + δ, of shape (p, d_out).
+        gain: The pooled gains, of shape (1, d_out); (2, d_out) for max and min pooling, as from `pool`.
+    """
+
+    name: str
+    place: Place
+    degree: tuple[int, ...]
+    z: Array
+    gain: Array
+
+    @property
+    def moved(self) -> float:
+        """The root mean square of gain - 1."""
+        return float(np.sqrt(np.square(self.gain - 1).mean()))
+
+
+@dataclass(frozen=True)
+class SavedAdapter:
+    """An adapter's configuration and its layers in model order.
+
+    Attributes:
+        folder: Where it lies.
+        config: Its configuration.
+        layers: What it steers.
+        vectors: How many trained numbers the vectors have.
+        biases: How many the biases of the steered layers have, where they were trained.
+        heads: How many each of the modules has that were trained whole.
+        file_bytes: The size of adapter_model.safetensors.
+    """
+
+    folder: Path
+    config: PropulsionConfig
+    layers: tuple[SavedLayer, ...]
+    vectors: int
+    biases: int
+    heads: dict[str, int]
+    file_bytes: int
+
+
+def read_adapter(folder: Path) -> SavedAdapter:
+    """Read an adapter and compute its gains.
+
+    Args:
+        folder: What `save_pretrained` wrote.
+
+    Raises:
+        AdapterFileError: It is no adapter's folder, not Propulsion's, or its file is damaged, incomplete or not finite.
+        NotFiniteError: The vectors are finite, but their gains are not; names the layer.
+    """
+    _check_kind(folder)
+    config = PropulsionConfig.from_pretrained(str(folder))
+    file = folder / SAFETENSORS_WEIGHTS_NAME
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(file).items()}
+    deltas = {name.removesuffix(DELTA): tensor for name, tensor in tensors.items() if name.endswith(DELTA)}
+    if not deltas:
+        raise AdapterFileError(f"{file} holds no vectors: the file is incomplete.")
+    layers = [_layer(name, delta, config, file) for name, delta in deltas.items()]
+    heads: Counter[str] = Counter()
+    for name, tensor in tensors.items():
+        if not name.endswith((DELTA, BIAS)):
+            heads[_head(name, config)] += tensor.numel()
+    return SavedAdapter(
+        folder=folder,
+        config=config,
+        layers=tuple(sorted(layers, key=lambda layer: model_order(layer.place))),
+        vectors=sum(delta.numel() for delta in deltas.values()),
+        biases=sum(tensor.numel() for name, tensor in tensors.items() if name.endswith(BIAS)),
+        heads=dict(heads),
+        file_bytes=file.stat().st_size,
+    )
+
+
+def _check_kind(folder: Path) -> None:
+    if not folder.is_dir():
+        raise AdapterFileError(f"There is no folder {folder}.")
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise AdapterFileError(f"{folder} is no adapter: it has no {CONFIG_NAME}. Pass what `save_pretrained` wrote.")
+    try:
+        values: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise AdapterFileError(f"{path} cannot be read ({error}).") from error
+    kind = values.get("peft_type") if isinstance(values, dict) else None
+    if kind != "PROPULSION":
+        raise AdapterFileError(f"{folder} is no Propulsion adapter: its peft_type is {kind!r}.")
+    if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
+        raise AdapterFileError(f"{folder} has no {SAFETENSORS_WEIGHTS_NAME}: the adapter is incomplete.")
+
+
+def _layer(name: str, delta: Tensor, config: PropulsionConfig, file: Path) -> SavedLayer:
+    if delta.ndim != 2 or len(delta) != config.num_vectors:
+        raise AdapterFileError(
+            f"{file}: the vectors of {name} have the shape {tuple(delta.shape)}, which does not fit "
+            f"num_vectors={config.num_vectors} in {CONFIG_NAME}."
+        )
+    patterns = config.degree_pattern or {}
+    degree = config.degrees_of(patterns.get(get_pattern_key(patterns, name), config.degree))
+    pooled = pool(gain(delta, degree), config.pooling)
+    if not pooled.isfinite().all():
+        degrees = ", ".join(map(str, degree))
+        raise NotFiniteError(f"The gain of {name} is not finite: its vectors are too far from 1 for degree {degrees}.")
+    return SavedLayer(name, place_of(name), degree, 1 + delta.double().numpy(), pooled.double().numpy())
+
+
+def _head(name: str, config: PropulsionConfig) -> str:
+    """The entry of modules_to_save that a tensor belongs to."""
+    parts = name.split(".")
+    return next((entry for entry in config.modules_to_save or () if entry.split(".")[-1] in parts), parts[0])

@@ -1,0 +1,211 @@
+"""Trained parameters of every method, counted on models without weights, beside those that the paper prints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+
+from propulsion.errors import PropulsionError
+from propulsion_tools.errors import OptionError, ToolsError, near_misses
+from propulsion_tools.methods.heads import count_parameters, head_modules
+from propulsion_tools.methods.paper_results import paper_parameters
+from propulsion_tools.methods.registry import get_method, method_names
+from propulsion_tools.records import RunSpec
+
+BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1}
+MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+DEBERTA = {
+    "vocab_size": 128100,
+    "type_vocab_size": 0,
+    "relative_attention": True,
+    "position_buckets": 256,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "pooler_hidden_size": 768,
+}
+# Known without a hub: the type of the model, and how its configuration differs from the type's defaults.
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "roberta-base": ("roberta", ROBERTA | BASE),
+    "roberta-large": ("roberta", ROBERTA | LARGE),
+    "bart-large": ("bart", {}),
+    "deberta-v3-base": ("deberta-v2", DEBERTA | BASE),
+    "minilm": ("bert", MINILM),
+}
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The task that is counted for: two labels."""
+
+    peft_task_type: str = "SEQ_CLS"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a row of the paper comes about.
+
+    Args:
+        method: Our name.
+        counted: What the paper counts: ``trainable`` (adapter and head), ``adapter``, or ``outputs`` (adapter, and the
+            output dimensions of the head's linears).
+        spec: Fields of the spec that differ from their defaults.
+        why_not: Why the paper's number cannot be reached, where that is known.
+    """
+
+    method: str
+    counted: str = "trainable"
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    why_not: str = ""
+
+
+QKV = {"target_modules": "attn"}
+TABLE_1 = {
+    "FT": Setting("full"),
+    "Adapter S": Setting("adapter", "adapter"),
+    "Prompt tuning": Setting("prompt-tuning"),
+    "Prefix-tuning": Setting("prefix-tuning"),
+    "(IA) 3": Setting("ia3"),
+    "BitFit": Setting("bitfit", "adapter", why_not="the paper repeats the number of Propulsion(All)"),
+    "LoRA": Setting("lora"),
+    "AdaLoRA": Setting("adalora"),
+    "MAM Adapter": Setting("mam", why_not="no setting that we know gives it"),
+    "PROPETL Adapter": Setting("propetl-adapter"),
+    "PROPETL LoRA": Setting("propetl-lora", why_not="no setting that we know gives it"),
+    "PROPETL Prefix": Setting("propetl-prefix", why_not="no setting that we know gives it"),
+    "Propulsion(All)": Setting("propulsion-all", "outputs"),
+    "Propulsion(Attn)": Setting("propulsion-attn", "adapter"),
+}
+TABLE_2 = {
+    "FT": Setting("full"),
+    "Prompt tuning": Setting("prompt-tuning", "adapter", why_not="no number of tokens gives it"),
+    "Prefix-tuning": Setting("prefix-tuning", "adapter", why_not="no number of tokens gives it"),
+    "BitFit": Setting("bitfit", "adapter", why_not="the model has other biases"),
+    "LoRA": Setting("lora", "adapter", QKV),
+    "AdaLoRA": Setting("adalora", "adapter", QKV),
+    "LoHa": Setting("loha", "adapter", QKV),
+    "LoKr": Setting("lokr", "adapter", QKV | {"method_args": {"r": 12}}),
+    "Propulsion(All)": Setting("propulsion-all", "outputs"),
+    "Propulsion(Attn)": Setting("propulsion-attn", "adapter"),
+}
+ONE_MODEL = {
+    ("bart-large", "LoHa"): Setting("loha", "adapter", QKV | {"method_args": {"r": 4}}),
+    ("bart-large", "Prompt tuning"): Setting("prompt-tuning", "adapter", {"method_args": {"num_virtual_tokens": 512}}),
+}
+TABLE_5 = {
+    f"Propulsion[{label}]": Setting(f"propulsion-{preset}", "outputs" if preset == "all" else "adapter")
+    for label, preset in {
+        **{name.capitalize(): name for name in ("all", "embedding", "key", "query", "value")},
+        "MLP": "mlp",
+        "K+Q+V": "attn",
+    }.items()
+}
+SETTINGS = {"1": TABLE_1, "2": TABLE_2, "5": TABLE_5}
+
+
+@dataclass(frozen=True)
+class Count:
+    """One row: what a method trains, or why it does not apply, and what the paper prints for it."""
+
+    method: str
+    adapter: int = 0
+    head: int = 0
+    as_counted: int | None = None
+    paper: str = ""
+    table: str = ""
+    note: str = ""
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether rounding or cutting our number off gives the paper's; None where the paper has none."""
+        if not self.paper or self.as_counted is None:
+            return None if not self.paper else False
+        digits = self.paper.rstrip("M")
+        unit = 10.0 ** -len(digits.partition(".")[2])
+        return abs(self.as_counted / 1e6 - float(digits)) < unit
+
+
+def counts(model: str) -> list[Count]:
+    """What every method trains in a model, the paper's rows with the paper's settings first.
+
+    Args:
+        model: One of `MODELS`, a folder with a config.json, or a hub id.
+
+    Raises:
+        OptionError: There is no such configuration.
+    """
+    config = model_config(model)
+    rows = [
+        _counted(config, setting, printed, table)
+        for (table, label), printed in paper_parameters(model).items()
+        if (setting := paper_setting(model, table, label)) is not None
+    ]
+    listed = {row.method for row in rows}
+    return rows + [_counted(config, Setting(name)) for name in method_names() if name not in listed]
+
+
+def model_config(model: str) -> PretrainedConfig:
+    """The configuration of a classifier with two labels.
+
+    Raises:
+        OptionError: There is none of this name.
+    """
+    if model in MODELS:
+        model_type, values = MODELS[model]
+        return AutoConfig.for_model(model_type, num_labels=2, **values)
+    try:
+        return AutoConfig.from_pretrained(model, num_labels=2)
+    except (OSError, ValueError) as error:
+        hint = near_misses(Path(model).name, MODELS)
+        raise OptionError(
+            f"There is no configuration of {model!r} here: name one of {', '.join(MODELS)}, or the folder of a model."
+            f"{hint}"
+        ) from error
+
+
+def paper_setting(model: str, table: str, label: str) -> Setting | None:
+    """How a row of the paper's tables 1, 2 and 5 comes about, by the paper's label of its method; None for others."""
+    plain = re.sub(r"\s*</?sup>\s*", " ", label).strip()
+    plain = {"Bitfit": "BitFit", "Prompt-tuning": "Prompt tuning"}.get(plain, plain)
+    return ONE_MODEL.get((model, plain)) or SETTINGS.get(table, {}).get(plain)
+
+
+def _counted(config: PretrainedConfig, setting: Setting, printed: str = "", table: str = "") -> Count:
+    method = get_method(setting.method)
+    if reason := method.refusal():
+        return Count(setting.method, paper=printed, table=table, note=reason)
+    spec = RunSpec(method=setting.method, **setting.spec)
+    try:
+        with torch.device("meta"):
+            base = AutoModelForSequenceClassification.from_config(config)
+            heads = head_modules(base)
+            outputs = head_outputs(base, heads)
+            found = count_parameters(method.build(base, spec, Classification()), heads)
+    except (PropulsionError, ToolsError) as error:
+        return Count(setting.method, paper=printed, table=table, note=str(error))
+    values = {"trainable": found["trainable"], "adapter": found["adapter"], "outputs": found["adapter"] + outputs}
+    row = Count(setting.method, found["adapter"], found["head"], values[setting.counted], printed, table)
+    told = f"with {_flags(setting.spec)}" if setting.spec else ""
+    why_not = (setting.why_not or "not reproduced") if row.agrees is False else ""
+    return replace(row, note="; ".join(filter(None, (told, why_not))))
+
+
+def _flags(spec: Mapping[str, Any]) -> str:
+    plain = {name: value for name, value in spec.items() if name != "method_args"}
+    return ", ".join(f"{name}={value}" for name, value in {**plain, **spec.get("method_args", {})}.items())
+
+
+def head_outputs(model: PreTrainedModel, heads: list[str]) -> int:
+    """The output dimensions of the head's linears, which the paper adds to Propulsion(All)."""
+    linears = [module for name in heads for module in model.get_submodule(name).modules()]
+    return sum(module.out_features for module in linears if isinstance(module, nn.Linear))

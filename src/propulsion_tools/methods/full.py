@@ -1,0 +1,26 @@
+"""Full fine-tuning: every weight is trained."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from propulsion_tools.methods.registry import Cost, HasTaskType, Method, register
+from propulsion_tools.records import RunSpec
+
+
+def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.Module:
+    """Leave everything trainable."""
+    return base_model.requires_grad_(True)
+
+
+METHOD = register(
+    Method(
+        "full",
+        "every weight of the network",
+        build,
+        lambda spec: 1e-4,
+        delta="ΔW free",
+        cost=Cost("O(d × d)", "O(d × d)", "d²"),
+    )
+)

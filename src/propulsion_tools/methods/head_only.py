@@ -1,0 +1,27 @@
+"""Train the head alone: the control that every other method has to beat."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from propulsion_tools.errors import OptionError
+from propulsion_tools.methods.heads import train_the_head_alone
+from propulsion_tools.methods.registry import HasTaskType, Method, register
+from propulsion_tools.records import RunSpec
+
+
+def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.Module:
+    """Freeze the backbone, keep the head trainable.
+
+    Raises:
+        OptionError: The model has no head that could be trained.
+    """
+    if not train_the_head_alone(base_model, spec):
+        raise OptionError(f"{type(base_model).__name__} has no head to train; choose another --method.")
+    return base_model
+
+
+METHOD = register(
+    Method("head", "the classifier head alone, the backbone frozen", build, lambda spec: 5e-3, delta="ΔW = 0")
+)

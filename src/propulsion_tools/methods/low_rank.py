@@ -1,0 +1,107 @@
+"""What the relatives of LoRA that PEFT does not have are built from: y + (α/r) B A x, beside a frozen linear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from propulsion_tools.methods.attach import attach, check_options, random_matrix, sizes, zeros
+from propulsion_tools.methods.heads import train_the_head_alone
+from propulsion_tools.methods.layer_names import linear_names
+from propulsion_tools.methods.registry import HasTaskType, Method, register
+from propulsion_tools.records import RunSpec
+
+PIECE = "low_rank"
+Options = TypeVar("Options", bound="LowRankOptions")
+
+
+@dataclass(frozen=True)
+class LowRankOptions:
+    """Raises `OptionError` for what is out of range."""
+
+    r: int = 8
+    """The rank."""
+    alpha: float | None = None
+    """The update's scale is alpha / r; None: 2r."""
+
+    def __post_init__(self) -> None:
+        check_options(self, "this method")
+
+    @property
+    def scale(self) -> float:
+        """α / r."""
+        return 2.0 if self.alpha is None else self.alpha / self.r
+
+
+class LowRank(nn.Module):
+    """y + s B A x, B = 0 at the start.
+
+    Args:
+        layer: The frozen linear, for its sizes.
+        options: Rank and scale.
+    """
+
+    def __init__(self, layer: nn.Module, options: LowRankOptions) -> None:
+        super().__init__()
+        inputs, outputs = sizes(layer)
+        self.A, self.B, self.scale = random_matrix(options.r, inputs), zeros(outputs, options.r), options.scale
+
+    def forward(self, x: Tensor, output: Tensor) -> Tensor:
+        """The new output, float32."""
+        inner = functional.linear(x.float(), self.A)
+        return torch.add(output.float(), functional.linear(inner, self.B), alpha=self.scale)
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def update(self) -> Tensor:
+        """ΔW = s B A, shape (outputs, inputs)."""
+        return self.scale * self.B @ self.A
+
+
+def low_rank_method(
+    name: str,
+    description: str,
+    options_class: type[Options],
+    attach_to: Callable[[PreTrainedModel, list[str], Options], object],
+    learning_rate: float,
+    **fields: Any,
+) -> Method:
+    """Register a relative of LoRA.
+
+    Args:
+        name: What the command line calls it.
+        description: One line for `propulsion methods`.
+        options_class: Its options, built from `method_args`.
+        attach_to: Puts its pieces beside the linears of these names.
+        learning_rate: The step size that suits it.
+        **fields: Those of `Method`.
+    """
+
+    def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.Module:
+        options = options_class(**(spec.method_args or {}))
+        names = linear_names(base_model, spec)
+        train_the_head_alone(base_model, spec)
+        attach_to(base_model, names, options)
+        return base_model
+
+    return register(
+        Method(name, description, build, lambda spec: learning_rate, 5e-3, config_class=options_class, **fields)
+    )
+
+
+def attach_each(model: PreTrainedModel, names: list[str], make: Callable[[nn.Module], nn.Module]) -> None:
+    """Put what `make` gives for a layer beside it."""
+    for name in names:
+        layer = model.get_submodule(name)
+        attach(layer, PIECE, make(layer).to(next(layer.parameters()).device))
+
+
+def pieces(model: nn.Module, kind: type[Any]) -> list[tuple[nn.Module, Any]]:
+    """The layers that have a piece of this kind beside them, each with its piece."""
+    found = [(module, getattr(module, PIECE, None)) for module in model.modules()]
+    return [(layer, piece) for layer, piece in found if isinstance(piece, kind)]

@@ -1,0 +1,142 @@
+"""The registry of methods: one file for each method or family, found by name, duplicates refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple, Protocol
+
+from peft import PeftConfig
+from torch import nn
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from propulsion_tools.errors import OptionError, UnknownNameError, near_misses
+from propulsion_tools.methods.method_callback import MethodCallback
+from propulsion_tools.records import RunSpec
+
+
+class HasTaskType(Protocol):
+    """What a method needs to know of a task."""
+
+    @property
+    def peft_task_type(self) -> str:
+        """A name of `peft.TaskType`, for example SEQ_CLS."""
+
+
+class Cost(NamedTuple):
+    """What a method costs for one layer W of d × d: a row of the paper's table 4."""
+
+    space: str
+    time: str
+    parameters: str
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """The configuration of a method that has nothing to configure."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to fine-tune a model.
+
+    Args:
+        name: What the command line calls it.
+        description: One line for `propulsion methods`.
+        build: Wraps the base model, or changes it in place, so that exactly what the method trains requires grad.
+        learning_rate: The step size that suits the method when none is given.
+        head_learning_rate: That of a new head beside it; None: the same.
+        delta: The reparameterisation of ΔW, as in the paper's table 6 where it has one.
+        cost: Its row of the paper's table 4, if there is one.
+        config_class: The dataclass whose fields `RunSpec.method_args` may set.
+        defaults: Its fields that differ from the class's own defaults.
+        callbacks: What has to happen at each step, for a built model.
+        optimizer: The method's own optimizer, for a built model, its learning rate and its weight decay.
+        fixed: Fields of the spec that the method decides, for example how the base model's weights are kept.
+        refusal: Why the method cannot run on this machine, or None.
+    """
+
+    name: str
+    description: str
+    build: Callable[[PreTrainedModel, RunSpec, HasTaskType], nn.Module]
+    learning_rate: Callable[[RunSpec], float]
+    head_learning_rate: float | None = None
+    delta: str = ""
+    cost: Cost | None = None
+    config_class: type[Any] = NoOptions
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    callbacks: Callable[[nn.Module, RunSpec], list[MethodCallback]] = lambda model, spec: []
+    optimizer: Callable[[nn.Module, float, float], Optimizer] | None = None
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    refusal: Callable[[], str | None] = lambda: None
+
+    def check(self, spec: RunSpec) -> None:
+        """Refuse what can be refused before any model is loaded.
+
+        Raises:
+            OptionError: The method cannot run here, or an argument is an option of the run itself.
+            UnknownNameError: `method_args` has a key that the method does not have; names the near misses.
+        """
+        if reason := self.refusal():
+            raise OptionError(f"The method {self.name!r} cannot run here: {reason}")
+        elsewhere = {item.name for item in dataclasses.fields(RunSpec)}
+        for key in spec.method_args or {}:
+            if key in elsewhere:
+                raise OptionError(f"{key} is an option of the run and none of method_args: pass --{key}.")
+            if key not in self.arguments:
+                rest = f" It takes the fields of {self.config_class.__name__}." if self.arguments else " It takes none."
+                hint = near_misses(str(key), self.arguments) or rest
+                raise UnknownNameError(f"{key!r} is no argument of the method {self.name!r}.{hint}")
+
+    @property
+    def arguments(self) -> list[str]:
+        """The fields of its configuration that `RunSpec.method_args` may set."""
+        elsewhere = {item.name for item in (*dataclasses.fields(RunSpec), *dataclasses.fields(PeftConfig))}
+        names = [item.name for item in dataclasses.fields(self.config_class) if item.init]
+        return [name for name in names if name not in elsewhere]
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def register(method: Method) -> Method:
+    """Add a method.
+
+    Raises:
+        OptionError: The name is taken.
+    """
+    if method.name in _METHODS:
+        raise OptionError(f"There is already a method named {method.name!r}.")
+    _METHODS[method.name] = method
+    return method
+
+
+@cache
+def _load_all() -> None:
+    package = importlib.import_module("propulsion_tools.methods")
+    for module in pkgutil.iter_modules(package.__path__, "propulsion_tools.methods."):
+        importlib.import_module(module.name)
+
+
+def method_names() -> tuple[str, ...]:
+    """The names of all methods, sorted."""
+    _load_all()
+    return tuple(sorted(_METHODS))
+
+
+def get_method(name: str) -> Method:
+    """The method of this name.
+
+    Raises:
+        UnknownNameError: There is none; names the near misses.
+    """
+    _load_all()
+    if name not in _METHODS:
+        hint = near_misses(name, _METHODS) or f" There are {', '.join(method_names())}."
+        raise UnknownNameError(f"There is no method named {name!r}.{hint}")
+    return _METHODS[name]

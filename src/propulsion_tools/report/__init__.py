@@ -1,0 +1,1 @@
+"""A grid's results as tables, figures and one page."""

@@ -1,0 +1,64 @@
+"""What the report's figures have in common: their form, and a look for each row that is the same in all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from propulsion_tools.report.summary import Summary
+
+# Okabe and Ito's colours, which every kind of colour vision tells apart; Propulsion has one to itself.
+PROPULSION, OTHERS = "#D55E00", ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8A8A8A")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon", "triangle-down", "hexagon")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+GREY = "#8A8A8A"
+Trace = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure, in the words of plotly.
+
+    Attributes:
+        name: Its anchor.
+        title: Above it.
+        caption: Below it.
+        layout: Of plotly.
+        variants: Traces by what can be chosen, a task for example; mostly one.
+        height: In pixels.
+        is_wide: Whether it takes the whole width.
+    """
+
+    name: str
+    title: str
+    caption: str
+    layout: dict[str, Any]
+    variants: dict[str, list[Trace]]
+    height: int = 380
+    is_wide: bool = False
+
+
+@dataclass(frozen=True)
+class Look:
+    """The same for a row in every figure."""
+
+    colour: str
+    symbol: str
+    dash: str
+
+
+def looks(summary: Summary) -> dict[str, Look]:
+    """A colour for each row, and a symbol and a dash that tell rows of one colour apart."""
+    found: dict[str, Look] = {}
+    counts = {True: 0, False: 0}
+    for row in summary.rows:
+        ours = summary.is_propulsion(row)
+        number, counts[ours] = counts[ours], counts[ours] + 1
+        colour = PROPULSION if ours else OTHERS[number % len(OTHERS)]
+        turn = number if ours else number // len(OTHERS)
+        found[row] = Look(colour, SYMBOLS[number % len(SYMBOLS)], DASHES[turn % len(DASHES)])
+    return found
+
+
+def trace(x: list[Any], y: list[float], name: str, **more: Any) -> Trace:
+    return {"type": "scatter", "x": x, "y": y, "name": name, **more}

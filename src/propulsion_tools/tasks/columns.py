@@ -1,0 +1,136 @@
+"""Which columns hold the text, its pair and the label: given, known for a named data set, or guessed and reported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from propulsion_tools.errors import DataError, near_misses
+from propulsion_tools.tasks.raw_tables import Table
+
+PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("question", "passage"),
+    ("question", "context"),
+    ("query", "passage"),
+    ("text", "text_pair"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+)
+TEXTS = ("text", "sentence", "article", "content", "document", "review", "tweet", "body", "comment", "message", "title")
+LABELS = ("label", "labels", "label_id", "class", "category", "target", "sentiment", "emotion", "gold_label", "score")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that a task reads; ``None`` where there is none, or where nothing is given."""
+
+    text: str | None = None
+    pair: str | None = None
+    label: str | None = None
+
+    def texts(self) -> list[str]:
+        """The text columns that there are."""
+        return [name for name in (self.text, self.pair) if name is not None]
+
+
+def find_columns(table: Table, given: Columns, known: Columns, labelled: bool = True) -> tuple[Columns, str | None]:
+    """Decide which columns to read.
+
+    Args:
+        table: Rows, of which only the names and the kind of the columns matter.
+        given: What the user named; it is taken or refused, never ignored.
+        known: What this data set calls them; taken where all of its text columns are there.
+        labelled: Whether a label column is wanted.
+
+    Returns:
+        The columns, and a note if something was guessed.
+
+    Raises:
+        DataError: A named column is missing, or a column cannot be guessed; the message names those there are.
+    """
+    for option, name in (("text_column", given.text), ("text_pair_column", given.pair), ("label_column", given.label)):
+        if name is not None and name not in table and (labelled or option != "label_column"):
+            raise DataError(f"There is no column {name!r} ({option}).{near_misses(name, table)}{_there(table)}")
+    refuse_twice((given.text, given.pair, given.label))
+    label = given.label or _first((known.label,), table) or _first(LABELS, table) if labelled else None
+    if labelled and label is None:
+        raise DataError(f"There is no label column: name it with --label_column.{_there(table)}")
+    text, pair = _text_columns(table, given, known, label)
+    columns = Columns(text, pair, label)
+    asked = Columns(given.text or known.text, given.pair or known.pair, given.label or known.label)
+    if columns == asked or (given.text and given.label):
+        return columns, None
+    second = f", its pair from {pair!r}" if pair else ""
+    third = f", the label from {label!r}" if labelled else ""
+    return columns, (
+        f"Guessed from the column names: the text is read from {text!r}{second}{third}; "
+        "--text_column, --text_pair_column and --label_column say otherwise."
+    )
+
+
+def refuse_twice(named: Iterable[str | None]) -> None:
+    """Refuse one column for two things.
+
+    Raises:
+        DataError: One is named twice.
+    """
+    names = [name for name in named if name is not None]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise DataError(f"The column {twice!r} is named twice: the text, its pair and the label are three columns.")
+
+
+def named_column(table: Table, given: str | None, usual: Sequence[str], option: str, what: str) -> str:
+    """The column that the user named, or else the first of the usual names that there is.
+
+    Args:
+        table: Rows, of which only the names of the columns matter.
+        given: What the user named; it is taken or refused.
+        usual: Names that data sets give it.
+        option: Where the user names it.
+        what: What it holds.
+
+    Raises:
+        DataError: There is no such column; the message names those there are.
+    """
+    if given is not None and given not in table:
+        raise DataError(f"There is no column {given!r} ({option}).{near_misses(given, table)}{_there(table)}")
+    name = given or _first(usual, table)
+    if name is None:
+        raise DataError(f"Cannot tell which column holds {what}: name it with --{option}.{_there(table)}")
+    return name
+
+
+def _text_columns(table: Table, given: Columns, known: Columns, label: str | None) -> tuple[str, str | None]:
+    if given.text is not None:
+        known_pair = known.pair if known.pair in table and known.pair not in (given.text, label) else None
+        return given.text, given.pair or known_pair
+    if known.text is not None and all(name in table for name in known.texts()):
+        return known.text, given.pair or known.pair
+    taken = {label, given.pair}
+    for first, second in PAIRS:
+        one, other = _first((first,), table), _first((second,), table)
+        if one and other and one not in taken and given.pair in (None, other):
+            return one, other
+    free = [name for name, values in table.items() if name not in taken and _is_text(values)]
+    text = _first(TEXTS, free) or (free[0] if len(free) == 1 else None)
+    if text is None:
+        raise DataError(f"Cannot tell which column holds the text: name it with --text_column.{_there(table)}")
+    return text, given.pair
+
+
+def _first(names: Sequence[str | None], table: Iterable[str]) -> str | None:
+    """The first of `names` that is a column, whatever its case."""
+    there = {name.lower(): name for name in table}
+    return next((there[name.lower()] for name in names if name is not None and name.lower() in there), None)
+
+
+def _is_text(values: Sequence[object]) -> bool:
+    return any(isinstance(value, str) for value in values[:100])
+
+
+def _there(table: Table) -> str:
+    return f" The columns are {', '.join(map(repr, table))}."

@@ -1,0 +1,84 @@
+"""Summarization: a document and its summary, scored by ROUGE (Lin, 2004) with stems."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from propulsion_tools.errors import require
+from propulsion_tools.tasks.base import Lengths, TaskData
+from propulsion_tools.tasks.generation import Generation
+from propulsion_tools.tasks.mining import mine_summaries
+from propulsion_tools.tasks.rows import Row, text_in
+
+ROUGE = ("rouge1", "rouge2", "rougeL")
+
+
+@dataclass(frozen=True)
+class Summarization(Generation):
+    """A document and its summary; columns as in `Generation`, where ``reference`` is the summary too."""
+
+    instruction: str = "Summarize this text.\n\n{text}"
+    cuts: bool = True
+    main_metric: str = "rougeL"
+
+    def column_names(self, given: Mapping[str, str]) -> dict[str, str]:
+        """The document and its summary."""
+        return {"text_column": "document", "label_column": "summary"}
+
+    def unanswered(self, row: Row) -> dict[str, Any]:
+        """The document."""
+        return {"text": text_in(row, "document", "article", "text", "dialogue")}
+
+    def convert(self, row: Row) -> dict[str, Any]:
+        """The document and its summary."""
+        summary = text_in(row, "summary", "highlights", "abstract", "target").strip()
+        return {**self.unanswered(row), "target": summary, "reference": summary}
+
+    def score(self, text: str, row: Row) -> dict[str, float]:
+        """F measures of ROUGE-1, ROUGE-2 and ROUGE-L."""
+        found = _scorer().score(row["reference"], text)
+        return {name: found[name].fmeasure for name in ROUGE}
+
+    def toy(self) -> TaskData:
+        """What happened to whom, in brief."""
+        from datasets import Dataset
+
+        names = ("the cat", "a dog", "the bird", "a fish")
+        summaries = [f"{name} came home" for name in names]
+        texts = [f"it was late and raining when {name} came home at last and slept" for name in names]
+        rows = Dataset.from_dict({"text": texts, "target": summaries, "reference": summaries})
+        return TaskData({"train": rows, "validation": rows}, None, ())
+
+
+@cache
+def _scorer() -> Any:
+    return require("rouge_score.rouge_scorer", "train").RougeScorer(ROUGE, use_stemmer=True)
+
+
+# Lengths and beams are those that BART's authors chose for these sets.
+TASKS = (
+    Summarization(
+        "summaries",
+        "the summary line of a docstring from its body (offline)",
+        default=mine_summaries,
+        lengths=Lengths(max_length=512, max_target_length=64, max_new_tokens=64, num_beams=4),
+    ),
+    Summarization(
+        "xsum",
+        "one sentence for a news article",
+        hub_id="EdinburghNLP/xsum",
+        instruction="Summarize this article in one sentence.\n\n{text}",
+        lengths=Lengths(max_length=1024, max_target_length=64, max_new_tokens=62, num_beams=6),
+    ),
+    Summarization(
+        "cnn_dailymail",
+        "the highlights of a news article",
+        hub_id="abisee/cnn_dailymail",
+        hub_config="3.0.0",
+        instruction="Write the highlights of this article.\n\n{text}",
+        lengths=Lengths(max_length=1024, max_target_length=142, max_new_tokens=142, num_beams=4),
+    ),
+)

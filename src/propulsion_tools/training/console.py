@@ -1,0 +1,121 @@
+"""Tables for people."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from propulsion_tools.methods.counts import Count
+from propulsion_tools.methods.registry import Method
+from propulsion_tools.records import RunRecord
+
+WIDTH_OF_A_FILE = 400
+
+
+def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> Table:
+    """A plain table.
+
+    Args:
+        title: Stands above it.
+        headings: One for each column.
+        rows: Cells, as text.
+        right: Columns that are aligned to the right, such as numbers.
+    """
+    made = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for number, heading in enumerate(headings):
+        is_number = number in right
+        made.add_column(heading, justify="right" if is_number else "left", no_wrap=is_number or number == 0)
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def show(*parts: object) -> None:
+    """Print tables and lines to standard output, without reading markup into data.
+
+    A file or a pipe has no width: there tables are as wide as what is in them, where a terminal would cut it.
+    """
+    console = Console(markup=False, highlight=False, soft_wrap=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDTH_OF_A_FILE
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
+
+
+def metrics_table(metrics: Mapping[str, Mapping[str, float]], title: str) -> Table:
+    """One row for each split, one column for each metric."""
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    rows = [[split, *(number(values.get(name)) for name in names)] for split, values in metrics.items()]
+    return table(title, ["split", *names], rows, right=range(1, len(names) + 1))
+
+
+def run_table(records: Mapping[str, RunRecord], main_metric: str, split: str = "validation") -> Table:
+    """Runs side by side: what each reached, and what it cost."""
+    costs = ["adapter\nparams", "head\nparams", "adapter\nfile", "train", "one\nstep", "peak\nmemory"]
+    headings = [main_metric, *costs]
+    rows = [
+        [
+            name,
+            number(record.metrics.get(split, {}).get(main_metric)),
+            f"{record.parameters['adapter']:,}",
+            f"{record.parameters['head']:,}",
+            size(record.adapter_bytes),
+            f"{record.seconds['train']:.0f} s",
+            f"{record.seconds['per_step_median'] * 1000:.0f} ms",
+            size(record.peak_memory_bytes),
+        ]
+        for name, record in records.items()
+    ]
+    return table("", ["method", *headings], rows, right=range(1, len(headings) + 1))
+
+
+def methods_tables(methods: Sequence[Method]) -> list[Table | str]:
+    """Every method with its ΔW (the paper's table 6), with what it costs (table 4), and those that cannot run here."""
+    rows = [[method.name, method.description, method.delta] for method in methods]
+    costs = [[method.name, *method.cost] for method in methods if method.cost]
+    layer = "for one layer W of d × d: rank r, l_p virtual tokens, L layers"
+    here = [f"{method.name} cannot run here: {reason}" for method in methods if (reason := method.refusal())]
+    return [
+        table("Methods", ["--method", "description", "reparameterisation"], rows),
+        table(f"Costs, {layer}", ["--method", "space", "time", "parameters"], costs),
+        *here,
+    ]
+
+
+def counts_table(rows: Sequence[Count], model: str) -> Table:
+    """What each method trains, beside what the paper prints; the sign says whether the two agree."""
+    signs = {True: "=", False: "≠", None: ""}
+    cells = [
+        [
+            row.method,
+            f"{row.adapter:,}" if row.as_counted is not None else "–",
+            f"{row.head:,}" if row.as_counted is not None else "–",
+            f"{row.as_counted:,}" if row.paper and row.as_counted is not None else "",
+            signs[row.agrees],
+            row.paper,
+            row.table,
+            row.note,
+        ]
+        for row in rows
+    ]
+    headings = ["method", "adapter", "head", "as the paper\ncounts", "", "the paper", "table", "remark"]
+    return table(f"Trained parameters in {model} with two labels", headings, cells, right=(1, 2, 3, 5))
+
+
+def number(value: float | None) -> str:
+    """Four significant places, or a dash."""
+    return "–" if value is None else f"{value:.4f}"
+
+
+def size(count: int) -> str:
+    """Bytes with a unit."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"

@@ -1,0 +1,107 @@
+"""Use a finished run: score it again, or label texts with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from propulsion_tools.errors import DataError, OptionError, near_misses
+from propulsion_tools.records import RunRecord, RunSpec
+from propulsion_tools.tasks import TaskData, get_task
+from propulsion_tools.training.job import Job, assemble, load_data, make_trainer
+from propulsion_tools.training.options import EvaluateOptions
+from propulsion_tools.training.run import scores
+
+
+def evaluate(
+    adapter_dir: Path, options: EvaluateOptions, tell: Callable[[str], object] = str
+) -> dict[str, dict[str, float]]:
+    """The metrics of a finished run.
+
+    Args:
+        adapter_dir: The output folder of `train`.
+        options: What differs from the run's own record.
+        tell: Is told what was guessed or left out.
+
+    Returns:
+        split → metric → value, as in record.json.
+
+    Raises:
+        OptionError: There is no record, or no such split.
+        DataError: The data cannot be evaluated on.
+        AdapterFileError: The weights are missing, damaged, or those of another model.
+    """
+    record = RunRecord.read(adapter_dir)
+    record = replace(record, spec=_changed(record.spec, options))
+    data = load_data(record.spec, training=False)
+    for note in data.notes:
+        tell(note)
+    _refuse_other_labels(data, record)
+    data = replace(data, splits={name: data.splits[name] for name in _chosen(data, options.split)})
+    job = restore(adapter_dir, record, data)
+    trainer = make_trainer(job, eval_strategy="no", save_strategy="no", load_best_model_at_end=False)
+    return {split: scores(trainer, job, split).metrics for split in data.splits}
+
+
+_CHANGEABLE = (
+    "task",
+    "data_dir",
+    "dataset_name",
+    "dataset_config_name",
+    "text_column",
+    "text_pair_column",
+    "label_column",
+    "max_eval_samples",
+    "max_length",
+    "max_new_tokens",
+    "num_beams",
+    "null_score_diff_threshold",
+    "per_device_eval_batch_size",
+)
+
+
+def _changed(spec: RunSpec, options: EvaluateOptions) -> RunSpec:
+    given = {name: value for name in _CHANGEABLE if (value := getattr(options, name)) is not None}
+    if "data_dir" in given or "dataset_name" in given:  # one source of data, not the record's and another
+        given = {"data_dir": None, "dataset_name": None, "dataset_config_name": None} | given
+    return replace(
+        spec, **given, early_stopping_patience=None, disable_tqdm=options.disable_tqdm, use_cpu=options.use_cpu
+    )
+
+
+def _refuse_other_labels(data: TaskData, record: RunRecord) -> None:
+    if data.label_names != record.label_names:
+        raise DataError(
+            f"The labels of this data ({', '.join(data.label_names or ('numbers',))}) are not those that the adapter "
+            f"was trained with ({', '.join(record.label_names or ('numbers',))})."
+        )
+
+
+def _chosen(data: TaskData, split: str | None) -> list[str]:
+    if split is None:
+        chosen = [name for name in data.splits if name != "train"]
+        if not chosen:
+            raise DataError("The data has no split beside train: add a validation file, or pass --split train.")
+        return chosen
+    if split not in data.splits:
+        hint = near_misses(split, data.splits) or f" There are {', '.join(data.splits)}."
+        raise OptionError(f"The data has no split {split!r}.{hint}")
+    return [split]
+
+
+def restore(adapter_dir: Path, record: RunRecord, data: TaskData | None = None) -> Job:
+    """The job of a finished run, with its trained weights in place and the model in evaluation mode.
+
+    Args:
+        adapter_dir: The output folder of `train`.
+        record: Its record.
+        data: Data to evaluate on; None: the labels are taken from the record, and there is no data.
+
+    Raises:
+        AdapterFileError: The weights are missing, damaged, or those of another model.
+    """
+    data = data or TaskData(splits={}, label_names=record.label_names, notes=(), columns=record.columns)
+    job = assemble(record.spec, get_task(str(record.spec.task)), data, trained=adapter_dir, training=False)
+    job.model.eval()
+    return job

@@ -1,0 +1,72 @@
+"""The curves of a run: training loss, and the main metric on the validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from propulsion_tools.records import RunRecord
+
+INK, LINE, FAINT = "#222222", "#2f6db3", "#d9d9d9"
+
+
+def draw_curves(record: RunRecord, main_metric: str, file: Path) -> None:
+    """Draw two small panels side by side.
+
+    Args:
+        record: A finished run, with its history.
+        main_metric: What the second panel shows.
+        file: Where to write it, .png or .svg.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = [(name, record.history[name]) for name in ("loss", main_metric) if record.history.get(name)]
+    if not panels:
+        return
+    figure = Figure(figsize=(4.2 * len(panels), 2.9), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    scored = next(iter(record.metrics), "validation").capitalize()
+    last_step = max(points[-1][0] for _, points in panels)
+    for axes, (name, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        title = "Training loss (running mean)" if name == "loss" else f"{scored} {name.replace('_', ' ')}"
+        _panel(axes, title, points, last_step, smoothed=name == "loss")
+    spec = record.spec
+    figure.suptitle(f"{spec.method} on {spec.task}", x=0.01, ha="left", fontsize=9, color=INK, weight="bold")
+    figure.savefig(file)
+
+
+def _panel(axes: Any, title: str, points: list[list[float]], last_step: float, smoothed: bool) -> None:
+    steps, values = zip(*points, strict=True)
+    if smoothed:
+        axes.plot(steps, values, color=LINE, linewidth=0.8, alpha=0.3)
+        values = tuple(running_mean(values))
+    axes.plot(steps, values, color=LINE, linewidth=1.6, marker="" if smoothed else "o", markersize=3.5)
+    axes.annotate(
+        f"{values[-1]:.3f}",
+        (steps[-1], values[-1]),
+        xytext=(0, 7),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color=INK,
+    )
+    axes.set_xlim(0, last_step * 1.03)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_title(title, loc="left", fontsize=8, color=INK)
+    axes.set_xlabel("step", fontsize=8, color=INK)
+    axes.tick_params(labelsize=7, colors=INK, length=2)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.margins(y=0.2)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def running_mean(values: Sequence[float], memory: float = 0.8) -> list[float]:
+    """Exponential, corrected for its start."""
+    means, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = memory * total + (1 - memory) * value, memory * weight + (1 - memory)
+        means.append(total / weight)
+    return means

@@ -1,0 +1,98 @@
+"""The model card: README.md beside the adapter, with the method and its numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from propulsion_tools.methods import get_method
+from propulsion_tools.records import RunRecord, write_atomically
+from propulsion_tools.tasks import Task
+from propulsion_tools.training.base_models import MINILM, MINILM_HUB_ID
+from propulsion_tools.training.console import number, size
+
+
+def write_card(record: RunRecord, task: Task, folder: Path) -> None:
+    """Replace the empty card that PEFT leaves by one that says what this is and how good it is."""
+    parts = [_front_matter(record, task), _heading(record, task), _scores(record), _costs(record), _use(record, folder)]
+    write_atomically(folder / "README.md", "\n".join(parts))
+
+
+def base_model_name(record: RunRecord) -> str:
+    """The base model as the hub knows it, or the last part of a local path."""
+    name = record.spec.model_name_or_path
+    if name == MINILM:
+        return MINILM_HUB_ID
+    return Path(name).name if Path(name).exists() else name
+
+
+def _front_matter(record: RunRecord, task: Task) -> str:
+    spec = record.spec
+    lines = [
+        "---",
+        f"base_model: {json.dumps(base_model_name(record))}",
+        "library_name: peft",
+        "tags:",
+        f"- {spec.method}",
+        f"- base_model:adapter:{base_model_name(record)}",
+        "metrics:",
+        f"- {task.main_metric}",
+        "---",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _heading(record: RunRecord, task: Task) -> str:
+    spec, method = record.spec, get_method(record.spec.method)
+    details = f"learning rate {spec.learning_rate:g}, seed {spec.seed}"
+    if spec.method == "propulsion":
+        targets = spec.target_modules or "all"
+        named = targets if isinstance(targets, str) else ", ".join(targets)
+        details = f"target modules {named}, degree {spec.degree}, {details}"
+    return (
+        f"# {spec.method} on {spec.task}\n\n"
+        f"`{base_model_name(record)}`, fine-tuned by **{spec.method}** ({method.description}) for {spec.task}: "
+        f"{task.description}. Settings: {details}; all of them are in `record.json`.\n"
+    )
+
+
+def _scores(record: RunRecord) -> str:
+    lines = ["## Scores\n", "| Split | Metric | Value |", "|---|---|---|"]
+    for split, values in record.metrics.items():
+        lines += [f"| {split} | {name} | {number(value)} |" for name, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _costs(record: RunRecord) -> str:
+    counts, seconds, environment = record.parameters, record.seconds, record.environment
+    lines = [
+        "## Costs\n",
+        "| | |",
+        "|---|---|",
+        f"| Trained parameters, adapter | {counts['adapter']:,} |",
+        f"| Trained parameters, head | {counts['head']:,} |",
+        f"| All parameters | {counts['total']:,} |",
+        f"| Size of the trained weights | {size(record.adapter_bytes)} |",
+        f"| Training | {seconds['train']:.0f} s, {seconds['per_step_median'] * 1000:.0f} ms per step |",
+        f"| Peak memory | {size(record.peak_memory_bytes)} |",
+        f"| Device | {environment['device']}, {environment['threads']} threads |",
+        f"| Versions | {', '.join(f'{name} {version}' for name, version in environment['versions'].items())} |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _use(record: RunRecord, folder: Path) -> str:
+    commands = (
+        "## Use\n\n```bash\n"
+        "propulsion evaluate PATH_OF_THIS_FOLDER\n"
+        "propulsion predict PATH_OF_THIS_FOLDER --input texts.jsonl --output predictions.jsonl\n"
+        "```\n"
+    )
+    if not (folder / "adapter_config.json").exists():
+        return commands
+    return commands + (
+        "\nOr with PEFT, from a base model with the same labels:\n\n```python\n"
+        "import propulsion  # registers the method\nfrom peft import PeftModel\n\n"
+        'model = PeftModel.from_pretrained(base_model, "PATH_OF_THIS_FOLDER")\n```\n'
+    )

@@ -1,0 +1,122 @@
+"""How what was trained is kept and found again, for every method alike.
+
+| Trained | Kept as | Read with |
+|---|---|---|
+| a PEFT adapter | adapter_config.json, adapter_model.safetensors | PeftModel.from_pretrained |
+| every weight | config.json, model.safetensors | AutoModel....from_pretrained |
+| some weights, for example the head, and modules put into the model | trained.safetensors | `load_trained` |
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from propulsion.errors import AdapterFileError
+from propulsion_tools.methods.virtual_tokens import align
+from propulsion_tools.training.base_models import quiet_transformers
+
+TRAINED_FILE = "trained.safetensors"
+WHOLE_FILE = "model.safetensors"
+ADAPTER_FILE = "adapter_model.safetensors"
+STATE_FILE = "method_state.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def save_trained(model: nn.Module, folder: Path) -> None:
+    """Write what was trained into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = isinstance(model, PreTrainedModel) and all(parameter.requires_grad for parameter in model.parameters())
+    if isinstance(model, PeftModel) or whole:
+        with quiet_transformers():
+            model.save_pretrained(str(folder))
+    else:
+        save_file(_changed(model), str(folder / TRAINED_FILE), metadata={"format": "pt"})
+
+
+def _changed(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes: the trained parameters and the buffers that belong to the state."""
+    trained = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    state = model.state_dict()
+    return trained | {name: b.detach().contiguous() for name, b in model.named_buffers() if name in state}
+
+
+def save_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
+    """Write what a method has to know to go on from a checkpoint, if there is any."""
+    if tensors:
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, str(folder / STATE_FILE), metadata={"format": "pt"})
+
+
+def load_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        AdapterFileError: The file is damaged.
+    """
+    file = folder / STATE_FILE
+    if not file.is_file():
+        return {}
+    with _explained(file):
+        return load_file(str(file))
+
+
+def open_adapter(base: PreTrainedModel, folder: Path) -> nn.Module:
+    """The base model with the adapter in `folder`, ready to be trained on, checked as every PEFT user's is.
+
+    Raises:
+        AdapterFileError: It is missing, damaged, or of another model.
+    """
+    _require_file(folder / ADAPTER_FILE)
+    with _explained(folder / ADAPTER_FILE):
+        config = PeftConfig.from_pretrained(str(folder))
+        # PEFT keeps the tokens that a prompt's network has made, without the network, so they cannot be trained on.
+        return align(PeftModel.from_pretrained(base, str(folder), is_trainable=not config.is_prompt_learning))
+
+
+def load_trained(model: nn.Module, folder: Path) -> None:
+    """Read what `save_trained` wrote back into a model that was built in the same way.
+
+    Raises:
+        AdapterFileError: The weights are missing, damaged, or those of another model.
+    """
+    file = folder / (ADAPTER_FILE if isinstance(model, PeftModel) else TRAINED_FILE)
+    if not isinstance(model, PeftModel) and not file.is_file():
+        file = folder / WHOLE_FILE
+    _require_file(file)
+    with _explained(file):
+        _load(model, folder, file)
+
+
+def _require_file(file: Path) -> None:
+    if not file.is_file():
+        raise AdapterFileError(f"{file.parent} has no {file.name}: pass a folder that `propulsion train` has finished.")
+
+
+@contextlib.contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise AdapterFileError(f"{file} cannot be read into this model: {str(error).splitlines()[0]}") from error
+
+
+def _load(model: nn.Module, folder: Path, file: Path) -> None:
+    if isinstance(model, PeftModel):
+        set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"), model.active_adapters[0])
+        return
+    tensors = load_file(str(file))
+    if missing := sorted(_changed(model).keys() - tensors.keys()):
+        raise AdapterFileError(f"{file} lacks {missing[0]}: it is incomplete, or of another model.")
+    found = model.load_state_dict(tensors, strict=False)
+    if found.unexpected_keys:
+        raise AdapterFileError(
+            f"{file} has {found.unexpected_keys[0]}, which this model lacks: it is of another model."
+        )

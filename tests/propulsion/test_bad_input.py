@@ -1,0 +1,206 @@
+"""Each wrong input gets one clear sentence, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from propulsion import PropulsionConfig
+from propulsion.errors import (
+    AdapterFileError,
+    AdapterNameError,
+    BaseModelError,
+    ConfigError,
+    PropulsionError,
+    TargetError,
+)
+from tests.propulsion.steered import batch, config, layers, result, steered_model
+from tests.tiny_models import tiny_model
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"degree": -1}, "degree must be an integer ≥ 0 and ≤ 100000, not -1"),
+        ({"degree": 1.5}, "degree must be an integer"),
+        ({"degree": True}, "degree must be an integer"),
+        ({"degree": "15"}, "degree must be an integer"),
+        ({"degree": [1, 2]}, "degree has 2 entries for num_vectors=1"),
+        ({"degree_pattern": {"query": -2}}, r"degree_pattern\['query'\] must be an integer"),
+        ({"degree_pattern": ["query"]}, "degree_pattern must be a dictionary"),
+        ({"num_vectors": 0}, "num_vectors must be an integer ≥ 1"),
+        ({"num_vectors": 2.0}, "num_vectors must be an integer"),
+        ({"pooling": "avg"}, "pooling='avg' is not one of mean, max, min, l2"),
+        ({"pooling": "maxx"}, "Did you mean 'max'"),
+        ({"init_weights": "one"}, "Did you mean 'ones'"),
+        ({"init_noise": -0.1}, "init_noise must be a finite number"),
+        ({"init_noise": float("nan")}, "init_noise must be a finite number"),
+        ({"layers_pattern": "layer"}, "give layers_to_transform as well"),
+        ({"target_modules": ".*query", "layers_to_transform": [0]}, "does not work with a regular expression"),
+    ],
+)
+def test_a_wrong_field_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        PropulsionConfig(**fields)
+    assert isinstance(caught.value, PropulsionError)
+
+
+@pytest.mark.parametrize("fields", [{}, {"pooling": "max"}, {"init_weights": "zeros"}])
+def test_vectors_that_nothing_tells_apart_are_warned_of(fields: dict[str, Any]) -> None:
+    with pytest.warns(UserWarning, match="nothing tells the vectors of a layer apart"):
+        PropulsionConfig(num_vectors=2, **fields)
+
+
+@pytest.mark.parametrize("fields", [{"init_noise": 0.01}, {"degree": [1, 2]}, {"init_weights": "normal"}])
+def test_vectors_that_are_told_apart_are_not_warned_of(
+    fields: dict[str, Any], recwarn: pytest.WarningsRecorder
+) -> None:
+    PropulsionConfig(num_vectors=2, **fields)
+    assert not [w for w in recwarn if "apart" in str(w.message)]
+
+
+def test_equal_vectors_get_equal_gradients_for_ever() -> None:
+    model = get_peft_model(tiny_model("roberta", "cls"), config(num_vectors=3, degree=2))
+    optimizer = torch.optim.SGD([layer.propulsion_delta["default"] for layer in layers(model)], lr=0.1)
+    for _ in range(3):
+        model(**batch("roberta")).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for layer in layers(model):
+        delta = layer.propulsion_delta["default"]
+        assert delta.abs().sum() > 0
+        assert torch.equal(delta, delta[:1].expand_as(delta))
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (["query", "kye"], "'kye'.*Did you mean.*'key'"),
+        ("atn", "'attn'"),
+        (".*no_such_module", "no_such_module"),
+        (["roberta.encoder.layer.7.attention.self.query"], "layer.7"),
+    ],
+)
+def test_targets_that_match_nothing_are_refused(targets: Any, message: str) -> None:
+    base = tiny_model("roberta", "cls")
+    with pytest.raises(TargetError, match=message):
+        get_peft_model(base, config(target_modules=targets))
+    assert not list(layers(base))
+
+
+def test_unknown_architectures_are_told_what_to_pass() -> None:
+    with pytest.raises(TargetError, match="target_modules"):
+        get_peft_model(nn.Sequential(nn.Linear(2, 2)), PropulsionConfig())
+    with pytest.raises(TargetError, match="Pass target_modules"):
+        get_peft_model(nn.Sequential(nn.Linear(2, 2)), PropulsionConfig(target_modules="attn"))
+
+
+def test_a_degree_for_what_is_not_steered_is_refused() -> None:
+    base = tiny_model("roberta", "cls")
+    with pytest.raises(TargetError, match=r"degree_pattern has .qeury.*Did you mean .query."):
+        get_peft_model(base, config(degree_pattern={"qeury": 3}))
+    assert not list(layers(base))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    steered_model("roberta").save_pretrained(tmp_path)
+    return tmp_path
+
+
+def refused(folder: Path, error: type[Exception], message: str, base: nn.Module | None = None) -> None:
+    base = base if base is not None else tiny_model("roberta", "cls")
+    before = list(base.state_dict())
+    with pytest.raises(error, match=message):
+        PeftModel.from_pretrained(base, folder)
+    assert list(base.state_dict()) == before
+    assert not list(layers(base))
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 40, b"{}"])
+def test_a_damaged_file_is_refused(saved: Path, damage: bytes) -> None:
+    (saved / "adapter_model.safetensors").write_bytes(damage)
+    refused(saved, AdapterFileError, "is damaged")
+
+
+def test_a_truncated_file_is_refused(saved: Path) -> None:
+    path = saved / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    refused(saved, AdapterFileError, "is damaged")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_vectors_that_are_not_finite_are_refused(saved: Path, value: float) -> None:
+    path = saved / "adapter_model.safetensors"
+    tensors = load_file(path)
+    next(iter(v for k, v in tensors.items() if "delta" in k))[0, 0] = value
+    save_file(tensors, path)
+    refused(saved, AdapterFileError, "not finite")
+
+
+def test_an_incomplete_file_is_refused(saved: Path) -> None:
+    path = saved / "adapter_model.safetensors"
+    tensors = load_file(path)
+    del tensors[next(key for key in tensors if "delta" in key)]
+    save_file(tensors, path)
+    with pytest.raises(AdapterFileError, match="no vector for"):
+        PeftModel.from_pretrained(tiny_model("roberta", "cls"), saved)
+
+
+def test_an_adapter_of_another_base_model_is_refused(saved: Path) -> None:
+    refused(saved, BaseModelError, "another base model", tiny_model("roberta", "cls", seed=7))
+    refused(saved, BaseModelError, "another base model", tiny_model("roberta", "cls", vocab_size=50))
+    refused(saved, BaseModelError, "which this model lacks", tiny_model("bert", "cls"))
+
+
+def test_a_base_model_in_half_precision_is_the_same_model(saved: Path) -> None:
+    PeftModel.from_pretrained(tiny_model("roberta", "cls").to(torch.bfloat16), saved)
+
+
+def test_the_fingerprint_can_be_waived(saved: Path) -> None:
+    path = saved / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_fingerprint": None}))
+    PeftModel.from_pretrained(tiny_model("roberta", "cls", seed=7), saved)
+
+
+def test_vectors_of_another_size_are_refused(saved: Path) -> None:
+    path = saved / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_fingerprint": None}))
+    with pytest.raises(BaseModelError, match="has the shape"):
+        PeftModel.from_pretrained(tiny_model("roberta", "cls", hidden_size=16), saved)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["defualt"] * 3, "non-existing.*Did you mean 'default'"),
+        (["default"] * 2, "Length of `adapter_names`"),
+        ("default", "must be a list"),
+        ([None, "default", "default"], "must be a list"),
+    ],
+)
+def test_wrong_adapter_names_are_never_ignored(names: Any, message: str) -> None:
+    model = steered_model("roberta")
+    with pytest.raises(AdapterNameError, match=message):
+        result(model, batch("roberta"), adapter_names=names)
+    assert all(not module._forward_pre_hooks for module in model.modules())
+
+
+def test_fewer_names_than_rows_are_never_repeated() -> None:
+    for model in (steered_model("roberta"), steered_model("roberta", task_type=None)):
+        with pytest.raises(AdapterNameError, match="got 2 and 4"):
+            result(model, batch("roberta", batch=4), adapter_names=["default", "__base__"])
+
+
+def test_mixed_batches_are_for_inference() -> None:
+    model = steered_model("roberta").train()
+    with pytest.raises(AdapterNameError, match=re.escape("call model.eval() first")):
+        result(model, batch("roberta"), adapter_names=["default"] * 3)

@@ -1,0 +1,214 @@
+"""Every kind of layer: steering, merging, refusing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from propulsion import PropulsionConfig
+from propulsion.errors import LayerError, MergeError
+from tests.propulsion.steered import layers, relative_error, train_by_chance
+
+
+class One(nn.Module):
+    """A model that is one layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+def floats(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape)
+
+
+KINDS = {
+    "Linear": (lambda: nn.Linear(4, 6), floats(2, 3, 4), 6, -1),
+    "Linear without bias": (lambda: nn.Linear(4, 6, bias=False), floats(5, 4), 6, -1),
+    "Conv1D": (lambda: Conv1D(6, 4), floats(2, 3, 4), 6, -1),
+    "Embedding": (lambda: nn.Embedding(10, 6, padding_idx=1), torch.randint(10, (2, 3)), 6, -1),
+    "LayerNorm": (lambda: nn.LayerNorm(6), floats(2, 3, 6), 6, -1),
+    "LayerNorm of two dimensions": (lambda: nn.LayerNorm((5, 6)), floats(2, 5, 6), 6, -1),
+    "Conv1d": (lambda: nn.Conv1d(4, 6, 3), floats(2, 4, 9), 6, -2),
+    "Conv2d": (lambda: nn.Conv2d(4, 6, 3, groups=2), floats(2, 4, 9, 9), 6, -3),
+    "Conv3d": (lambda: nn.Conv3d(4, 6, 3, bias=False), floats(2, 4, 5, 5, 5), 6, -4),
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+FIELDS = [{"degree": 3}, {"degree": 2, "train_bias": True}, {"num_vectors": 2, "degree": [2, 15], "pooling": "l2"}]
+
+
+def steered(base: nn.Module, **fields: object) -> nn.Module:
+    model = get_peft_model(One(base), PropulsionConfig(target_modules=["layer"], **fields))
+    train_by_chance(model)
+    return model
+
+
+@every_kind
+def test_output_is_scaled_by_channel(kind: str) -> None:
+    build, x, size, axis = KINDS[kind]
+    base = build()
+    expected = base(x)
+    model = steered(base, degree=3)
+    (layer,) = layers(model)
+    gain = (1 + layer.propulsion_delta["default"][0]) ** 3
+    assert gain.shape == (size,)
+    expected = expected.movedim(axis, -1).mul(gain).movedim(-1, axis)
+    torch.testing.assert_close(model(x), expected)
+
+
+@every_kind
+@pytest.mark.parametrize("fields", FIELDS)
+def test_merging_and_unmerging(kind: str, fields: dict) -> None:
+    build, x, *_ = KINDS[kind]
+    model = steered(build(), **fields)
+    (layer,) = layers(model)
+    parameters = dict(layer.base_layer.named_parameters())
+    expected = model(x)
+    model.merge_adapter()
+    assert relative_error(model(x).detach(), expected.detach()) < 1e-5
+    model.unmerge_adapter()
+    assert all(layer.base_layer.get_parameter(name) is parameter for name, parameter in parameters.items())
+    assert torch.equal(model(x), expected)
+    merged = model.merge_and_unload()
+    assert type(merged.layer) is type(build())
+
+
+@every_kind
+def test_the_layer_speaks_for_its_base(kind: str) -> None:
+    build, *_ = KINDS[kind]
+    base = build()
+    (layer,) = layers(steered(base))
+    public = (
+        "in_features",
+        "out_features",
+        "embedding_dim",
+        "padding_idx",
+        "kernel_size",
+        "normalized_shape",
+        "weight",
+    )
+    for name in public:
+        if hasattr(base, name):
+            assert getattr(layer, name) is getattr(base, name) or getattr(layer, name) == getattr(base, name)
+    assert not hasattr(layer, "no_such_attribute")
+
+
+def test_a_watched_base_layer_is_not_overwritten() -> None:
+    from tests.tiny_models import tiny_inputs, tiny_model
+
+    model = get_peft_model(tiny_model("llama", "base"), PropulsionConfig(target_modules="all"))
+    train_by_chance(model)
+    layer = list(layers(model))[3]
+    assert layer._owns_output
+    seen: list[torch.Tensor] = []
+    layer.base_layer.register_forward_hook(lambda module, args, output: seen.append(output))
+    inputs = tiny_inputs("llama", "base")
+    with torch.no_grad():
+        expected = []
+        layer.base_layer.register_forward_hook(lambda module, args, output: expected.append(output.clone()))
+        model(**inputs)
+    assert torch.equal(seen[0], expected[0])
+
+
+class RMSNorm(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.MultiheadAttention(4, 2), "cannot be steered"),
+        (RMSNorm(), "target the linear layers after it"),
+        (nn.ReLU(), "cannot be steered"),
+        (nn.ConvTranspose2d(4, 4, 3), "cannot be steered"),
+        (nn.ModuleList([nn.Linear(2, 2)]), "cannot be steered"),
+    ],
+)
+def test_layers_that_cannot_be_steered_are_refused_before_anything_changes(layer: nn.Module, message: str) -> None:
+    model = nn.Module()
+    model.first, model.layer = nn.Linear(2, 2), layer
+    with pytest.raises(LayerError, match=message):
+        get_peft_model(model, PropulsionConfig(target_modules=["first", "layer"]))
+    assert type(model.first) is nn.Linear
+
+
+def test_the_projection_within_multihead_attention_is_refused() -> None:
+    with pytest.raises(LayerError, match="does not call its forward"):
+        get_peft_model(One(nn.MultiheadAttention(4, 2)), PropulsionConfig(target_modules=["out_proj"]))
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        (nn.LayerNorm(6, elementwise_affine=False), "no weight to fold"),
+        (nn.Embedding(10, 6, max_norm=1.0), "max_norm"),
+    ],
+)
+def test_layers_without_a_place_for_the_gain_are_not_merged(base: nn.Module, message: str) -> None:
+    model = steered(base)
+    with pytest.raises(MergeError, match=message):
+        model.merge_adapter()
+
+
+def test_train_bias_trains_the_bias_and_warns_where_there_is_none() -> None:
+    model = steered(nn.Linear(4, 6), train_bias=True)
+    x = torch.randn(3, 4)
+    model(x).sum().backward()
+    (layer,) = layers(model)
+    gain = (1 + layer.propulsion_delta["default"][0]) ** 15
+    torch.testing.assert_close(layer.propulsion_bias["default"].grad, 3 * gain)
+    with pytest.warns(UserWarning, match="no effect"):
+        steered(nn.Linear(4, 6, bias=False), train_bias=True)
+
+
+bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+
+
+def quantized(kind: str) -> nn.Module:
+    layer = nn.Linear(64, 128)
+    if kind == "8-bit":
+        result = bitsandbytes.nn.Linear8bitLt(64, 128, has_fp16_weights=False, threshold=6.0)
+    else:
+        result = bitsandbytes.nn.Linear4bit(64, 128, compute_dtype=torch.float32, quant_type="nf4")
+    result.load_state_dict(layer.state_dict(), strict=False)
+    return result.to("cpu").eval()
+
+
+@pytest.mark.parametrize("kind", ["8-bit", "4-bit"])
+def test_quantized_layers_are_steered_and_trained(kind: str) -> None:
+    base, x = quantized(kind), torch.randn(4, 64)
+    expected = base(x).detach()
+    model = get_peft_model(One(base), PropulsionConfig(target_modules=["layer"], degree=2))
+    assert torch.equal(model.eval()(x), expected)
+    train_by_chance(model)
+    (layer,) = layers(model)
+    gain = (1 + layer.propulsion_delta["default"][0]) ** 2
+    torch.testing.assert_close(model(x), expected * gain)
+    model(x).sum().backward()
+    assert layer.propulsion_delta["default"].grad.abs().sum() > 0
+
+
+def test_8_bit_weights_are_merged_and_restored() -> None:
+    base, x = quantized("8-bit"), torch.randn(4, 64)
+    model = steered(base, degree=2).eval()
+    expected = model(x).detach()
+
+    model.merge_adapter()
+    assert relative_error(model(x).detach(), expected) < 0.02
+    model.unmerge_adapter()
+    assert torch.equal(model(x), expected)
+
+
+def test_4_bit_weights_on_the_cpu_are_not_merged() -> None:
+    model = steered(quantized("4-bit")).eval()
+    before = model(torch.ones(1, 64))
+    with pytest.raises(MergeError, match="repacked"):
+        model.merge_and_unload()
+    assert torch.equal(model(torch.ones(1, 64)), before)

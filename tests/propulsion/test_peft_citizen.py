@@ -1,0 +1,307 @@
+"""What a PEFT user does with any model afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import (
+    AutoPeftModelForSequenceClassification,
+    PeftConfig,
+    PeftModel,
+    PeftType,
+    get_peft_model,
+    get_peft_model_state_dict,
+)
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+import propulsion
+from propulsion import PropulsionConfig, PropulsionModel
+from propulsion.errors import AdapterNameError, ConfigError, MergeError
+from tests.propulsion.steered import batch, config, layers, relative_error, result, steered_model, train_by_chance
+from tests.tiny_models import tiny_model
+
+
+def test_registering_twice_changes_nothing() -> None:
+    before = dict(PEFT_TYPE_TO_TUNER_MAPPING), list(PeftType)
+    propulsion.register()
+    assert (dict(PEFT_TYPE_TO_TUNER_MAPPING), list(PeftType)) == before
+    assert PeftType("PROPULSION") is PeftType.PROPULSION
+    assert PEFT_TYPE_TO_TUNER_MAPPING[PeftType.PROPULSION] is PropulsionModel
+
+
+def test_gives_way_to_a_peft_that_has_the_method_itself() -> None:
+    program = (
+        "import peft; from propulsion import register; from peft.mapping import *;"
+        "PEFT_TYPE_TO_CONFIG_MAPPING['PROPULSION'] = dict; register();"
+        "assert PEFT_TYPE_TO_CONFIG_MAPPING['PROPULSION'] is dict"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == 0
+
+
+def test_only_vectors_and_head_are_trained_and_saved() -> None:
+    model = steered_model("roberta")
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trainable
+    assert all("propulsion_delta" in name or "modules_to_save" in name for name in trainable)
+    saved = get_peft_model_state_dict(model)
+    assert {name.rpartition(".")[2] for name in saved if "classifier" not in name} == {"propulsion_delta"}
+    assert all(layer.propulsion_delta["default"].dtype == torch.float32 for layer in layers(model))
+
+
+@pytest.mark.parametrize("name", ["roberta", "llama", "bart"])
+def test_transformers_own_adapter_methods(name: str, tmp_path) -> None:
+    inputs = batch(name)
+    peft_model = steered_model(name, modules_to_save=None, task_type=None)
+    base = tiny_model(name, "cls")
+    base_result = result(base, inputs)
+    base.save_pretrained(tmp_path / "base")
+    peft_model.save_pretrained(tmp_path / "adapter")
+
+    base.load_adapter(str(tmp_path / "adapter"))
+    assert torch.equal(result(base, inputs), result(peft_model, inputs))
+    base.disable_adapters()
+    assert torch.equal(result(base, inputs), base_result)
+    base.enable_adapters()
+
+    config_of_adapter = PeftConfig.from_pretrained(tmp_path / "adapter")
+    config_of_adapter.base_model_name_or_path = str(tmp_path / "base")
+    config_of_adapter.save_pretrained(tmp_path / "adapter")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "adapter")
+    assert torch.equal(result(loaded, inputs), result(peft_model, inputs))
+
+    fresh = tiny_model(name, "cls")
+    fresh.add_adapter(PropulsionConfig(target_modules="attn"), "mine")
+    assert fresh.active_adapters() == ["mine"]
+    assert torch.equal(result(fresh, inputs), base_result)
+
+
+def test_auto_peft_model_brings_the_head(tmp_path) -> None:
+    inputs = batch("roberta")
+    tiny_model("roberta", "cls").save_pretrained(tmp_path / "base")
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    model = get_peft_model(base, config())
+    train_by_chance(model)
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter", num_labels=3)
+    assert torch.equal(result(loaded, inputs), result(model.eval(), inputs))
+
+
+def test_model_card_names_the_method(tmp_path) -> None:
+    steered_model("roberta").save_pretrained(tmp_path)
+    assert "- propulsion\n" in (tmp_path / "README.md").read_text()
+
+
+def test_switching_disabling_and_deleting_adapters() -> None:
+    model = steered_model("roberta")
+    inputs = batch("roberta")
+    first = result(model, inputs)
+    model.add_adapter("second", config(degree=2))
+    train_by_chance(model, "second", seed=5)
+    model.set_adapter("second")
+    second = result(model, inputs)
+    assert not torch.equal(first, second)
+    with model.disable_adapter():
+        assert torch.equal(result(model, inputs), result(tiny_model("roberta", "cls"), inputs))
+    model.set_adapter("default")
+    assert torch.equal(result(model, inputs), first)
+    model.delete_adapter("default")
+    assert torch.equal(result(model, inputs), second)
+    assert all(list(layer.propulsion_delta) == ["second"] for layer in layers(model))
+    assert all(list(layer.propulsion_degree) == ["second"] for layer in layers(model))
+
+
+@pytest.mark.parametrize("name", ["roberta", "deberta-v3", "electra", "llama", "vit"])
+def test_unload_gives_the_base_model_back(name: str) -> None:
+    base = tiny_model(name, "cls")
+    inputs, keys = batch(name), list(base.state_dict())
+    expected = result(base, inputs)
+    unloaded = get_peft_model(base, config(task_type=None)).unload()
+    assert list(unloaded.state_dict()) == keys
+    assert torch.equal(result(unloaded, inputs), expected)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5", "bart", "bloom", "opt"])
+def test_merged_model_with_tied_embeddings_survives_saving(name: str, tmp_path) -> None:
+    model = steered_model(name, "lm")
+    inputs = batch(name, "lm")
+    if name in ("bart", "t5"):
+        inputs["decoder_input_ids"] = inputs["input_ids"].flip(1)
+    expected = result(model, inputs)
+    head_before = model.get_output_embeddings().weight.clone()
+    merged = model.merge_and_unload()
+    assert torch.equal(merged.get_output_embeddings().weight, head_before)  # untied, not scaled along
+    assert relative_error(result(merged, inputs), expected) < 1e-5
+    merged.save_pretrained(tmp_path)
+    reloaded = type(merged).from_pretrained(tmp_path).eval()
+    assert relative_error(result(reloaded, inputs), expected) < 1e-5
+
+
+def test_safe_merge_is_all_or_nothing() -> None:
+    model = steered_model("llama")
+    last = list(layers(model))[-1]
+    last.propulsion_delta["default"].data[0, 0] = float("inf")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for merge in (model.merge_adapter, model.merge_and_unload):
+        with pytest.raises(MergeError, match="nothing was merged"):
+            merge(safe_merge=True)
+        assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+        assert not any(layer.merged for layer in layers(model))
+
+
+def test_a_failed_merge_leaves_what_was_merged_before() -> None:
+    model = steered_model("llama", task_type=None)
+    model.add_adapter("second", PropulsionConfig(target_modules="attn", degree=2))
+    train_by_chance(model, "second", seed=5)
+    model.merge_adapter(["default"])
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    broken = [layer for layer in layers(model) if "second" in layer.propulsion_delta][-1]
+    broken.propulsion_delta["second"].data[0, 0] = float("nan")
+    with pytest.raises(MergeError):
+        model.merge_adapter(["second"], safe_merge=True)
+    after = model.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before if "second" not in key)
+    assert all(layer.merged_adapters == ["default"] for layer in layers(model))
+
+
+@pytest.mark.parametrize("kind", ["linear", "product"])
+def test_weighted_adapters(kind: str) -> None:
+    model = steered_model("roberta", task_type=None)
+    model.add_adapter("second", config(task_type=None))
+    train_by_chance(model, "second", seed=5)
+    model.add_weighted_adapter(["default", "second"], [0.25, 2.0], "both", combination_type=kind)
+    for layer in layers(model):
+        one, two, both = (layer.propulsion_delta[name].double() for name in ("default", "second", "both"))
+        expected = 0.25 * one + 2 * two if kind == "linear" else (1 + one) ** 0.25 * (1 + two) ** 2 - 1
+        torch.testing.assert_close(both, expected, rtol=1e-5, atol=1e-6)
+    model.add_weighted_adapter(["default"], [1.0], "again", combination_type=kind)
+    inputs = batch("roberta")
+    expected = result(model, inputs)
+    model.set_adapter("again")
+    assert relative_error(result(model, inputs), expected) < 1e-6
+
+
+def test_weighted_adapters_of_different_targets() -> None:
+    model = steered_model("roberta", task_type=None, target_modules="attn")
+    model.add_adapter("second", config(task_type=None, target_modules="mlp"))
+    train_by_chance(model, "second", seed=5)
+    model.base_model.set_adapter(["default", "second"])
+    inputs = batch("roberta")
+    expected = result(model, inputs)
+    model.add_weighted_adapter(["default", "second"], [1.0, 1.0], "both")
+    model.set_adapter("both")
+    assert relative_error(result(model, inputs), expected) < 1e-6
+
+
+def test_bad_weighted_adapters_are_refused() -> None:
+    model = steered_model("roberta", task_type=None)
+    model.add_adapter("degree2", config(task_type=None, degree=2))
+    for arguments, error, message in [
+        ((["default", "degre2"], [1.0, 1.0], "new"), AdapterNameError, "degre2 does not exist. Did you mean 'degree2'"),
+        ((["default"], [1.0], "degree2"), AdapterNameError, "already an adapter"),
+        ((["default"], [1.0, 2.0], "new"), ConfigError, "one weight for each"),
+        ((["default", "degree2"], [1.0, 1.0], "new"), ConfigError, "differ in degree"),
+        ((["default"], [1.0], "new", "lineer"), ConfigError, "Did you mean 'linear'"),
+    ]:
+        with pytest.raises(error, match=message):
+            model.add_weighted_adapter(*arguments)
+        assert "new" not in model.peft_config
+        assert not any("new" in layer.propulsion_delta for layer in layers(model))
+
+
+def test_layers_degrees_and_exclusions() -> None:
+    model = steered_model(
+        "roberta",
+        layers_to_transform=[1],
+        exclude_modules=["value"],
+        degree=3,
+        degree_pattern={"query": 55, r"layer\.1\.attention\.self\.key": 2},
+    )
+    names = {name: module for name, module in model.named_modules() if module in set(layers(model))}
+    degrees = {name.split("layer.")[1]: module.propulsion_degree["default"] for name, module in names.items()}
+    assert degrees == {
+        "1.attention.self.query": (55,),
+        "1.attention.self.key": (2,),
+        "1.attention.output.dense": (3,),
+        "1.intermediate.dense": (3,),
+        "1.output.dense": (3,),
+    }
+
+
+def test_a_base_model_in_bfloat16_keeps_its_dtype_and_float32_vectors() -> None:
+    base = tiny_model("llama", "cls").to(torch.bfloat16)
+    model = get_peft_model(base, config())
+    inputs = batch("llama")
+    assert torch.equal(result(model.eval(), inputs), result(tiny_model("llama", "cls").to(torch.bfloat16), inputs))
+    assert result(model, inputs).dtype == torch.bfloat16
+    optimizer = torch.optim.AdamW([layer.propulsion_delta["default"] for layer in layers(model)], lr=1e-3)
+    for _ in range(5):
+        model(**inputs).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for layer in layers(model):
+        delta = layer.propulsion_delta["default"]
+        assert delta.dtype == torch.float32
+        assert (delta != 0).any()
+
+
+def test_import_needs_none_of_the_extras() -> None:
+    program = (
+        "import sys, propulsion; extras = {'datasets', 'sklearn', 'matplotlib', 'plotly', 'jsonargparse', 'rich'};"
+        "print(sorted(extras & set(sys.modules) - baseline))"
+    )
+    program = "import sys, peft; baseline = set(sys.modules);" + program
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_peft_model_from_pretrained_on_its_own_class(tmp_path) -> None:
+    model = steered_model("bloom", "lm")
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny_model("bloom", "lm"), tmp_path, is_trainable=True)
+    assert all(layer.propulsion_delta["default"].requires_grad for layer in layers(loaded))
+
+
+@pytest.mark.parametrize("name", ["a.b", "copy", "keys", ""])
+def test_impossible_adapter_names_are_refused_before_anything_changes(name: str) -> None:
+    base = tiny_model("roberta", "cls")
+    with pytest.raises(AdapterNameError, match="choose another name"):
+        get_peft_model(base, config(), adapter_name=name)
+    assert not list(layers(base))
+
+
+@pytest.mark.parametrize("name", ["lora", "weight", "propulsion", "propulsion_delta", "base_layer", "default2"])
+def test_odd_adapter_names_survive_saving(name: str, tmp_path) -> None:
+    model = get_peft_model(tiny_model("roberta", "cls"), config(task_type=None), adapter_name=name)
+    train_by_chance(model, name)
+    model.add_adapter(name + "2", config(task_type=None, degree=2))
+    train_by_chance(model, name + "2", seed=9)
+    inputs = batch("roberta")
+    expected = result(model.eval(), inputs)
+    model.save_pretrained(tmp_path, selected_adapters=[name])
+    loaded = PeftModel.from_pretrained(tiny_model("roberta", "cls"), tmp_path / name, adapter_name=name)
+    assert torch.equal(result(loaded, inputs), expected)
+
+
+def test_the_configuration_that_was_given_is_the_one_in_use(tmp_path) -> None:
+    # PEFT goes on to fill it in: for token classification, the head's modules after the layers are made.
+    config = PropulsionConfig(target_modules="attn", task_type="TOKEN_CLS")
+    first = get_peft_model(_token_classifier(), config, autocast_adapter_dtype=False)
+    assert first.peft_config["default"] is config
+    assert "classifier" in config.modules_to_save
+    first.save_pretrained(tmp_path)
+    second = PeftModel.from_pretrained(_token_classifier(), tmp_path, config=config)
+    assert second.peft_config["default"] is config
+    assert config.inference_mode
+    assert first.peft_config["default"] is not config
+    assert first.peft_config["default"].to_dict() == config.to_dict() | {"inference_mode": True}
+
+
+def _token_classifier() -> nn.Module:
+    config = tiny_model("bert").config
+    torch.manual_seed(0)
+    return AutoModelForTokenClassification.from_config(config)

@@ -1,0 +1,176 @@
+"""The ways in which people train: Trainer, TRL, checkpointing, compiling, autocast, several processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from torch import nn
+from transformers import Trainer, TrainingArguments
+
+from propulsion import PropulsionConfig
+from tests.propulsion.steered import batch, config, layers, relative_error, result, steered_model
+from tests.tiny_models import tiny_inputs, tiny_model
+
+
+def gradients(model: nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    model(**inputs).loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def rows(name: str, head: str, count: int = 24) -> datasets.Dataset:
+    inputs = tiny_inputs(name, head, batch=count)
+    return datasets.Dataset.from_dict({key: value.tolist() for key, value in inputs.items()})
+
+
+def test_trainer_trains_evaluates_and_resumes_nothing_but_the_adapter(tmp_path: Path) -> None:
+    model = steered_model("roberta", trained=False)
+    frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
+    arguments = TrainingArguments(
+        str(tmp_path),
+        max_steps=6,
+        learning_rate=1e-2,
+        report_to="none",
+        logging_steps=1,
+        use_cpu=True,
+        label_names=["labels"],
+    )
+    data = rows("roberta", "cls")
+    trainer = Trainer(model, arguments, train_dataset=data, eval_dataset=data)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before
+    assert all(torch.equal(frozen[name], p) for name, p in model.named_parameters() if name in frozen)
+    assert (tmp_path / "checkpoint-6" / "adapter_model.safetensors").is_file()
+    assert not (tmp_path / "checkpoint-6" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_trl_trains_with_our_configuration(tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl", reason="trl is not installed")
+    tokenizers = pytest.importorskip("tokenizers")
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: number for number, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", *map(str, range(80))])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", bos_token="<s>")
+    data = datasets.Dataset.from_dict({"text": [" ".join(str((i + j) % 80) for j in range(8)) for i in range(16)]})
+    arguments = trl.SFTConfig(
+        str(tmp_path),
+        max_steps=3,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        logging_steps=1,
+        learning_rate=1e-2,
+        max_length=16,
+    )
+    trainer = trl.SFTTrainer(
+        tiny_model("llama", "lm"),
+        arguments,
+        train_dataset=data,
+        processing_class=fast,
+        peft_config=PropulsionConfig(task_type="CAUSAL_LM", target_modules="all"),
+    )
+    trainer.train()
+    trainer.save_model(str(tmp_path / "adapter"))
+    assert any((layer.propulsion_delta["default"] != 0).any() for layer in layers(trainer.model))
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size < 50_000
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("wrapped_first", [False, True])
+@pytest.mark.parametrize("name", ["roberta", "llama", "t5"])
+def test_gradient_checkpointing_in_both_orders(name: str, wrapped_first: bool, use_reentrant: bool) -> None:
+    from peft import get_peft_model
+
+    from tests.propulsion.steered import train_by_chance
+
+    inputs = batch(name)
+    expected = gradients(steered_model(name).train(), inputs)
+    base, how = tiny_model(name, "cls").train(), {"use_reentrant": use_reentrant}
+    if wrapped_first:
+        model = get_peft_model(base, config())
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+        model.enable_input_require_grads()
+    else:
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+        model = get_peft_model(base, config())
+        model.enable_input_require_grads()
+    train_by_chance(model)
+    actual = gradients(model.train(), inputs)
+    assert actual.keys() == expected.keys()
+    for key, gradient in expected.items():
+        torch.testing.assert_close(actual[key], gradient, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("targets", ["attn", "all"])
+@pytest.mark.parametrize("name", ["roberta", "llama"])
+def test_compiles_without_graph_breaks(name: str, targets: str) -> None:
+    model = steered_model(name, target_modules=targets)
+    inputs = batch(name)
+    expected = gradients(model, inputs)
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    actual = gradients(compiled, inputs)
+    for key, gradient in expected.items():
+        torch.testing.assert_close(actual[f"_orig_mod.{key}"], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_autocast_steers_what_autocast_computes() -> None:
+    model = steered_model("llama")
+    inputs = batch("llama")
+    expected = result(model, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = result(model, inputs)
+        loss = model(**inputs).loss
+    loss.backward()
+    assert relative_error(actual.float(), expected) < 0.05
+    assert all(layer.propulsion_delta["default"].grad.dtype == torch.float32 for layer in layers(model))
+
+
+PROGRAM = """
+import os, sys, torch, torch.distributed as dist
+from tests.propulsion.steered import batch, steered_model
+torch.set_num_threads(1)
+rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+model = steered_model("roberta").double()
+inputs = {key: value[rank::world] for key, value in batch("roberta", batch=4).items()}
+trained = model
+if world > 1:
+    dist.init_process_group("gloo")
+    trained = torch.nn.parallel.DistributedDataParallel(model)
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+for _ in range(3):
+    trained(**inputs).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+if rank == 0:
+    torch.save({name: p for name, p in model.named_parameters() if p.requires_grad}, sys.argv[1])
+if world > 1:
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    (tmp_path / "program.py").write_text(PROGRAM)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    for name, start in {"one": [sys.executable], "two": launch}.items():
+        command = [*start, str(tmp_path / "program.py"), str(tmp_path / name)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    one, two = torch.load(tmp_path / "one"), torch.load(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name, parameter in one.items():
+        torch.testing.assert_close(two[name], parameter, rtol=1e-9, atol=1e-12)
