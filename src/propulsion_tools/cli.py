@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from propulsion.errors import PropulsionError
-from propulsion_tools.compare.options import AblateOptions, CompareOptions
 from propulsion_tools.errors import OptionError, ToolsError, UnknownNameError, near_misses, require
 from propulsion_tools.records import RunSpec, refuse_unknown, write_atomically
-from propulsion_tools.training.options import (
+from propulsion_tools.records.options import (
+    AblateOptions,
     BoundOptions,
+    CompareOptions,
     DemoOptions,
     EvaluateOptions,
     InspectOptions,
@@ -217,24 +218,24 @@ def _one_sentence(message: str, name: str) -> str:
 
 def _train(spec: RunSpec) -> None:
     run, report, processes = _room("training.run"), _room("training.console"), _room("training.processes")
-    tell = report.show if processes.is_first() else str
+    notify = report.show if processes.is_first() else _room("training.notify").keep_quiet
     if spec.smoke:
-        record = _room("training.smoke").smoke(spec, tell=tell)
-        processes.part()
-        tell(f"{record.spec.task} by {record.spec.method}: {record.spec.max_steps} steps taken, nothing kept.")
+        record = _room("training.smoke").smoke(spec, notify)
+        processes.leave_process_group()
+        notify(f"{record.spec.task} by {record.spec.method}: {record.spec.max_steps} steps taken, nothing kept.")
         return
-    record = run.train(spec, tell=tell)
-    processes.part()
+    record = run.train(spec, notify)
+    processes.leave_process_group()
     if not processes.is_first():
         return
-    metric = run.get_task(str(record.spec.task)).main_metric
+    metric = _room("tasks").get_task(str(record.spec.task)).main_metric
     split = next(iter(record.metrics), "validation")
     report.show(report.run_table({record.spec.method: record}, metric, split), f"Written to {record.spec.output_dir}")
 
 
 def _evaluate(adapter_dir: str, options: EvaluateOptions) -> None:
     report = _room("training.console")
-    metrics = _room("training.evaluate").evaluate(Path(adapter_dir), options, tell=report.show)
+    metrics = _room("training.evaluate").evaluate(Path(adapter_dir), options, report.show)
     report.show(report.metrics_table(metrics, adapter_dir))
     if options.output:
         write_atomically(Path(options.output), json.dumps(metrics, indent=2) + "\n")

@@ -13,8 +13,8 @@ from tests.training.conftest import BAD, FILLER, GOOD
 
 from propulsion_tools.errors import DataError, OptionError
 from propulsion_tools.records import RunRecord, RunSpec
+from propulsion_tools.records.options import EvaluateOptions, PredictOptions
 from propulsion_tools.training.evaluate import evaluate
-from propulsion_tools.training.options import EvaluateOptions, PredictOptions
 from propulsion_tools.training.predict import predict
 from propulsion_tools.training.run import train
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from propulsion_tools.errors import OptionError
+from propulsion_tools.records import atomic
 
 
 def write_bytes(file: Path, content: bytes) -> None:
@@ -19,14 +19,11 @@ def write_bytes(file: Path, content: bytes) -> None:
     Raises:
         OptionError: It cannot be written there.
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        partial.write_bytes(content)
-        os.replace(partial, file)
+        with atomic(file, binary=True) as stream:
+            stream.write(content)
     except OSError as error:
         raise OptionError(f"{file} cannot be written: {error.strerror}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def draw(figure: Any, kind: str) -> bytes:

@@ -13,6 +13,7 @@ from propulsion.layers import PropulsionLayer
 from propulsion_tools.errors import OptionError
 from propulsion_tools.inspection.figure_files import write_bytes
 from propulsion_tools.records import to_json, write_atomically
+from propulsion_tools.records.options import BoundOptions
 from propulsion_tools.theory.commands.study import Study
 from propulsion_tools.theory.projection import (
     EPSILONS,
@@ -23,9 +24,8 @@ from propulsion_tools.theory.projection import (
     layer_inputs,
     random_distortions,
 )
+from propulsion_tools.training.build import Job
 from propulsion_tools.training.console import table
-from propulsion_tools.training.job import Job
-from propulsion_tools.training.options import BoundOptions
 
 SHOWN = (0.2, 0.3)
 VECTORS = 128

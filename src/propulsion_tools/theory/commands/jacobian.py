@@ -11,15 +11,14 @@ import numpy as np
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from propulsion_tools.errors import OptionError
 from propulsion_tools.inspection.figure_files import write_bytes, write_npz
 from propulsion_tools.inspection.places import place_of
 from propulsion_tools.records import to_json, write_atomically
+from propulsion_tools.records.options import JacobianOptions
 from propulsion_tools.theory.commands.study import Study, train_steps, trained_names
 from propulsion_tools.theory.linearization import Departure, Linearization
 from propulsion_tools.theory.tangent_kernel import jacobian
 from propulsion_tools.training.console import table
-from propulsion_tools.training.options import JacobianOptions
 
 MOMENTS = 12  # at which the outputs are looked at, evenly spaced
 
@@ -53,8 +52,6 @@ def measure_jacobian(
         DataError: The data cannot be used, or has fewer samples than were asked for.
         NotFiniteError: A derivative or an output is not finite.
     """
-    if options.steps < 1:
-        raise OptionError("steps must be at least 1 to compare before with after.")
     study = Study.of(options, "jacobian")
     for note in study.data.notes:
         tell(note)

@@ -13,12 +13,12 @@ from torch import Tensor
 from propulsion_tools.errors import OptionError, require
 from propulsion_tools.inspection.figure_files import write_bytes, write_npz
 from propulsion_tools.records import to_json, write_atomically
+from propulsion_tools.records.options import NtkOptions
 from propulsion_tools.theory.alignment import nearness, per_sample, spectrum
 from propulsion_tools.theory.commands.study import Samples, Study, train_steps, trained_names
 from propulsion_tools.theory.kernel_figure import Moment
 from propulsion_tools.theory.tangent_kernel import empirical_ntk
-from propulsion_tools.training.job import Job
-from propulsion_tools.training.options import NtkOptions
+from propulsion_tools.training.build import Job
 
 START = "before training"
 LEGEND = (
