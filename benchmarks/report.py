@@ -48,21 +48,22 @@ parameters do not count. Each peak was measured in a process of its own.
 
 WHY = """### Why some are missed
 
-- **Against IA3 and LoRA in bfloat16.** The floor's own ratio stands beside ours, and nothing can go below it. Where it is
-  above the goal, the goal is out of reach on this processor: its bfloat16 products leave IA3 and LoRA less to lose than
-  the machine that the goals were set on. The rows on step / floor show what Propulsion adds to the floor.
+- **Against IA3 and LoRA in bfloat16.** The floor's own ratio stands beside ours, and nothing can go below it. Where it
+  is above the goal, the goal is out of reach on this processor: its bfloat16 products leave IA3 and LoRA less to lose
+  than the machine that the goals were set on. The rows on step / floor show what Propulsion adds to the floor.
 - **bfloat16 on MiniLM.** At a width of 384, the passes over the activations and the Python between the layers are a
   larger part of the step. About a third of what we add is spent in the passes. The rest is Python and autograd, whose
   code has left the caches after each matrix product. The naive form has none of that, but keeps half as much again for
-  the backward pass. An extension in C++ would save about 4 %, less than the 5 % that we ask of one (see [log.md](log.md)).
-- **Unmerged inference.** Each layer adds one pass. It also computes the power of its vector every time, because a vector
-  may have changed without a trace. In bfloat16 the pass computes in float32. Nothing of this is left after merging: the
-  graph is then that of the base model, and any difference from it is noise.
+  the backward pass. An extension in C++ would save about 4 %, less than the 5 % that we ask of one (see
+  [log.md](log.md)).
+- **Unmerged inference.** Each layer adds one pass. It also computes the power of its vector every time, because a
+  vector may have changed without a trace. In bfloat16 the pass computes in float32. Nothing of this is left after
+  merging: the graph is then that of the base model, and any difference from it is noise.
 - **Saved bytes of LLaMA-like models.** In float32 a block of the floor keeps about 14 tensors of the hidden size.
-  Propulsion adds 4: queries and keys before their rotation, and the outputs of the attention and of the MLP, which go into
-  a sum and which nobody else keeps. Recomputing the attention's output in the backward pass, from what flash attention
-  keeps, would save one of them. It would cost 1 of the 24 products of d × d that a token takes in a block, and we decided
-  that this was too much time.
+  Propulsion adds 4: queries and keys before their rotation, and the outputs of the attention and of the MLP, which go
+  into a sum and which nobody else keeps. Recomputing the attention's output in the backward pass, from what flash
+  attention keeps, would save one of them. It would cost 1 of the 24 products of d × d that a token takes in a block,
+  and we decided that this was too much time.
 """
 
 # The methods that a reader compares, and what the page calls them.
