@@ -86,10 +86,10 @@ def callbacks(model: nn.Module, spec: RunSpec) -> list[MethodCallback]:
 
 
 METHOD = peft_method(
-    "adalora",
-    "low-rank updates whose ranks move to where they matter",
-    AdaLoraConfig,
-    2e-3,
+    name="adalora",
+    description="low-rank updates whose ranks move to where they matter",
+    config_class=AdaLoraConfig,
+    learning_rate=2e-3,
     defaults={"init_r": 12, "target_r": 8},
     derive=schedule,
     callbacks=callbacks,

@@ -116,11 +116,11 @@ def callbacks(model: nn.Module, spec: RunSpec) -> list[MethodCallback]:
 
 
 METHOD = low_rank_method(
-    "loraprune",
-    "LoRA that prunes groups of outputs on the way",
-    Options,
-    attach_to,
-    1e-3,
+    name="loraprune",
+    description="LoRA that prunes groups of outputs on the way",
+    options_class=Options,
+    attach_to=attach_to,
+    learning_rate=1e-3,
     callbacks=callbacks,
     delta="ΔW = (W + W_down W_up) ⊙ M − W, M ∈ {0, 1}^(1 × G)",
 )
