@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.tasks.conftest import Write
 
 from propulsion_tools.errors import DataError
 from propulsion_tools.tasks import DataSource, get_task
 from propulsion_tools.tasks.raw_tables import RawSplits
+from tests.tasks.conftest import Write
 
 FORMS: list[tuple[str, dict[str, Any], str, str]] = [
     ("boolq", {"question": "is it so", "passage": "It is.", "answer": True}, "true", "It is.\nis it so"),
