@@ -76,11 +76,11 @@ def jacobian(model: nn.Module, rows: Sequence[Row], readout: Readout, names: Seq
     """
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters() if name in set(names)}
     outputs = _count_outputs(model, rows[0], readout)
-    found = [
+    by_sample = [
         torch.cat([_dense(kept[name], outputs, sizes[name]) for name in names], dim=1)
         for kept in gradients(model, rows, readout, Group(frozenset(), frozenset(names)))
     ]
-    result = torch.stack(found)
+    result = torch.stack(by_sample)
     if not result.isfinite().all():
         raise NotFiniteError("A derivative is not finite: the gradient is too large, or NaN.")
     return result
