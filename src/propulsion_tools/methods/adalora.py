@@ -54,8 +54,8 @@ class AllocateRanks(MethodCallback):
 
     def tensors(self) -> dict[str, Tensor]:
         averages = {"ipt": self.allocator.exp_avg_ipt, "unc": self.allocator.exp_avg_unc}
-        found = {f"{kind}|{name}": value for kind, values in averages.items() for name, value in values.items()}
-        return found | {f"pattern|{name}": torch.tensor(kept) for name, kept in self.pattern.items()}
+        importance = {f"{kind}|{name}": value for kind, values in averages.items() for name, value in values.items()}
+        return importance | {f"pattern|{name}": torch.tensor(mask) for name, mask in self.pattern.items()}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         for key, value in tensors.items():

@@ -57,8 +57,8 @@ class Pruned(LowRank):
         bias = self.layer[0].bias
         plain = output.float() if bias is None else output.float() - bias
         inner = functional.linear(functional.linear(x.float(), self.A), self.B)
-        kept = torch.add(plain, inner, alpha=self.scale) * self.mask.repeat_interleave(self.size)[: self.outputs]
-        changed: Tensor = kept if bias is None else kept + bias
+        pruned = torch.add(plain, inner, alpha=self.scale) * self.mask.repeat_interleave(self.size)[: self.outputs]
+        changed: Tensor = pruned if bias is None else pruned + bias
         return changed
 
     @torch.no_grad()  # type: ignore[untyped-decorator]

@@ -88,5 +88,5 @@ def attach_each(model: PreTrainedModel, names: list[str], make: Callable[[nn.Mod
 
 def pieces(model: nn.Module, kind: type[Any]) -> list[tuple[nn.Module, Any]]:
     """The layers that have a piece of this kind beside them, each with its piece."""
-    found = [(module, getattr(module, PIECE, None)) for module in model.modules()]
-    return [(layer, piece) for layer, piece in found if isinstance(piece, kind)]
+    by_layer = [(module, getattr(module, PIECE, None)) for module in model.modules()]
+    return [(layer, piece) for layer, piece in by_layer if isinstance(piece, kind)]

@@ -12,7 +12,7 @@ import numpy as np
 from propulsion_tools.tasks.base import EVAL, Batch, Setup
 from propulsion_tools.tasks.completion import Completion
 from propulsion_tools.tasks.prompts import Cutter
-from propulsion_tools.tasks.rows import Row
+from propulsion_tools.tasks.row_conversion import Row
 from propulsion_tools.tasks.text_metrics import MeanScores
 
 if TYPE_CHECKING:

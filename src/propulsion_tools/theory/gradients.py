@@ -41,7 +41,7 @@ class Factors:
     slopes: Tensor
 
 
-Kept: TypeAlias = "Factors | Tensor | None"
+Gradient: TypeAlias = "Factors | Tensor | None"
 """Factors, or gradients of shape (C, numel), or None where they are zero."""
 
 
@@ -94,12 +94,12 @@ def groups(model: nn.Module, rows: Sequence[Row], readout: Readout, names: Colle
     for name in dict.fromkeys([*tracer.order, *parameters]):
         parameter = parameters[name]
         uses = tracer.uses.get(name, []) if name not in tracer.otherwise else []
-        kept = sum(use.input.numel() + outputs * use.output.numel() for use in uses)
-        is_factored = 0 < kept < outputs * parameter.numel()
+        factors = sum(use.input.numel() + outputs * use.output.numel() for use in uses)
+        is_factored = 0 < factors < outputs * parameter.numel()
         share = sum(sizes) / max(sizes) if is_factored else len(rows)
         if is_factored:  # an input that several layers read, as q, k and v do, is kept once
-            kept -= sum(use.input.numel() for use in uses if use.input.data_ptr() in inputs)
-        cost = parameter.element_size() * share * (kept if is_factored else outputs * parameter.numel())
+            factors -= sum(use.input.numel() for use in uses if use.input.data_ptr() in inputs)
+        cost = parameter.element_size() * share * (factors if is_factored else outputs * parameter.numel())
         if not split or room + cost > memory:
             split.append(Group(frozenset(), frozenset()))
             room, inputs = 0.0, set()
@@ -110,7 +110,7 @@ def groups(model: nn.Module, rows: Sequence[Row], readout: Readout, names: Colle
     return split
 
 
-def gradients(model: nn.Module, rows: Sequence[Row], readout: Readout, group: Group) -> Iterator[dict[str, Kept]]:
+def gradients(model: nn.Module, rows: Sequence[Row], readout: Readout, group: Group) -> Iterator[dict[str, Gradient]]:
     """The gradients of a group's parameters at one sample after the other.
 
     Args:
@@ -136,12 +136,12 @@ def gradients(model: nn.Module, rows: Sequence[Row], readout: Readout, group: Gr
                 )
             uses = [use for of_weight in tracer.uses.values() for use in of_weight]
             grads = _differentiate(values, [*(use.output for use in uses), *(parameters[name] for name in direct)])
-            kept: dict[str, Kept] = dict(zip(direct, map(_flat, grads[len(uses) :]), strict=True))
+            by_name: dict[str, Gradient] = dict(zip(direct, map(_flat, grads[len(uses) :]), strict=True))
             by_use = iter(grads[: len(uses)])
             for name, of_weight in tracer.uses.items():
                 slopes = [(use, grad) for use in of_weight if (grad := next(by_use)) is not None]
-                kept[name] = _factors(slopes, parameters[name])
-            yield kept
+                by_name[name] = _factors(slopes, parameters[name])
+            yield by_name
 
 
 def _parameters(model: nn.Module, names: Collection[str]) -> dict[str, nn.Parameter]:

@@ -7,25 +7,25 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from propulsion_tools.theory.gradients import Factors, Kept
+from propulsion_tools.theory.gradients import Factors, Gradient
 
 BLOCK = 1 << 25  # numbers of a block of gradients that are in memory at once
 
 
-def gram(kept: Sequence[Kept], outputs: int) -> Tensor:
+def gram(gradients: Sequence[Gradient], outputs: int) -> Tensor:
     """The inner products of the gradients of one parameter.
 
     Args:
-        kept: Its gradients at each of the n samples.
+        gradients: Its gradients at each of the n samples.
         outputs: C, how many outputs there are.
 
     Returns:
         Shape (n · C, n · C), float64, ordered by sample and then by output.
     """
-    present = [index for index, gradient in enumerate(kept) if gradient is not None]
-    nonzero = [gradient for gradient in kept if gradient is not None]
+    present = [index for index, gradient in enumerate(gradients) if gradient is not None]
+    nonzero = [gradient for gradient in gradients if gradient is not None]
     rows = torch.tensor([index * outputs + output for index in present for output in range(outputs)], dtype=torch.long)
-    result = torch.zeros(len(kept) * outputs, len(kept) * outputs, dtype=torch.float64)
+    result = torch.zeros(len(gradients) * outputs, len(gradients) * outputs, dtype=torch.float64)
     if nonzero:
         result[rows[:, None], rows] = _products(nonzero)
     return result
