@@ -60,9 +60,9 @@ class SavedAdapter:
         folder: Where it lies.
         config: Its configuration.
         layers: What it steers.
-        vectors: How many trained numbers the vectors have.
+        vectors: How many parameters the vectors have.
         biases: How many the biases of the steered layers have, where they were trained.
-        heads: How many each of the modules has that were trained whole.
+        heads: How many parameters each fully trained module has, by its name.
         file_bytes: The size of adapter_model.safetensors.
     """
 

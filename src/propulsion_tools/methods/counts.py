@@ -195,9 +195,9 @@ def _counted(config: PretrainedConfig, setting: Setting, printed: str = "", tabl
         return Count(setting.method, paper=printed, table=table, note=str(error))
     values = {"trainable": trained["trainable"], "adapter": trained["adapter"], "outputs": trained["adapter"] + outputs}
     row = Count(setting.method, trained["adapter"], trained["head"], values[setting.counted], printed, table)
-    told = f"with {_flags(setting.spec)}" if setting.spec else ""
+    settings = f"with {_flags(setting.spec)}" if setting.spec else ""
     why_not = (setting.why_not or "not reproduced") if row.agrees is False else ""
-    return replace(row, note="; ".join(filter(None, (told, why_not))))
+    return replace(row, note="; ".join(filter(None, (settings, why_not))))
 
 
 def _flags(spec: Mapping[str, Any]) -> str:

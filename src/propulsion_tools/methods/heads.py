@@ -36,7 +36,7 @@ def head_modules(model: PreTrainedModel) -> list[str]:
 
 
 def modules_to_save(model: PreTrainedModel, extra: tuple[str, ...] | None) -> list[str] | None:
-    """What PEFT has to train and save whole: the head's modules, and `extra`."""
+    """The modules that PEFT trains and saves in full: those of the head, and `extra`."""
     return list(dict.fromkeys([*head_modules(model), *(extra or ())])) or None
 
 

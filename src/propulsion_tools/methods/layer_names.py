@@ -27,7 +27,7 @@ QUERY_VALUE = ("query", "value")
 
 
 def target_names(model: PreTrainedModel, spec: RunSpec, default: tuple[str, ...] = QUERY_VALUE) -> list[str]:
-    """The full names of the modules that a method changes; never those of the head, which is trained whole.
+    """The full names of the modules that a method changes; never those of the head, all of which is trained.
 
     Args:
         model: The base model.

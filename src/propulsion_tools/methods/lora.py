@@ -16,7 +16,7 @@ COST = Cost("O((d + d) × r)", "O((d + d) × r)", "2dr")
 
 
 def lora(name: str, r: int) -> Method:
-    """LoRA of a rank, α = 2r unless told otherwise."""
+    """LoRA of a rank, α = 2r where none is given."""
     return peft_method(
         name=name,
         description=f"low-rank updates of the weights, r = {r}",

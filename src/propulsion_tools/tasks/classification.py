@@ -73,7 +73,7 @@ class TextClassification(Task):
         """Rows with the columns ``text`` and, for pairs, ``text_pair``.
 
         Raises:
-            DataError: There are no rows, one has no text, or the column of the text cannot be told.
+            DataError: There are no rows, one has no text, or it is not clear which column holds the text.
         """
         from datasets import Dataset
 

@@ -60,12 +60,12 @@ class Commonsense(Generation):
 
     def convert(self, row: Row) -> dict[str, Any]:
         """The instruction, what is to be written, and the right option's word."""
-        told = self.unanswered(row)
+        asked = self.unanswered(row)
         if row.get("instruction") is None:
             word = self.words[self.reader(row).known_label()]
         elif (word := text_in(row, "answer")) not in self.words:
             raise DataError(f"its answer is {word!r}: one of {', '.join(self.words)} is wanted.")
-        return {**told, "target": TARGET.format(word), "reference": word}
+        return {**asked, "target": TARGET.format(word), "reference": word}
 
     def score(self, text: str, row: Row) -> dict[str, float]:
         """Whether the answer is the right one; a text without an option word is wrong."""

@@ -52,7 +52,7 @@ class Completion(Task):
         hub_id: The data set on the hub that is read where the user names no source.
         hub_config: Its configuration.
         default: Makes the rows where the user names no source, rather than the hub.
-        instruction: What a decoder is told, with ``{text}`` in it.
+        instruction: The prompt of a decoder, with ``{text}`` in it.
         framed: Whether an instruction stands in a frame, the tokenizer's chat template where it has one.
         ends: Whether the completion ends the text, and the end is trained.
         kinds: The kinds of models that can do it.

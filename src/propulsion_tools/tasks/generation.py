@@ -34,7 +34,7 @@ class Generation(Completion):
         return {}
 
     def for_answer(self, row: Row, cutter: Cutter) -> dict[str, Any]:
-        """The prompt that a decoder goes on from; an encoder-decoder reads the same as for its loss."""
+        """The prompt that a decoder continues; an encoder-decoder reads the same as for its loss."""
         if cutter.setup.config.is_encoder_decoder:
             return {}
         prompt = cutter.prompt(row["text"])

@@ -166,7 +166,7 @@ def with_validation(tables: dict[str, Table], key_columns: Sequence[str], notes:
     Args:
         tables: The splits.
         key_columns: Rows that are equal in these stay on one side.
-        notes: Is told what was done.
+        notes: Gets a sentence on what was done.
 
     Raises:
         DataError: There are too few training rows to take a part of.
@@ -197,7 +197,7 @@ def _standard(table: Table, columns: Columns, label_map: LabelMap, split: str) -
 
 
 def sampled(splits: dict[str, Table], source: DataSource, notes: list[str]) -> dict[str, Any]:
-    """As many rows of each split as the source wants, the training split first; notes are told what is a sample."""
+    """As many rows of each split as the source wants, training first; `notes` gets a sentence for each sample."""
     from datasets import Dataset
 
     chosen = {}
