@@ -292,7 +292,7 @@ class RunRecord:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or a kill, never meets half of it; text in UTF-8."""
+    """Write a file so that a reader, or a kill, never meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_file = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
