@@ -1,9 +1,8 @@
-"""Files that a reader, or a kill, never meets half of."""
+"""Figures and arrays as the content of files, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,25 +10,22 @@ from typing import Any
 import numpy as np
 
 from propulsion_tools.errors import OptionError
+from propulsion_tools.records import write_atomically
 
 
 def write_bytes(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file as `write_atomically` does.
 
     Raises:
         OptionError: It cannot be written there.
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        partial.write_bytes(content)
-        os.replace(partial, file)
+        write_atomically(file, content)
     except OSError as error:
         raise OptionError(f"{file} cannot be written: {error.strerror}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
-def draw(figure: Any, kind: str) -> bytes:
+def figure_bytes(figure: Any, kind: str) -> bytes:
     """A figure of matplotlib as the content of a file.
 
     Args:

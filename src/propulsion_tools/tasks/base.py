@@ -10,7 +10,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from propulsion_tools.errors import OptionError
 from propulsion_tools.tasks.model_kinds import ModelKind
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 Metrics = Callable[..., dict[str, float]]
 """Called batch by batch as ``metrics(eval_prediction, compute_result=False)``; see `TrainingArguments`."""
+
+
+@runtime_checkable
+class KeepsRows(Protocol):
+    """Metrics that still have what they scored last: ``labels`` and ``answers``, each of shape (rows,)."""
+
+    scored: dict[str, Any]
+
 
 Batch = Mapping[str, Any]
 """Tensors by name. Names that begin with ``eval_`` are for `Task.answer`, all others are the model's arguments."""

@@ -13,6 +13,7 @@ from propulsion_tools.errors import OptionError
 from propulsion_tools.methods.heads import count_parameters
 from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec
 from propulsion_tools.tasks import TaskData, get_task
+from propulsion_tools.tasks.base import KeepsRows
 from propulsion_tools.training.checkpoints import clear, resume_point
 from propulsion_tools.training.job import Job, assemble, check_device, load_data, make_trainer, resolve, split_metrics
 from propulsion_tools.training.loss_curve import draw_curves
@@ -121,7 +122,8 @@ def scores(trainer: RunTrainer, job: Job, split: str) -> Scores:
     timings = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
     named = {name.removeprefix("eval_"): value for name, value in found.items() if name.startswith("eval_")}
     metrics = {name: value for name, value in named.items() if name not in timings}
-    return Scores(metrics, named["runtime"], getattr(trainer.compute_metrics, "scored", {}))
+    rows = trainer.compute_metrics.scored if isinstance(trainer.compute_metrics, KeepsRows) else {}
+    return Scores(metrics, named["runtime"], rows)
 
 
 def one_answer(split: str, found: Scores) -> str | None:

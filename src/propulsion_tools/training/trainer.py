@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from propulsion.adapter_files import PEFT_PREFIX
 from propulsion.layers import PropulsionLayer
 from propulsion_tools.errors import NotFiniteError
 from propulsion_tools.methods.heads import is_head
@@ -226,7 +227,7 @@ def gains(model: nn.Module) -> dict[str, Tensor]:
     """The pooled gain of every steered layer by its name."""
     with torch.no_grad():
         return {
-            name.removeprefix("base_model.model."): module.pooled_gain(adapter)
+            name.removeprefix(PEFT_PREFIX): module.pooled_gain(adapter)
             for name, module in model.named_modules()
             if isinstance(module, PropulsionLayer)
             for adapter in module.active_adapters

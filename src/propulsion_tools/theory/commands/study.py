@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,8 @@ class Study:
     options: StudyOptions
 
     @classmethod
-    def of(cls, options: StudyOptions, command: str) -> Study:
-        """Resolve the options and read the data.
+    def of(cls, options: StudyOptions, command: str, tell: Callable[..., object]) -> Study:
+        """Resolve the options, read the data, and tell the notes on it.
 
         Raises:
             OptionError: An option is wrong.
@@ -68,6 +68,8 @@ class Study:
             spec = replace(spec, output_dir=f"runs/{command}-{spec.task}-{spec.method}-{model}")
         data = load_data(spec)
         _check_samples(data, options)
+        for note in data.notes:
+            tell(note)
         return cls(spec, get_task(str(spec.task)), data, options)
 
     @property
