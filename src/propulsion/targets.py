@@ -71,15 +71,6 @@ def resolve_preset(model: nn.Module, preset: str) -> list[str]:
     return names
 
 
-def default_targets(model: nn.Module) -> list[str]:
-    """What `target_modules=None` stands for: the preset `all`.
-
-    Raises:
-        TargetError: The architecture is unknown; says what to pass.
-    """
-    return resolve_preset(model, "all")
-
-
 def give_each_its_own(model: nn.Module, names: Iterable[str]) -> None:
     """Let every named module be an object of its own, so that replacing one replaces no other; weights stay shared.
 

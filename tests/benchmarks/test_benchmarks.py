@@ -107,6 +107,35 @@ def test_a_goal_is_met_or_says_by_how_much_not(monkeypatch: pytest.MonkeyPatch) 
     assert "| attn | ≤ 1.00 | 1.250 | missed by 0.250 |" in table
 
 
+def test_the_page_opens_with_what_a_reader_compares() -> None:
+    import report
+
+    setting = {"model": "roberta-base", "batch": 1, "length": 8}
+    step = {"dtype": "bfloat16", "trainable": 512, "saved_ratio": 2.0}
+    memory = {"dtype": "float32", "trainable": 512, "saved_ratio": 1.5, "step_mib": 1024}
+    records: list[dict[str, Any]] = [
+        {"benchmark": "training_step", "rows": [{**setting, **step, "method": "full", "ratio": {"median": 1.25}}]},
+        {"benchmark": "memory", "rows": [{**setting, **memory, "method": method} for method in ("lora-qv", "vera")]},
+        {"benchmark": "something else", "rows": [{"command": "--version"}]},
+    ]
+    table = "\n".join(report.glance(records))
+    assert (
+        "| | trained parameters | file | training step, bfloat16 | kept, float32 | peak of a step, float32 |" in table
+    )
+    assert "| LoRA r = 8, query and value | 512 | 2 KiB | – | 1.50 | 1,024 MiB |" in table
+    assert "| full fine-tuning | – | – | 1.25 | – | – |" in table
+    assert "vera" not in table
+
+
+def test_the_page_is_what_the_results_say() -> None:
+    import report
+
+    records = [json.loads(path.read_text()) for path in sorted(report.RESULTS.glob("*.json"))]
+    written = "\n".join(report.page(records)).rstrip() + "\n"
+    assert report.PAGE.read_text() == written, "run `python benchmarks/report.py`"
+    assert written.index("## Beside LoRA") < written.index("## How it was measured") < written.index("## Our goals")
+
+
 def test_runs_alternate_with_the_reference() -> None:
     from measuring import alternate
 

@@ -18,18 +18,17 @@ from propulsion_tools.compare.run_folders import Failure, Outcome
 from propulsion_tools.errors import ToolsError
 from propulsion_tools.records import RunSpec
 from propulsion_tools.training.run import train
-from tests.training.conftest import data_dir, tiny_model  # noqa: F401
 
 MakeGrid = Callable[..., Grid]
 
 
 @pytest.fixture
-def make_grid(tiny_model: Path, data_dir: Path, tmp_path: Path) -> MakeGrid:  # noqa: F811
+def make_grid(tiny_model: Path, data_dir: Path, tmp_path: Path) -> MakeGrid:
     """Grids of 4 steps on 64 sentences; their runs go to tmp_path."""
     return grids(tiny_model, data_dir, tmp_path)
 
 
-def grids(tiny_model: Path, data_dir: Path, folder: Path) -> MakeGrid:  # noqa: F811
+def grids(tiny_model: Path, data_dir: Path, folder: Path) -> MakeGrid:
     """A maker of grids whose runs go to `folder`."""
 
     def make(**changes: Any) -> Grid:

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import torch
 from scipy.linalg import hadamard as hadamard_matrix
-from tests.methods.test_every_method import built, logits, train_steps
-from tests.tiny_models import tiny_inputs, tiny_model
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,6 +19,8 @@ from propulsion_tools.methods.loraprune import Options as PruneOptions
 from propulsion_tools.methods.loraprune import Prune, Pruned
 from propulsion_tools.methods.propetl import Masked, TopShare
 from propulsion_tools.records import RunSpec
+from tests.methods.test_every_method import built, logits, train_steps
+from tests.tiny_models import tiny_inputs, tiny_model
 
 SPEC = {"max_length": 8}
 LINEAR = "encoder.layer.1.attention.self.query"

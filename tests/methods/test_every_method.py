@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.methods.test_methods import Classification
-from tests.tiny_models import tiny_inputs, tiny_model
 from torch import nn
 from transformers import TrainingArguments, set_seed
 
@@ -21,6 +19,8 @@ from propulsion_tools.records import RunSpec
 from propulsion_tools.tasks import Setup, get_task
 from propulsion_tools.training.trained_files import ADAPTER_CONFIG, load_trained, open_adapter, save_trained
 from propulsion_tools.training.trainer import RunTrainer
+from tests.methods.test_methods import Classification
+from tests.tiny_models import tiny_inputs, tiny_model
 
 # Why a method does not apply to a decoder that classifies.
 REFUSED = {("llama", "bitfit"): "bias"}

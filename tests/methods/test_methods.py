@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from tests.tiny_models import tiny_inputs, tiny_model
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -26,6 +25,7 @@ from propulsion_tools.methods import Method, get_method, method_names, register
 from propulsion_tools.methods.heads import head_modules
 from propulsion_tools.methods.layer_names import target_names
 from propulsion_tools.records import RunSpec
+from tests.tiny_models import tiny_inputs, tiny_model
 
 
 @dataclass(frozen=True)

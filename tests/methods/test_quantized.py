@@ -9,13 +9,13 @@ import peft.utils.loftq_utils as loftq_utils
 import pytest
 import torch
 from peft.tuners.lora import layer as lora_layer
-from tests.methods.test_methods import Classification
-from tests.tiny_models import tiny_inputs, tiny_model
 
 from propulsion_tools.methods import get_method
 from propulsion_tools.records import RunSpec
 from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.trained_files import open_adapter, save_trained
+from tests.methods.test_methods import Classification
+from tests.tiny_models import tiny_inputs, tiny_model
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 

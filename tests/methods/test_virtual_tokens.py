@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from peft import PromptEncoderConfig, PromptTuningConfig, get_peft_model
-from tests.tiny_models import tiny_model
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 from transformers import AutoModelForTokenClassification as TokenClassifier
 
 from propulsion_tools.methods.virtual_tokens import NOT_SCORED, align
+from tests.tiny_models import tiny_model
 
 COUNT, WORDS = 5, 7
 DECODERS = ("llama", "bloom", "gptj", "falcon", "mistral", "phi", "gpt2")

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.tasks.conftest import Write, rows_of
 
 from propulsion_tools.errors import DataError, OptionError, UnknownNameError
 from propulsion_tools.tasks import DataSource, Lengths, Setup, get_task, register, task_names
 from propulsion_tools.tasks.base import INDEX
 from propulsion_tools.tasks.classification import TextClassification
 from propulsion_tools.tasks.raw_tables import RawSplits
+from tests.tasks.conftest import Write, rows_of
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 GENERIC = "text-classification"

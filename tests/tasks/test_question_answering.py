@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.tasks.conftest import Write
 from transformers import EvalPrediction
 
 from propulsion_tools.errors import DataError
@@ -15,6 +14,7 @@ from propulsion_tools.tasks import DataSource, Lengths, Setup, get_task
 from propulsion_tools.tasks.base import INDEX
 from propulsion_tools.tasks.question_answering import END_CHARS, NULL, START_CHARS
 from propulsion_tools.tasks.span_metrics import SpanMetrics
+from tests.tasks.conftest import Write
 
 CONTEXT = " ".join(f"w{number}" for number in range(20))
 

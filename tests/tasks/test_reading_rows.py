@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.tasks.conftest import Write
 
 from propulsion_tools.errors import DataError
 from propulsion_tools.tasks import DataSource, get_task
 from propulsion_tools.tasks.raw_tables import RawSplits
+from tests.tasks.conftest import Write
 
 FORMS: list[tuple[str, dict[str, Any], str, str]] = [
     ("boolq", {"question": "is it so", "passage": "It is.", "answer": True}, "true", "It is.\nis it so"),
@@ -133,7 +133,7 @@ def test_rows_of_the_hub_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatc
     from dataclasses import replace
 
     table = {"document": ["a", "b", ""], "summary": ["x", "y", "z"]}
-    raw = RawSplits({"train": table, "validation": table}, mendable=False)
+    raw = RawSplits({"train": table, "validation": table}, user_editable=False)
     data = replace(get_task("xsum"), default=lambda: raw).load(DataSource())
     assert len(data.splits["train"]) == 2
     assert "1 of 3 rows of the train split cannot be used and are left out." in data.notes
@@ -154,7 +154,7 @@ def test_what_is_only_scored_needs_no_training_split(write: Write) -> None:
         get_task("piqa").load(DataSource(data_dir=folder))
 
 
-def test_both_protocols_carve_off_the_same_rows(write: Write) -> None:
+def test_both_protocols_set_the_same_rows_aside(write: Write) -> None:
     rows = [{"goal": f"how to do {row}", "sol1": "a", "sol2": "b", "label": row % 2} for row in range(60)]
     source = DataSource(data_dir=write(train=rows))
     written, ranked = (get_task(name).load(source).splits["validation"]["text"][:] for name in ("piqa", "piqa_ranking"))

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.tasks.conftest import Write
 from transformers import EvalPrediction
 
 from propulsion_tools.errors import DataError
@@ -17,6 +16,7 @@ from propulsion_tools.tasks.base import INDEX
 from propulsion_tools.tasks.padding import NOT_SCORED
 from propulsion_tools.tasks.tag_metrics import TagMetrics
 from propulsion_tools.tasks.token_classification import OPENED
+from tests.tasks.conftest import Write
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "ncbi_disease"
 NAMES = ("O", "B-X", "I-X", "B-Y", "I-Y")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from propulsion_tools.theory.alignment import nearness, per_sample, spectrum
-from propulsion_tools.theory.kernel_figure import Moment, Picture, pictures, runs
+from propulsion_tools.theory.kernel_figure import KernelSnapshot, Picture, pictures, runs
 
 
 def kernel(seed: int, count: int = 12, rank: int = 5) -> np.ndarray:
@@ -64,7 +64,7 @@ def test_the_kernel_of_samples_is_the_mean_over_outputs() -> None:
 
 def test_pictures_show_what_they_say() -> None:
     one, other = kernel(0), kernel(1)
-    full, tuned, distance, scaled = pictures(Moment("now", one, other), "propulsion")
+    full, tuned, distance, scaled = pictures(KernelSnapshot("now", one, other), "propulsion")
     assert (full.values is one, tuned.values is other) == (True, True)
     np.testing.assert_allclose(distance.values, np.abs(one - other))
     assert np.linalg.norm(scaled.values) <= np.linalg.norm(distance.values)

@@ -9,7 +9,7 @@ from torch import nn
 
 from propulsion_tools.errors import NotFiniteError
 from propulsion_tools.theory.gradients import split_rows
-from propulsion_tools.theory.jacobian_figure import render
+from propulsion_tools.theory.jacobian_figure import draw_jacobian
 from propulsion_tools.theory.linearization import Departure, Linearization, outputs
 from propulsion_tools.theory.readout import make_readout
 from tests.tiny_models import LABELS, tiny_inputs, tiny_model
@@ -75,4 +75,4 @@ def test_the_figure_is_drawn() -> None:
     values = np.random.default_rng(0).normal(size=(6, 500))
     steps = [Departure(step, 0.1 * step, 1.0 * step, 0.2 * step) for step in (1, 2)]
     places = ["query"] * 250 + ["mlp"] * 250
-    assert render(values, 2 * values, steps, places, "title", "png").startswith(b"\x89PNG")
+    assert draw_jacobian(values, 2 * values, steps, places, "title", "png").startswith(b"\x89PNG")

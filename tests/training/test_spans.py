@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.training.conftest import BAD, FILLER, GOOD
 
 from propulsion_tools.errors import DataError, OptionError
 from propulsion_tools.records import RunRecord, RunSpec
@@ -17,6 +16,7 @@ from propulsion_tools.records.options import EvaluateOptions, PredictOptions
 from propulsion_tools.training.evaluate import evaluate
 from propulsion_tools.training.predict import predict
 from propulsion_tools.training.run import train
+from tests.sentences import BAD, FILLER, GOOD
 
 MakeSpec = Callable[..., RunSpec]
 QUIET = {"disable_tqdm": True, "use_cpu": True}

@@ -19,7 +19,7 @@ from propulsion_tools.records import RunRecord
 from propulsion_tools.records.options import CompareOptions
 from propulsion_tools.training.base_models import model_path
 from propulsion_tools.training.console import size
-from propulsion_tools.training.measure import weight_bytes
+from propulsion_tools.training.trained_files import weight_bytes
 
 OTHER_METHODS_SHARE, FILES_BESIDE = 0.05, 2 * 2**20  # of the base model's weights; tokenizer, answers, curves
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from propulsion_tools.inspection.figure_files import draw
-from propulsion_tools.inspection.heatmap_image import FAINT, INK
+from propulsion_tools.inspection.figure_files import figure_bytes
+from propulsion_tools.inspection.figure_style import quiet_axes, titled_figure
 from propulsion_tools.inspection.heatmap_panels import Panel, panels
+from propulsion_tools.inspection.palette import FAINT, INK, SERIES
 from propulsion_tools.inspection.saved_adapter import SavedAdapter
 
-LINE, BANDS = "#2f6db3", ((0.0, 1.0, 0.15), (0.05, 0.95, 0.25), (0.25, 0.75, 0.4))  # quantiles, and their opacity
+LINE, BANDS = SERIES[0], ((0.0, 1.0, 0.15), (0.05, 0.95, 0.25), (0.25, 0.75, 0.4))  # quantiles, and their opacity
 COLUMNS = 4
 PANEL = (2.9, 2.2)  # inches
 
 
-def render(adapter: SavedAdapter, kind: str) -> bytes:
+def draw_distribution(adapter: SavedAdapter, kind: str) -> bytes:
     """Draw the distribution of z: over all dimensions, and block by block, for each kind of layer.
 
     Args:
@@ -31,10 +30,8 @@ def render(adapter: SavedAdapter, kind: str) -> bytes:
     """
     shown = panels(adapter, "z")
     rows = -(-len(shown) // COLUMNS)
-    figure = Figure(figsize=(COLUMNS * PANEL[0], 0.6 + 2 * rows * PANEL[1]), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    title = f"z before and after training in “{adapter.folder.resolve().name}”"
-    figure.suptitle(f"{title}: {start(adapter)}", x=0.01, ha="left", fontsize=10, weight="bold", color=INK)
+    title = f"z before and after training in “{adapter.folder.resolve().name}”: {start(adapter)}"
+    figure = titled_figure((COLUMNS * PANEL[0], 0.6 + 2 * rows * PANEL[1]), title, fontsize=10)
     grid = figure.subplots(2 * rows, COLUMNS, squeeze=False)
     reach = 1.05 * max(float(np.abs(panel.values - 1).max()) for panel in shown) or 0.01
     for number, panel in enumerate(shown):
@@ -45,7 +42,7 @@ def render(adapter: SavedAdapter, kind: str) -> bytes:
         row, column = divmod(number, COLUMNS)
         grid[2 * row][column].set_axis_off()
         grid[2 * row + 1][column].set_axis_off()
-    return draw(figure, kind)
+    return figure_bytes(figure, kind)
 
 
 def start(adapter: SavedAdapter) -> str:
@@ -66,7 +63,7 @@ def _histogram(axes: Any, panel: Panel, reach: float, first: bool) -> None:
     axes.set_xlabel(f"z; 99 % within {inside[0]:.3f} … {inside[1]:.3f}", fontsize=7, color=FAINT)
     if first:
         axes.set_ylabel("dimensions", fontsize=7, color=FAINT)
-    _plain(axes)
+    quiet_axes(axes, labelsize=6.5)
 
 
 def _blocks(axes: Any, panel: Panel, reach: float, first: bool) -> None:
@@ -86,10 +83,4 @@ def _blocks(axes: Any, panel: Panel, reach: float, first: bool) -> None:
     axes.set_xlabel("block", fontsize=7, color=FAINT)
     if first:
         axes.set_ylabel("z: all, 90 %, half", fontsize=7, color=FAINT)
-    _plain(axes)
-
-
-def _plain(axes: Any) -> None:
-    axes.tick_params(labelsize=6.5, colors=FAINT, length=2)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    quiet_axes(axes, labelsize=6.5)

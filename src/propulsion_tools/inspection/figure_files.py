@@ -1,4 +1,4 @@
-"""Files that a reader, or a kill, never meets half of."""
+"""Figures and arrays as the content of files, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from typing import Any
 import numpy as np
 
 from propulsion_tools.errors import OptionError
-from propulsion_tools.records import atomic
+from propulsion_tools.records import write_atomically
 
 
 def write_bytes(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file as `write_atomically` does.
 
     Raises:
         OptionError: It cannot be written there.
     """
     try:
-        with atomic(file, binary=True) as stream:
-            stream.write(content)
+        write_atomically(file, content)
     except OSError as error:
         raise OptionError(f"{file} cannot be written: {error.strerror}.") from error
 
 
-def draw(figure: Any, kind: str) -> bytes:
+def figure_bytes(figure: Any, kind: str) -> bytes:
     """A figure of matplotlib as the content of a file.
 
     Args:

@@ -23,7 +23,7 @@ Groups = Mapping[str, Sequence[SavedLayer]]
 
 
 def describe(adapter: SavedAdapter) -> str:
-    """Everything there is to tell, as tables of at most 100 columns; with colours if standard output is a terminal."""
+    """What is known of an adapter, as tables of at most 100 columns; in colour if standard output is a terminal."""
     is_terminal = sys.stdout.isatty()
     width = min(WIDTH, shutil.get_terminal_size().columns) if is_terminal else WIDTH
     text = io.StringIO()

@@ -10,11 +10,12 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from propulsion_tools.inspection.heatmap_panels import Panel, heading, lines_of, panels, reach
+from propulsion_tools.inspection.palette import DIVERGING, FAINT, INK
 from propulsion_tools.inspection.saved_adapter import SavedAdapter
 
 QUANTITIES = {"gain": "gain z^k", "z": "z"}
 SCALES = {"gain": "coloraxis", "z": "coloraxis2"}  # names of plotly
-INK, FAINT, FONT = "#222222", "#6b6b6b", "system-ui, Segoe UI, Helvetica, Arial, sans-serif"
+FONT = "system-ui, Segoe UI, Helvetica, Arial, sans-serif"
 NOTE = (
     "Each row is a block, each column an output dimension. White is 1, the frozen model; red amplifies, blue damps; "
     "what is off the scale takes its last colour. Drag to zoom, double-click to zoom out."
@@ -24,16 +25,8 @@ NOTE = (
 ROW, SMALLEST, GAP, HEAD, FOOT, SPACING = 17, 46, 64, 95, 40, 0.05
 
 
-def render(adapter: SavedAdapter, kind: str) -> bytes:
-    """Draw the gains and z of an adapter.
-
-    Args:
-        adapter: The adapter.
-        kind: "html", the only one here; there for the signature of `heatmap.render`.
-
-    Returns:
-        The file's content.
-    """
+def heatmap_page(adapter: SavedAdapter) -> bytes:
+    """The gains and z of an adapter, as the content of an HTML file."""
     lines = lines_of(panels(adapter, "gain"))
     figure = _grid(lines, room=max(1, adapter.config.num_vectors / len(adapter.layers[0].gain)))
     places = [(row, column) for row, line in enumerate(lines, 1) for column in range(1, len(line) + 1)]
@@ -94,7 +87,7 @@ def _heat(panel: Panel, quantity: str) -> Any:
 
 def _colours(quantity: str, limit: float) -> dict[str, Any]:
     return {
-        "colorscale": "RdBu_r",
+        "colorscale": DIVERGING,
         "cmin": 1 - limit,
         "cmax": 1 + limit,
         "showscale": quantity == "gain",

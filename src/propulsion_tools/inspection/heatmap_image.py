@@ -12,10 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from propulsion_tools.inspection.heatmap_panels import Panel, heading, lines_of, needs_own_z, panels, reach
+from propulsion_tools.inspection.palette import BAR, DIVERGING, EDGE, FAINT, INK
 from propulsion_tools.inspection.saved_adapter import SavedAdapter
-
-# Blue below 1, red above: told apart by every kind of colour vision, and white is the identity.
-COLOURS, INK, FAINT, EDGE, BAR = "RdBu_r", "#222222", "#6b6b6b", "#bbbbbb", "#a3a3a3"
 
 # Inches.
 PAGE, MARGIN, GAP, BARS = 12.0, 0.3, 0.35, 0.75
@@ -43,7 +41,7 @@ class Page:
         self.figure.text(x / PAGE, 1 - (self.y + down) / self.height, text, **style)
 
 
-def render(adapter: SavedAdapter, kind: str) -> bytes:
+def draw_heatmap(adapter: SavedAdapter, kind: str) -> bytes:
     """Draw the gains of an adapter, and its z where that tells more.
 
     Args:
@@ -106,7 +104,7 @@ def _panel(page: Page, left: float, width: float, panel: Panel, limit: float, fu
 
 def _heat(axes: Any, panel: Panel, limit: float, step: int) -> Any:
     rows, size = panel.values.shape
-    colours = {"cmap": COLOURS, "vmin": 1 - limit, "vmax": 1 + limit}
+    colours = {"cmap": DIVERGING, "vmin": 1 - limit, "vmax": 1 + limit}
     extent = (0, size, rows, 0)
     image = axes.imshow(panel.values[:, ::step], aspect="auto", interpolation="nearest", extent=extent, **colours)
     axes.hlines(range(1, rows), 0, size, color="white", linewidth=0.7)

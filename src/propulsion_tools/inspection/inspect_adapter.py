@@ -40,17 +40,24 @@ def inspect_adapter(adapter_dir: Path, figure: Path | None, distribution: Path |
     lines = [describe(adapter)]
     if figure is not None:
         if figure.suffix.lower() == ".html":
-            from propulsion_tools.inspection.heatmap_html import render
+            from propulsion_tools.inspection.heatmap_html import heatmap_page
+
+            write_bytes(figure, heatmap_page(adapter))
         else:
-            from propulsion_tools.inspection.heatmap_image import render
-        write_bytes(figure, render(adapter, figure.suffix.lower().removeprefix(".")))
+            from propulsion_tools.inspection.heatmap_image import draw_heatmap
+
+            write_bytes(figure, draw_heatmap(adapter, _kind(figure)))
         lines.append(f"Heat map written to {figure}")
     if distribution is not None:
-        from propulsion_tools.inspection.distribution import render as render_distribution
+        from propulsion_tools.inspection.distribution import draw_distribution
 
-        write_bytes(distribution, render_distribution(adapter, distribution.suffix.lower().removeprefix(".")))
+        write_bytes(distribution, draw_distribution(adapter, _kind(distribution)))
         lines.append(f"Distribution written to {distribution}")
     return "\n".join(lines)
+
+
+def _kind(figure: Path) -> str:
+    return figure.suffix.lower().removeprefix(".")
 
 
 def _check_figure(figure: Path, kinds: dict[str, tuple[str, str]]) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from propulsion import PropulsionConfig
+from propulsion.adapter_files import PEFT_PREFIX
 from propulsion.errors import AdapterFileError
 from propulsion.gain import gain
 from propulsion.pooling import pool
@@ -24,7 +25,7 @@ from propulsion_tools.inspection.places import Place, model_order, place_of
 
 Array = npt.NDArray[np.float64]
 
-PREFIX, DELTA, BIAS = "base_model.model.", ".propulsion_delta", ".propulsion_bias"
+DELTA, BIAS = ".propulsion_delta", ".propulsion_bias"
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ class SavedAdapter:
         folder: Where it lies.
         config: Its configuration.
         layers: What it steers.
-        vectors: How many trained numbers the vectors have.
+        vectors: How many parameters the vectors have.
         biases: How many the biases of the steered layers have, where they were trained.
-        heads: How many each of the modules has that were trained whole.
+        heads: How many parameters each fully trained module has, by its name.
         file_bytes: The size of adapter_model.safetensors.
     """
 
@@ -87,7 +88,7 @@ def read_adapter(folder: Path) -> SavedAdapter:
     _check_kind(folder)
     config = PropulsionConfig.from_pretrained(str(folder))
     file = folder / SAFETENSORS_WEIGHTS_NAME
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(file).items()}
+    tensors = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in load_file(file).items()}
     deltas = {name.removesuffix(DELTA): tensor for name, tensor in tensors.items() if name.endswith(DELTA)}
     if not deltas:
         raise AdapterFileError(f"{file} holds no vectors: the file is incomplete.")

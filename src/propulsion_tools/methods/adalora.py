@@ -54,8 +54,8 @@ class AllocateRanks(MethodCallback):
 
     def tensors(self) -> dict[str, Tensor]:
         averages = {"ipt": self.allocator.exp_avg_ipt, "unc": self.allocator.exp_avg_unc}
-        found = {f"{kind}|{name}": value for kind, values in averages.items() for name, value in values.items()}
-        return found | {f"pattern|{name}": torch.tensor(kept) for name, kept in self.pattern.items()}
+        importance = {f"{kind}|{name}": value for kind, values in averages.items() for name, value in values.items()}
+        return importance | {f"pattern|{name}": torch.tensor(mask) for name, mask in self.pattern.items()}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         for key, value in tensors.items():
@@ -86,10 +86,10 @@ def callbacks(model: nn.Module, spec: RunSpec) -> list[MethodCallback]:
 
 
 METHOD = peft_method(
-    "adalora",
-    "low-rank updates whose ranks move to where they matter",
-    AdaLoraConfig,
-    2e-3,
+    name="adalora",
+    description="low-rank updates whose ranks move to where they matter",
+    config_class=AdaLoraConfig,
+    learning_rate=2e-3,
     defaults={"init_r": 12, "target_r": 8},
     derive=schedule,
     callbacks=callbacks,

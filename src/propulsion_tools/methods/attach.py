@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,12 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from propulsion_tools.errors import OptionError
+from propulsion_tools.methods.heads import HEAD_LEARNING_RATE, train_the_head_alone
+from propulsion_tools.methods.layer_names import refuse_targets
+from propulsion_tools.methods.registry import HasTaskType, Method, register
+from propulsion_tools.records import RunSpec
+
+Options = TypeVar("Options")
 
 
 def attach(layer: nn.Module, name: str, piece: nn.Module) -> None:
@@ -64,12 +71,55 @@ def check_options(options: Any, method: str) -> None:
     Raises:
         OptionError: An integer below 1, or a number that is not finite and above 0.
     """
-    for item in fields(options):
-        value, wanted = getattr(options, item.name), str(item.type)
-        if value is None and "None" in wanted:
+    for name, annotation in get_type_hints(type(options)).items():
+        value, kinds = getattr(options, name), get_args(annotation) or (annotation,)
+        if value is None and NoneType in kinds:
             continue
-        if "int" in wanted and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise OptionError(f"{item.name} of {method} must be an integer of at least 1, and not {value!r}.")
+        if int in kinds and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise OptionError(f"{name} of {method} must be an integer of at least 1, and not {value!r}.")
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if "float" in wanted and (not is_number or not math.isfinite(value) or value <= 0):
-            raise OptionError(f"{item.name} of {method} must be a number above 0, and not {value!r}.")
+        if float in kinds and (not is_number or not math.isfinite(value) or value <= 0):
+            raise OptionError(f"{name} of {method} must be a number above 0, and not {value!r}.")
+
+
+def attached_method(
+    *,
+    name: str,
+    description: str,
+    options_class: type[Options],
+    attach_to: Callable[[PreTrainedModel, RunSpec, HasTaskType, Options], object],
+    learning_rate: float,
+    takes_targets: bool = False,
+    **fields: Any,
+) -> Method:
+    """Register a method that freezes the backbone and puts modules of its own into it.
+
+    Args:
+        name: What the command line calls it.
+        description: One line for `propulsion methods`.
+        options_class: Its options, built from `method_args`.
+        attach_to: Puts its modules into the model.
+        learning_rate: The step size that suits it.
+        takes_targets: Whether the spec may name target modules; else the method knows its places itself.
+        **fields: Those of `Method`.
+    """
+
+    def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.Module:
+        options = options_class(**(spec.method_args or {}))
+        if not takes_targets:
+            refuse_targets(spec, "sits beside the sublayers of every block")
+        train_the_head_alone(base_model, spec)
+        attach_to(base_model, spec, task, options)
+        return base_model
+
+    return register(
+        Method(
+            name=name,
+            description=description,
+            build=build,
+            learning_rate=lambda spec: learning_rate,
+            head_learning_rate=HEAD_LEARNING_RATE,
+            config_class=options_class,
+            **fields,
+        )
+    )

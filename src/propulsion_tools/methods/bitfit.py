@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from propulsion_tools.errors import OptionError
-from propulsion_tools.methods.heads import train_the_head_alone
+from propulsion_tools.methods.heads import HEAD_LEARNING_RATE, train_the_head_alone
 from propulsion_tools.methods.registry import HasTaskType, Method, register
 from propulsion_tools.records import RunSpec
 
@@ -33,5 +33,12 @@ def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.M
 
 
 METHOD = register(
-    Method("bitfit", "every bias of the network", build, lambda spec: 2e-3, 5e-3, delta="ΔW = 0, Δb free")
+    Method(
+        name="bitfit",
+        description="every bias of the network",
+        build=build,
+        learning_rate=lambda spec: 2e-3,
+        head_learning_rate=HEAD_LEARNING_RATE,
+        delta="ΔW = 0, Δb free",
+    )
 )

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +13,12 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from propulsion_tools.errors import OptionError
-from propulsion_tools.methods.attach import attach, check_options, hidden_size, random_matrix, zeros
-from propulsion_tools.methods.heads import train_the_head_alone
+from propulsion_tools.methods.attach import attach, attached_method, check_options, hidden_size, random_matrix, zeros
 from propulsion_tools.methods.layer_names import attention_outputs, before_residual, block_of, feed_forward
-from propulsion_tools.methods.registry import HasTaskType, Method, register
+from propulsion_tools.methods.registry import HasTaskType
 from propulsion_tools.records import RunSpec
 
+Activation: TypeAlias = Callable[[Tensor], Tensor]
 LAYER_NORMS = ("none", "output", "all")
 
 
@@ -35,25 +37,40 @@ class HoulsbyOptions:
             raise OptionError(f"layer_norms must be one of {', '.join(LAYER_NORMS)}, and not {self.layer_norms!r}.")
 
 
+def bottleneck(
+    x: Tensor, down: Tensor, down_bias: Tensor, up: Tensor, up_bias: Tensor, activation: Activation
+) -> Tensor:
+    """U σ(D x + d) + u.
+
+    Args:
+        x: Shape (…, width).
+        down: D, shape (bottleneck, width).
+        down_bias: d, shape (bottleneck,).
+        up: U, shape (width, bottleneck).
+        up_bias: u, shape (width,).
+        activation: σ.
+    """
+    return functional.linear(activation(functional.linear(x, down, down_bias)), up, up_bias)
+
+
 class Bottleneck(nn.Module):
     """U σ(D x + d) + u, with U = 0 and u = 0 at the start.
 
     Args:
         width: Dimension of x.
-        bottleneck: Dimension in the middle.
+        middle: Dimension in the middle.
         activation: σ.
     """
 
-    def __init__(self, width: int, bottleneck: int, activation: str = "gelu") -> None:
+    def __init__(self, width: int, middle: int, activation: Activation) -> None:
         super().__init__()
-        self.down, self.down_bias = random_matrix(bottleneck, width), zeros(bottleneck)
-        self.up, self.up_bias = zeros(width, bottleneck), zeros(width)
+        self.down, self.down_bias = random_matrix(middle, width), zeros(middle)
+        self.up, self.up_bias = zeros(width, middle), zeros(width)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         """What is added, shape and float32 dtype of x."""
-        inner = getattr(functional, self.activation)(functional.linear(x, self.down, self.down_bias))
-        return functional.linear(inner, self.up, self.up_bias)
+        return bottleneck(x, self.down, self.down_bias, self.up, self.up_bias, self.activation)
 
 
 class Serial(nn.Module):
@@ -69,45 +86,29 @@ class Serial(nn.Module):
         return changed
 
 
-def build_houlsby(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.Module:
+def attach_houlsby(model: PreTrainedModel, spec: RunSpec, task: HasTaskType, options: HoulsbyOptions) -> None:
     """An adapter after each attention and each feed-forward part, after the dropout and before the residual.
 
     Raises:
-        OptionError: An argument is out of range.
         TargetError: The architecture is unknown.
     """
-    options = HoulsbyOptions(**(spec.method_args or {}))
-    refuse_targets(spec)
-    train_the_head_alone(base_model, spec)
-    width = hidden_size(base_model)
-    bottleneck = options.bottleneck or max(1, min(200, width * 200 // 768))
-    for name in [*attention_outputs(base_model), *(last for _, last in feed_forward(base_model))]:
-        place = base_model.get_submodule(before_residual(base_model, name))
-        attach(place, "adapter", Serial(Bottleneck(width, bottleneck)))
-    for norm in _norms(base_model, options.layer_norms):
+    width = hidden_size(model)
+    middle = options.bottleneck or max(1, min(200, width * 200 // 768))
+    for name in [*attention_outputs(model), *(last for _, last in feed_forward(model))]:
+        place = model.get_submodule(before_residual(model, name))
+        attach(place, "adapter", Serial(Bottleneck(width, middle, functional.gelu)))
+    for norm in _norms(model, options.layer_norms):
         norm.requires_grad_(True)
-    return base_model
 
 
 def _norms(model: PreTrainedModel, which: str) -> list[nn.Module]:
     blocks = {block_of(last) for _, last in feed_forward(model)}
-    found: dict[str, list[nn.Module]] = {}
+    by_block: dict[str, list[nn.Module]] = {}
     for name, module in model.named_modules():
         if type(module).__name__.endswith("Norm") and (block := block_of(name)) in blocks:
-            found.setdefault(block, []).append(module)
-    kept = {"none": slice(0), "output": slice(-1, None), "all": slice(None)}[which]
-    return [norm for norms in found.values() for norm in norms[kept]]
-
-
-def refuse_targets(spec: RunSpec) -> None:
-    """These methods know their places themselves.
-
-    Raises:
-        OptionError: The spec names targets.
-    """
-    for name in ("target_modules", "exclude_modules", "layers_to_transform"):
-        if getattr(spec, name) is not None:
-            raise OptionError(f"{spec.method} sits beside the sublayers of every block and has no use for {name}.")
+            by_block.setdefault(block, []).append(module)
+    chosen = {"none": slice(0), "output": slice(-1, None), "all": slice(None)}[which]
+    return [norm for norms in by_block.values() for norm in norms[chosen]]
 
 
 @dataclass(frozen=True)
@@ -142,52 +143,37 @@ class Parallel(nn.Module):
         return changed
 
 
-def attach_parallel(base_model: PreTrainedModel, bottleneck: int | None, scale: float) -> None:
+def attach_parallel(model: PreTrainedModel, middle: int | None, scale: float) -> None:
     """Put an adapter beside each feed-forward part.
 
+    Args:
+        model: What is changed.
+        middle: Width in the middle; None: two thirds of the hidden size.
+        scale: What the adapter's output is multiplied with.
+
     Raises:
         TargetError: The architecture is unknown.
     """
-    width = hidden_size(base_model)
-    for first, last in feed_forward(base_model):
-        piece = Parallel(Bottleneck(width, bottleneck or max(1, width * 2 // 3), "relu"), scale)
-        attach(base_model.get_submodule(last), "parallel", piece)
-        base_model.get_submodule(first).register_forward_pre_hook(piece.see)
+    width = hidden_size(model)
+    for first, last in feed_forward(model):
+        piece = Parallel(Bottleneck(width, middle or max(1, width * 2 // 3), functional.relu), scale)
+        attach(model.get_submodule(last), "parallel", piece)
+        model.get_submodule(first).register_forward_pre_hook(piece.see)
 
 
-def build_parallel(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.Module:
-    """An adapter beside each feed-forward part.
-
-    Raises:
-        OptionError: An argument is out of range.
-        TargetError: The architecture is unknown.
-    """
-    options = ParallelOptions(**(spec.method_args or {}))
-    refuse_targets(spec)
-    train_the_head_alone(base_model, spec)
-    attach_parallel(base_model, options.bottleneck, options.scale)
-    return base_model
-
-
-HOULSBY = register(
-    Method(
-        "adapter",
-        "Houlsby's bottlenecks after attention and feed-forward",
-        build_houlsby,
-        lambda spec: 1e-3,
-        5e-3,
-        delta="ΔW = 0; y ← y + U σ(D y)",
-        config_class=HoulsbyOptions,
-    )
+HOULSBY = attached_method(
+    name="adapter",
+    description="Houlsby's bottlenecks after attention and feed-forward",
+    options_class=HoulsbyOptions,
+    attach_to=attach_houlsby,
+    learning_rate=1e-3,
+    delta="ΔW = 0; y ← y + U σ(D y)",
 )
-PARALLEL = register(
-    Method(
-        "parallel-adapter",
-        "a bottleneck beside each feed-forward part",
-        build_parallel,
-        lambda spec: 1e-3,
-        5e-3,
-        delta="ΔW = 0; FFN(x) ← FFN(x) + s U relu(D x)",
-        config_class=ParallelOptions,
-    )
+PARALLEL = attached_method(
+    name="parallel-adapter",
+    description="a bottleneck beside each feed-forward part",
+    options_class=ParallelOptions,
+    attach_to=lambda model, spec, task, options: attach_parallel(model, options.bottleneck, options.scale),
+    learning_rate=1e-3,
+    delta="ΔW = 0; FFN(x) ← FFN(x) + s U relu(D x)",
 )

@@ -190,14 +190,14 @@ def _counted(config: PretrainedConfig, setting: Setting, printed: str = "", tabl
             base = AutoModelForSequenceClassification.from_config(config)
             heads = head_modules(base)
             outputs = head_outputs(base, heads)
-            found = count_parameters(method.build(base, spec, Classification()), heads)
+            trained = count_parameters(method.build(base, spec, Classification()), heads)
     except (PropulsionError, ToolsError) as error:
         return Count(setting.method, paper=printed, table=table, note=str(error))
-    values = {"trainable": found["trainable"], "adapter": found["adapter"], "outputs": found["adapter"] + outputs}
-    row = Count(setting.method, found["adapter"], found["head"], values[setting.counted], printed, table)
-    told = f"with {_flags(setting.spec)}" if setting.spec else ""
+    values = {"trainable": trained["trainable"], "adapter": trained["adapter"], "outputs": trained["adapter"] + outputs}
+    row = Count(setting.method, trained["adapter"], trained["head"], values[setting.counted], printed, table)
+    settings = f"with {_flags(setting.spec)}" if setting.spec else ""
     why_not = (setting.why_not or "not reproduced") if row.agrees is False else ""
-    return replace(row, note="; ".join(filter(None, (told, why_not))))
+    return replace(row, note="; ".join(filter(None, (settings, why_not))))
 
 
 def _flags(spec: Mapping[str, Any]) -> str:

@@ -75,11 +75,11 @@ def callbacks(model: nn.Module, spec: RunSpec) -> list[MethodCallback]:
 
 
 METHOD = low_rank_method(
-    "deltalora",
-    "LoRA whose frozen weights move along",
-    Options,
-    attach_to,
-    1e-3,
+    name="deltalora",
+    description="LoRA whose frozen weights move along",
+    options_class=Options,
+    attach_to=attach_to,
+    learning_rate=1e-3,
     callbacks=callbacks,
     delta="ΔW = W_down W_up; W ← W + λ (W'_down W'_up − W_down W_up)",
 )

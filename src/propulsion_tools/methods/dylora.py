@@ -48,10 +48,10 @@ def attach_to(model: PreTrainedModel, names: list[str], options: LowRankOptions)
 
 
 METHOD = low_rank_method(
-    "dylora",
-    "LoRA that works at every rank up to r",
-    LowRankOptions,
-    attach_to,
-    1e-3,
+    name="dylora",
+    description="LoRA that works at every rank up to r",
+    options_class=LowRankOptions,
+    attach_to=attach_to,
+    learning_rate=1e-3,
     delta="ΔW = W_down↓b W_up↓b, b ∈ {r_min, …, r_max}",
 )

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from propulsion.errors import PropulsionError
 from propulsion_tools.errors import OptionError, ToolsError
-from propulsion_tools.methods.heads import modules_to_save
+from propulsion_tools.methods.heads import HEAD_LEARNING_RATE, modules_to_save
 from propulsion_tools.methods.layer_names import target_names
 from propulsion_tools.methods.registry import HasTaskType, Method, register
 from propulsion_tools.records import RunSpec
@@ -21,11 +21,11 @@ Derive = Callable[[dict[str, Any], PreTrainedModel, RunSpec], dict[str, Any]]
 
 
 def peft_method(
+    *,
     name: str,
     description: str,
     config_class: type[PeftConfig],
     learning_rate: float,
-    *,
     defaults: Mapping[str, Any],
     derive: Derive,
     prepare: Callable[[nn.Module], nn.Module] = lambda model: model,
@@ -51,11 +51,11 @@ def peft_method(
 
     return register(
         Method(
-            name,
-            description,
-            build,
-            lambda spec: learning_rate,
-            5e-3,
+            name=name,
+            description=description,
+            build=build,
+            learning_rate=lambda spec: learning_rate,
+            head_learning_rate=HEAD_LEARNING_RATE,
             config_class=config_class,
             defaults=defaults,
             **fields,
@@ -70,7 +70,7 @@ def wrapped(
     config_class: type[PeftConfig],
     values: Mapping[str, Any],
 ) -> nn.Module:
-    """The base model in PEFT's hands, the head trained whole.
+    """The base model wrapped by PEFT, which trains and saves the whole head.
 
     Raises:
         OptionError: PEFT refuses; says why.

@@ -16,10 +16,10 @@ def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.M
 
 METHOD = register(
     Method(
-        "full",
-        "every weight of the network",
-        build,
-        lambda spec: 1e-4,
+        name="full",
+        description="every weight of the network",
+        build=build,
+        learning_rate=lambda spec: 1e-4,
         delta="ΔW free",
         cost=Cost("O(d × d)", "O(d × d)", "d²"),
     )

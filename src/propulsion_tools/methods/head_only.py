@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from propulsion_tools.errors import OptionError
-from propulsion_tools.methods.heads import train_the_head_alone
+from propulsion_tools.methods.heads import HEAD_LEARNING_RATE, train_the_head_alone
 from propulsion_tools.methods.registry import HasTaskType, Method, register
 from propulsion_tools.records import RunSpec
 
@@ -23,5 +23,11 @@ def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.M
 
 
 METHOD = register(
-    Method("head", "the classifier head alone, the backbone frozen", build, lambda spec: 5e-3, delta="ΔW = 0")
+    Method(
+        name="head",
+        description="the classifier head alone, the backbone frozen",
+        build=build,
+        learning_rate=lambda spec: HEAD_LEARNING_RATE,
+        delta="ΔW = 0",
+    )
 )

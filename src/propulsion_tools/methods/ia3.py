@@ -32,10 +32,10 @@ def targets(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) 
 
 
 METHOD = peft_method(
-    "ia3",
-    "keys, values and feed-forward activations times trained vectors",
-    IA3Config,
-    1e-2,
+    name="ia3",
+    description="keys, values and feed-forward activations times trained vectors",
+    config_class=IA3Config,
+    learning_rate=1e-2,
     defaults={},
     derive=targets,
     delta="ΔW = W ⊙ (l − 1), one l for each output (feed-forward: input)",

@@ -100,11 +100,11 @@ def callbacks(model: nn.Module, spec: RunSpec) -> list[MethodCallback]:
 
 
 METHOD = low_rank_method(
-    "increlora",
-    "low-rank updates whose ranks are granted where they matter",
-    Options,
-    attach_to,
-    2e-3,
+    name="increlora",
+    description="low-rank updates whose ranks are granted where they matter",
+    options_class=Options,
+    attach_to=attach_to,
+    learning_rate=2e-3,
     callbacks=callbacks,
     delta="ΔW = W_down Λ W_up, Λ = diag(λ₁ … λᵣ)",
 )

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from propulsion_tools.methods.attach import check_options, zeros
-from propulsion_tools.methods.heads import train_the_head_alone
+from propulsion_tools.methods.attach import attached_method, check_options, zeros
 from propulsion_tools.methods.layer_names import linear_names
-from propulsion_tools.methods.registry import HasTaskType, Method, register
+from propulsion_tools.methods.registry import HasTaskType
 from propulsion_tools.records import RunSpec
 
 LINEARS = ("attn", "mlp")
@@ -89,31 +88,24 @@ class Fastfood(nn.Module):
         return (weight + self.scale * projected / math.sqrt(self.length)).to(weight.dtype)
 
 
-def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.Module:
+def attach_to(model: PreTrainedModel, spec: RunSpec, task: HasTaskType, options: Options) -> None:
     """Every linear of the attention and the feed-forward parts, or the spec's targets, move in the subspace.
 
     Raises:
-        OptionError: An argument is out of range.
         TargetError: The targets match nothing.
     """
-    options = Options(**(spec.method_args or {}))
-    names = linear_names(base_model, spec, LINEARS)
-    train_the_head_alone(base_model, spec)
     subspace = Subspace(options.dimension)
-    for seed, name in enumerate(names):
-        layer = base_model.get_submodule(name)
+    for seed, name in enumerate(linear_names(model, spec, LINEARS)):
+        layer = model.get_submodule(name)
         parametrize.register_parametrization(layer, "weight", Fastfood(layer.weight, subspace, seed), unsafe=True)
-    return base_model
 
 
-METHOD = register(
-    Method(
-        "intrinsic-said",
-        "all weights move in one small random subspace",
-        build,
-        lambda spec: 1e-2,
-        5e-3,
-        delta="ΔW = F(W^r), F: ℝʳ → ℝᵈ, r ≪ d",
-        config_class=Options,
-    )
+METHOD = attached_method(
+    name="intrinsic-said",
+    description="all weights move in one small random subspace",
+    options_class=Options,
+    attach_to=attach_to,
+    learning_rate=1e-2,
+    takes_targets=True,
+    delta="ΔW = F(W^r), F: ℝʳ → ℝᵈ, r ≪ d",
 )

@@ -56,10 +56,10 @@ def attach_to(model: PreTrainedModel, names: list[str], options: Options) -> Non
 
 
 METHOD = low_rank_method(
-    "kernel-mix",
-    "LoRA, and a low-rank update for each head",
-    Options,
-    attach_to,
-    1e-3,
+    name="kernel-mix",
+    description="LoRA, and a low-rank update for each head",
+    options_class=Options,
+    attach_to=attach_to,
+    learning_rate=1e-3,
     delta="ΔW^h = (B_LoRA, B^h) (A_LoRA^h; A^h)",
 )

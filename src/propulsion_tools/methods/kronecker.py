@@ -22,29 +22,29 @@ def with_alpha(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpe
 
 
 LOHA = peft_method(
-    "loha",
-    "the Hadamard product of two low-rank updates",
-    LoHaConfig,
-    2e-3,
+    name="loha",
+    description="the Hadamard product of two low-rank updates",
+    config_class=LoHaConfig,
+    learning_rate=2e-3,
     defaults={"r": 8},
     derive=with_alpha,
     delta="ΔW = (B₁ A₁) ⊙ (B₂ A₂)",
     cost=Cost("O(2r × (d + d))", "O(2r × (d + d))", "4dr"),
 )
 LOKR = peft_method(
-    "lokr",
-    "the Kronecker product of a matrix and a low-rank one",
-    LoKrConfig,
-    2e-3,
+    name="lokr",
+    description="the Kronecker product of a matrix and a low-rank one",
+    config_class=LoKrConfig,
+    learning_rate=2e-3,
     defaults={"r": 8},
     derive=with_alpha,
     delta="ΔW = C ⊗ (B A)",
 )
 KRONA = peft_method(
-    "krona",
-    "the Kronecker product of two matrices",
-    LoKrConfig,
-    2e-3,
+    name="krona",
+    description="the Kronecker product of two matrices",
+    config_class=LoKrConfig,
+    learning_rate=2e-3,
     defaults={"r": WHOLE_FACTORS},
     derive=with_alpha,
     delta="ΔW = W_down ⊗ W_up, of rank(W_down) × rank(W_up)",

@@ -19,6 +19,7 @@ from propulsion.targets import (
     layer_index,
     resolve_preset,
 )
+from propulsion_tools.errors import OptionError
 from propulsion_tools.methods.heads import head_modules
 from propulsion_tools.records import RunSpec
 
@@ -26,7 +27,7 @@ QUERY_VALUE = ("query", "value")
 
 
 def target_names(model: PreTrainedModel, spec: RunSpec, default: tuple[str, ...] = QUERY_VALUE) -> list[str]:
-    """The full names of the modules that a method changes; never those of the head, which is trained whole.
+    """The full names of the modules that a method changes; never those of the head, all of which is trained.
 
     Args:
         model: The base model.
@@ -40,21 +41,38 @@ def target_names(model: PreTrainedModel, spec: RunSpec, default: tuple[str, ...]
     heads = head_modules(model)
     names = [name for name, _ in model.named_modules(remove_duplicate=False) if name.split(".")[0] not in heads]
     if spec.target_modules is None:
-        found = _of_presets(model, default)
+        matching = _of_presets(model, default)
     elif is_preset(spec.target_modules):
-        found = set(resolve_preset(model, str(spec.target_modules)))
+        matching = set(resolve_preset(model, str(spec.target_modules)))
     elif spec.target_modules == ALL_LINEAR:
-        found = {name for name in names if isinstance(model.get_submodule(name), nn.Linear | Conv1D)}
+        matching = {name for name in names if isinstance(model.get_submodule(name), nn.Linear | Conv1D)}
     else:
         check_every_entry_matches(names, spec.target_modules)
-        found = {name for name in names if _matches(name, spec.target_modules)}
-    kept = [name for name in names if name in found and not _matches(name, spec.exclude_modules) and _in(name, spec)]
-    if not kept:
+        matching = {name for name in names if _matches(name, spec.target_modules)}
+    chosen = [
+        name for name in names if name in matching and not _matches(name, spec.exclude_modules) and _in(name, spec)
+    ]
+    if not chosen:
         raise TargetError(
             f"target_modules={spec.target_modules!r} leaves no module of this {type(model).__name__}: look at "
             "exclude_modules and layers_to_transform."
         )
-    return kept
+    return chosen
+
+
+def refuse_targets(spec: RunSpec, place: str) -> None:
+    """Refuse targets for a method that knows its places itself.
+
+    Args:
+        spec: Of the run.
+        place: Goes on after the name of the method: where it is put.
+
+    Raises:
+        OptionError: The spec names targets.
+    """
+    for name in ("target_modules", "exclude_modules", "layers_to_transform"):
+        if getattr(spec, name) is not None:
+            raise OptionError(f"{spec.method} {place} and has no use for {name}.")
 
 
 def linear_names(model: PreTrainedModel, spec: RunSpec, default: tuple[str, ...] = QUERY_VALUE) -> list[str]:
@@ -101,10 +119,10 @@ def feed_forward(model: PreTrainedModel) -> list[tuple[str, str]]:
     architecture = _known(model)
     first, last = (_ends(model, architecture, entries) for entries in (architecture.mlp[:1], architecture.mlp[-1:]))
     of_block = {block_of(name): name for name in reversed(first)}
-    found = [(of_block[block_of(name)], name) for name in last if block_of(name) in of_block]
-    if not found:
+    pairs = [(of_block[block_of(name)], name) for name in last if block_of(name) in of_block]
+    if not pairs:
         raise TargetError(f"This {type(model).__name__} has no feed-forward parts that this method knows.")
-    return found
+    return pairs
 
 
 def attention_outputs(model: PreTrainedModel) -> list[str]:

@@ -16,12 +16,12 @@ COST = Cost("O((d + d) × r)", "O((d + d) × r)", "2dr")
 
 
 def lora(name: str, r: int) -> Method:
-    """LoRA of a rank, α = 2r unless told otherwise."""
+    """LoRA of a rank, α = 2r where none is given."""
     return peft_method(
-        name,
-        f"low-rank updates of the weights, r = {r}",
-        LoraConfig,
-        1e-3,
+        name=name,
+        description=f"low-rank updates of the weights, r = {r}",
+        config_class=LoraConfig,
+        learning_rate=1e-3,
         defaults={"r": r},
         derive=with_alpha,
         delta=DELTA,

@@ -28,10 +28,10 @@ def optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> Op
 
 
 METHOD = peft_method(
-    "lora-fa",
-    "LoRA with a frozen projection down",
-    LoraConfig,
-    1e-3,
+    name="lora-fa",
+    description="LoRA with a frozen projection down",
+    config_class=LoraConfig,
+    learning_rate=1e-3,
     defaults={"r": 8},
     derive=with_alpha,
     prepare=freeze_down,

@@ -57,8 +57,8 @@ class Pruned(LowRank):
         bias = self.layer[0].bias
         plain = output.float() if bias is None else output.float() - bias
         inner = functional.linear(functional.linear(x.float(), self.A), self.B)
-        kept = torch.add(plain, inner, alpha=self.scale) * self.mask.repeat_interleave(self.size)[: self.outputs]
-        changed: Tensor = kept if bias is None else kept + bias
+        pruned = torch.add(plain, inner, alpha=self.scale) * self.mask.repeat_interleave(self.size)[: self.outputs]
+        changed: Tensor = pruned if bias is None else pruned + bias
         return changed
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -116,11 +116,11 @@ def callbacks(model: nn.Module, spec: RunSpec) -> list[MethodCallback]:
 
 
 METHOD = low_rank_method(
-    "loraprune",
-    "LoRA that prunes groups of outputs on the way",
-    Options,
-    attach_to,
-    1e-3,
+    name="loraprune",
+    description="LoRA that prunes groups of outputs on the way",
+    options_class=Options,
+    attach_to=attach_to,
+    learning_rate=1e-3,
     callbacks=callbacks,
     delta="ΔW = (W + W_down W_up) ⊙ M − W, M ∈ {0, 1}^(1 × G)",
 )

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from propulsion_tools.methods.attach import attach, check_options, random_matrix, sizes, zeros
-from propulsion_tools.methods.heads import train_the_head_alone
+from propulsion_tools.methods.attach import attach, attached_method, check_options, random_matrix, sizes, zeros
 from propulsion_tools.methods.layer_names import linear_names
-from propulsion_tools.methods.registry import HasTaskType, Method, register
+from propulsion_tools.methods.registry import HasTaskType, Method
 from propulsion_tools.records import RunSpec
 
 PIECE = "low_rank"
@@ -64,34 +63,20 @@ class LowRank(nn.Module):
 
 
 def low_rank_method(
-    name: str,
-    description: str,
-    options_class: type[Options],
-    attach_to: Callable[[PreTrainedModel, list[str], Options], object],
-    learning_rate: float,
-    **fields: Any,
+    *, options_class: type[Options], attach_to: Callable[[PreTrainedModel, list[str], Options], object], **fields: Any
 ) -> Method:
     """Register a relative of LoRA.
 
     Args:
-        name: What the command line calls it.
-        description: One line for `propulsion methods`.
         options_class: Its options, built from `method_args`.
-        attach_to: Puts its pieces beside the linears of these names.
-        learning_rate: The step size that suits it.
-        **fields: Those of `Method`.
+        attach_to: Puts its modules beside the linears of these names.
+        **fields: Those of `attached_method`.
     """
 
-    def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.Module:
-        options = options_class(**(spec.method_args or {}))
-        names = linear_names(base_model, spec)
-        train_the_head_alone(base_model, spec)
-        attach_to(base_model, names, options)
-        return base_model
+    def attach_to_targets(model: PreTrainedModel, spec: RunSpec, task: HasTaskType, options: Options) -> None:
+        attach_to(model, linear_names(model, spec), options)
 
-    return register(
-        Method(name, description, build, lambda spec: learning_rate, 5e-3, config_class=options_class, **fields)
-    )
+    return attached_method(options_class=options_class, attach_to=attach_to_targets, takes_targets=True, **fields)
 
 
 def attach_each(model: PreTrainedModel, names: list[str], make: Callable[[nn.Module], nn.Module]) -> None:
@@ -103,5 +88,5 @@ def attach_each(model: PreTrainedModel, names: list[str], make: Callable[[nn.Mod
 
 def pieces(model: nn.Module, kind: type[Any]) -> list[tuple[nn.Module, Any]]:
     """The layers that have a piece of this kind beside them, each with its piece."""
-    found = [(module, getattr(module, PIECE, None)) for module in model.modules()]
-    return [(layer, piece) for layer, piece in found if isinstance(piece, kind)]
+    by_layer = [(module, getattr(module, PIECE, None)) for module in model.modules()]
+    return [(layer, piece) for layer, piece in by_layer if isinstance(piece, kind)]

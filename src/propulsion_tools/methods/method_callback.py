@@ -13,8 +13,8 @@ class MethodCallback(TrainerCallback):
     """
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a resumed run has to know, by name."""
+        """What a resumed run needs, by name."""
         return {}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` gave."""
+        """Restore what `tensors` returned."""

@@ -61,10 +61,10 @@ def on_gptq(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) 
 
 
 QLORA = peft_method(
-    "qlora",
-    "LoRA on weights of four bits (NF4)",
-    LoraConfig,
-    1e-3,
+    name="qlora",
+    description="LoRA on weights of four bits (NF4)",
+    config_class=LoraConfig,
+    learning_rate=1e-3,
     defaults={"r": 8},
     derive=all_linear,
     fixed={"load_in_4bit": True},
@@ -72,20 +72,20 @@ QLORA = peft_method(
     delta="ΔW = W_down^BF16 W_up^BF16, W in NF4",
 )
 QA_LORA = peft_method(
-    "qa-lora",
-    "LoRA that reads means of the quantization groups",
-    LoraConfig,
-    1e-3,
+    name="qa-lora",
+    description="LoRA that reads means of the quantization groups",
+    config_class=LoraConfig,
+    learning_rate=1e-3,
     defaults={"r": 8, "use_qalora": True},
     derive=on_gptq,
     refusal=without_gptq,
     delta="ΔW = W_down W_up, W_up ∈ ℝ^(r × L), L groups of W",
 )
 LOFTQ = peft_method(
-    "loftq",
-    "LoRA that starts at the quantization's error",
-    LoraConfig,
-    1e-3,
+    name="loftq",
+    description="LoRA that starts at the quantization's error",
+    config_class=LoraConfig,
+    learning_rate=1e-3,
     defaults={"r": 8, "init_lora_weights": "loftq", "loftq_config": LoftQConfig(loftq_bits=4)},
     derive=at_scale_one,
     refusal=without_accelerator,

@@ -1,4 +1,4 @@
-"""What PEFT leaves undone where virtual tokens are fed as embeddings before a text.
+"""PEFT's methods of virtual tokens, and what it leaves undone where these are fed as embeddings before a text.
 
 | Head | Without this | With it |
 |---|---|---|
@@ -14,9 +14,58 @@ from typing import Any
 import torch
 from peft import PeftModel, PeftType, TaskType
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from propulsion_tools.methods.from_peft import Derive, peft_method
+from propulsion_tools.methods.layer_names import refuse_targets
+from propulsion_tools.methods.method_callback import MethodCallback
+from propulsion_tools.methods.positions import check_virtual_tokens
+from propulsion_tools.methods.registry import Method
+from propulsion_tools.records import RunSpec
+
+NUM_VIRTUAL_TOKENS = 20
 NOT_SCORED = -100
 FED_AS_EMBEDDINGS = (PeftType.PROMPT_TUNING, PeftType.P_TUNING)
+
+
+def _unchanged(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) -> dict[str, Any]:
+    return values
+
+
+def virtual_token_method(*, derive: Derive = _unchanged, **fields: Any) -> Method:
+    """Register one of PEFT's methods that train virtual tokens.
+
+    Args:
+        derive: As for `peft_method`.
+        **fields: Those of `peft_method`.
+    """
+
+    def checked(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) -> dict[str, Any]:
+        refuse_targets(spec, "puts tokens before the text")
+        derived = derive(values, base_model, spec)
+        check_virtual_tokens(values["num_virtual_tokens"], base_model, spec)
+        return derived
+
+    return peft_method(
+        derive=checked,
+        defaults={"num_virtual_tokens": NUM_VIRTUAL_TOKENS},
+        callbacks=lambda model, spec: [SavePromptEncoder(model)],
+        prepare=align,
+        **fields,
+    )
+
+
+class SavePromptEncoder(MethodCallback):
+    """Saves the network that makes the tokens with each checkpoint; PEFT saves the tokens alone."""
+
+    def __init__(self, model: Any) -> None:
+        self.encoder: nn.Module = model.prompt_encoder[model.active_adapter]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.encoder.state_dict().items()}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        self.encoder.load_state_dict(tensors)
 
 
 def align(model: nn.Module) -> nn.Module:
@@ -33,8 +82,10 @@ def align(model: nn.Module) -> nn.Module:
         base.register_forward_pre_hook(lambda _, args, kwargs: (args, shifted(kwargs, count)), with_kwargs=True)
         base.register_forward_hook(lambda _, args, output: without_virtual(output, count))
     elif config.task_type == TaskType.SEQ_CLS and hasattr(base, "score"):
-        counted = "position_ids" in inspect.signature(base.forward).parameters
-        base.register_forward_pre_hook(lambda _, args, kwargs: (args, ended(kwargs, counted)), with_kwargs=True)
+        positions = "position_ids" in inspect.signature(base.forward).parameters
+        base.register_forward_pre_hook(
+            lambda _, args, kwargs: (args, padded_at_the_front(kwargs, positions)), with_kwargs=True
+        )
     return model
 
 
@@ -57,12 +108,12 @@ def without_virtual(output: Any, count: int) -> Any:
     return output
 
 
-def ended(kwargs: dict[str, Any], counted: bool) -> dict[str, Any]:
+def padded_at_the_front(kwargs: dict[str, Any], takes_positions: bool) -> dict[str, Any]:
     """The arguments of a forward with the padding of each row moved from its end to its front.
 
     Args:
         kwargs: With ``inputs_embeds`` (rows, tokens, width) and ``attention_mask`` (rows, tokens), if any.
-        counted: Whether the model takes positions; each row counts its own from 0.
+        takes_positions: Whether the model takes positions; each row counts its own from 0.
     """
     embeds, mask = kwargs["inputs_embeds"], kwargs.get("attention_mask")
     if mask is None:
@@ -72,6 +123,6 @@ def ended(kwargs: dict[str, Any], counted: bool) -> dict[str, Any]:
     source = (torch.arange(tokens, device=mask.device)[None] - padding) % tokens
     index = torch.arange(rows, device=mask.device)[:, None]
     moved = {**kwargs, "inputs_embeds": embeds[index, source], "attention_mask": mask[index, source]}
-    if counted:
+    if takes_positions:
         moved["position_ids"] = (moved["attention_mask"].long().cumsum(dim=1) - 1).clamp(min=0)
     return moved

@@ -14,10 +14,13 @@ from typing import IO, Any
 def atomic(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
     """A stream to write to, which becomes the file at its end, and leaves no trace after an error.
 
+    The file's folder is made if there is none.
+
     Args:
         path: The file; what was there stays until the end.
         binary: Whether bytes are written, and not text in UTF-8.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial_file = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with partial_file.open("wb" if binary else "w", encoding=None if binary else "utf-8") as stream:
@@ -29,11 +32,10 @@ def atomic(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
         partial_file.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all; its folder is made if there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as stream:
-        stream.write(text)
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all."""
+    with atomic(path, binary=isinstance(content, bytes)) as stream:
+        stream.write(content)
 
 
 def slug(text: str) -> str:

@@ -12,14 +12,14 @@ Answers = dict[str, list[Any]]
 """``text`` and ``answer_start``, equally long, as in SQuAD; both empty where the context has no answer."""
 
 
-def with_answers(table: Table, split: str, unanswerable: bool, mendable: bool) -> tuple[Table, list[str]]:
+def with_answers(table: Table, split: str, unanswerable: bool, user_editable: bool) -> tuple[Table, list[str]]:
     """The rows with their answers in the form of SQuAD.
 
     Args:
         table: Columns ``context``, ``question`` and ``answers`` in any form that `standard_answers` takes.
         split: Its name.
         unanswerable: Whether questions may be without an answer.
-        mendable: Whether the user can edit the rows: they are refused then, and left out otherwise.
+        user_editable: Whether the user can edit the source: bad rows are refused then, and left out otherwise.
 
     Returns:
         The rows, and what was left out.
@@ -27,27 +27,27 @@ def with_answers(table: Table, split: str, unanswerable: bool, mendable: bool) -
     Raises:
         DataError: Some rows have no answer, or one that does not stand in their context; counts and names the first.
     """
-    found = []
+    standard = []
     for row, (value, context) in enumerate(zip(table["answers"], table["context"], strict=True), 1):
         try:
-            found.append(standard_answers(value, context))
+            standard.append(standard_answers(value, context))
         except DataError as error:
             raise DataError(f"Row {row} of the {split} split: {error}.") from error
-    absent = [row for row, answers in enumerate(found) if answers is None]
-    empty = [] if unanswerable else [row for row, answers in enumerate(found) if answers and not answers["text"]]
+    absent = [row for row, answers in enumerate(standard) if answers is None]
+    empty = [] if unanswerable else [row for row, answers in enumerate(standard) if answers and not answers["text"]]
     notes = []
     for bad, what, remedy in (
         (absent, "an answer that does not stand in the context", "an answer is a span of it, so mend or remove them"),
         (empty, "no answer", "remove them, or choose a task such as squad_v2, where a question may be without one"),
     ):
-        if bad and mendable:
+        if bad and user_editable:
             first = f"the first is row {bad[0] + 1} ({table['answers'][bad[0]]!r})"
             raise DataError(f"{len(bad)} of {length(table)} rows of the {split} split have {what}, {first}: {remedy}.")
         if bad:
             notes.append(f"{len(bad)} of {length(table)} rows of the {split} split have {what} and are left out.")
     left_out = {*absent, *empty}
-    kept = [row for row in range(length(table)) if row not in left_out]
-    return take({**table, "answers": found}, kept), notes
+    usable = [row for row in range(length(table)) if row not in left_out]
+    return take({**table, "answers": standard}, usable), notes
 
 
 def standard_answers(value: Any, context: str) -> Answers | None:
@@ -65,10 +65,10 @@ def standard_answers(value: Any, context: str) -> Answers | None:
         DataError: The value is of another form.
     """
     pairs = _texts_and_starts(value)
-    found = [(text, place) for text, start in pairs if (place := _place(text, start, context)) >= 0]
-    if pairs and (not found or found[0][0] != pairs[0][0]):
+    placed = [(text, place) for text, start in pairs if (place := _place(text, start, context)) >= 0]
+    if pairs and (not placed or placed[0][0] != pairs[0][0]):
         return None
-    return {"text": [text for text, _ in found], "answer_start": [place for _, place in found]}
+    return {"text": [text for text, _ in placed], "answer_start": [place for _, place in placed]}
 
 
 def _texts_and_starts(value: Any) -> list[tuple[str, int | None]]:

@@ -8,9 +8,9 @@ from typing import Any
 
 from propulsion_tools.errors import DataError
 from propulsion_tools.tasks.base import Lengths, TaskData
-from propulsion_tools.tasks.choices import listed_texts
 from propulsion_tools.tasks.generation import Generation
-from propulsion_tools.tasks.rows import Row, text_in
+from propulsion_tools.tasks.multiple_choice import listed_texts
+from propulsion_tools.tasks.row_conversion import Row, text_in
 
 TOLERANCE = 1e-3  # of LLM-Adapters (Hu et al., 2023)
 _NUMBER = re.compile(r"(?<!\d)-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
@@ -21,14 +21,14 @@ _LETTER = re.compile(r"\(([A-E])\)|\b([B-E])\b|(?:is|answer:?)\s+(A)\b|\b(A)\s*$
 
 def last_number(text: str) -> float | None:
     """The last number in a text, with its thousands separators taken out; None if there is none."""
-    found = _NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
+    numbers = _NUMBER.findall(text)
+    return float(numbers[-1].replace(",", "")) if numbers else None
 
 
 def last_letter(text: str) -> str | None:
     """The last option letter, A to E, that a text names; None if it names none. "A" alone may be an article."""
-    found = [next(filter(None, groups)) for groups in _LETTER.findall(text)]
-    return found[-1] if found else None
+    letters = [next(filter(None, groups)) for groups in _LETTER.findall(text)]
+    return letters[-1] if letters else None
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Arithmetic(Generation):
         """Whether the answer is the right one; a text without an answer is wrong."""
         if row["reference"].isalpha():
             return {"accuracy": float(last_letter(text) == row["reference"])}
-        found = last_number(text)
-        return {"accuracy": float(found is not None and abs(found - float(row["reference"])) <= TOLERANCE)}
+        answer = last_number(text)
+        return {"accuracy": float(answer is not None and abs(answer - float(row["reference"])) <= TOLERANCE)}
 
     def read_answer(self, text: str) -> dict[str, Any]:
         """The last number, or the last option letter."""

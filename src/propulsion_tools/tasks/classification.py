@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from propulsion_tools.errors import DataError
-from propulsion_tools.tasks.assemble import check_texts, read, to_task_data
 from propulsion_tools.tasks.base import INDEX, Batch, DataSource, Encoded, Setup, Task, TaskData, map_rows
 from propulsion_tools.tasks.columns import Columns, find_columns
 from propulsion_tools.tasks.metrics import StreamedMetrics, streamed, to_numpy
 from propulsion_tools.tasks.model_kinds import SEQUENCE_CLASSIFIER, ModelKind, of_kind
 from propulsion_tools.tasks.raw_tables import RawSplits, from_rows
+from propulsion_tools.tasks.task_data import check_texts, read, to_task_data
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -73,7 +73,7 @@ class TextClassification(Task):
         """Rows with the columns ``text`` and, for pairs, ``text_pair``.
 
         Raises:
-            DataError: There are no rows, one has no text, or the column of the text cannot be told.
+            DataError: There are no rows, one has no text, or it is not clear which column holds the text.
         """
         from datasets import Dataset
 
@@ -148,9 +148,9 @@ class TextClassification(Task):
         if setup.label_names is None:
             return [{"score": float(value)} for value in values.reshape(-1)]
         powers = np.exp(values - values.max(axis=-1, keepdims=True))
-        found = []
+        decoded = []
         for row in powers / powers.sum(axis=-1, keepdims=True):
             best = int(row.argmax())
             scores = {name: float(score) for name, score in zip(setup.label_names, row, strict=True)}
-            found.append({"label": setup.label_names[best], "label_id": best, "scores": scores})
-        return found
+            decoded.append({"label": setup.label_names[best], "label_id": best, "scores": scores})
+        return decoded

@@ -14,7 +14,9 @@ from typing import Any
 
 from propulsion_tools.errors import DataError
 from propulsion_tools.tasks.base import Lengths, TaskData
-from propulsion_tools.tasks.choices import (
+from propulsion_tools.tasks.generation import Generation
+from propulsion_tools.tasks.hub import PARQUET
+from propulsion_tools.tasks.multiple_choice import (
     TRUTH,
     Choice,
     Reader,
@@ -27,10 +29,8 @@ from propulsion_tools.tasks.choices import (
     siqa,
     winogrande,
 )
-from propulsion_tools.tasks.generation import Generation
-from propulsion_tools.tasks.hub import PARQUET
 from propulsion_tools.tasks.ranking import Ranking
-from propulsion_tools.tasks.rows import Row, text_in
+from propulsion_tools.tasks.row_conversion import Row, text_in
 
 TARGET = "the correct answer is {}"
 
@@ -60,12 +60,12 @@ class Commonsense(Generation):
 
     def convert(self, row: Row) -> dict[str, Any]:
         """The instruction, what is to be written, and the right option's word."""
-        told = self.unanswered(row)
+        asked = self.unanswered(row)
         if row.get("instruction") is None:
             word = self.words[self.reader(row).known_label()]
         elif (word := text_in(row, "answer")) not in self.words:
             raise DataError(f"its answer is {word!r}: one of {', '.join(self.words)} is wanted.")
-        return {**told, "target": TARGET.format(word), "reference": word}
+        return {**asked, "target": TARGET.format(word), "reference": word}
 
     def score(self, text: str, row: Row) -> dict[str, float]:
         """Whether the answer is the right one; a text without an option word is wrong."""
@@ -73,8 +73,8 @@ class Commonsense(Generation):
 
     def read_answer(self, text: str) -> dict[str, Any]:
         """The first option word in a text, None if there is none."""
-        found = re.search("|".join(rf"\b{word}\b" for word in self.words), text, re.IGNORECASE)
-        return {"answer": found[0].lower() if found else None}
+        match = re.search("|".join(rf"\b{word}\b" for word in self.words), text, re.IGNORECASE)
+        return {"answer": match[0].lower() if match else None}
 
     def toy(self) -> TaskData:
         """Which of two things is larger."""

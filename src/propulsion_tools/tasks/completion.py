@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from propulsion_tools.errors import DataError
-from propulsion_tools.tasks.assemble import read
 from propulsion_tools.tasks.base import (
     EVAL,
     INDEX,
@@ -34,7 +33,8 @@ from propulsion_tools.tasks.model_kinds import CAUSAL_LM, SEQ2SEQ_LM, ModelKind,
 from propulsion_tools.tasks.padding import NOT_SCORED, LeftCollator, WindowCollator
 from propulsion_tools.tasks.prompts import Cutter
 from propulsion_tools.tasks.raw_tables import RawSplits
-from propulsion_tools.tasks.rows import COLUMN_OPTIONS, Row, convert_splits, text_in, with_names
+from propulsion_tools.tasks.row_conversion import COLUMN_OPTIONS, Row, convert_splits, text_in, with_names
+from propulsion_tools.tasks.task_data import read
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,7 +52,7 @@ class Completion(Task):
         hub_id: The data set on the hub that is read where the user names no source.
         hub_config: Its configuration.
         default: Makes the rows where the user names no source, rather than the hub.
-        instruction: What a decoder is told, with ``{text}`` in it.
+        instruction: The prompt of a decoder, with ``{text}`` in it.
         framed: Whether an instruction stands in a frame, the tokenizer's chat template where it has one.
         ends: Whether the completion ends the text, and the end is trained.
         kinds: The kinds of models that can do it.
@@ -134,13 +134,13 @@ class Completion(Task):
 
         if not rows:
             raise DataError("There are no rows to predict for.")
-        found = []
+        converted = []
         for number, row in enumerate(rows, 1):
             try:
-                found.append({"text": text_in(row, text_column)} if text_column else self.unanswered(row))
+                converted.append({"text": text_in(row, text_column)} if text_column else self.unanswered(row))
             except DataError as error:
                 raise DataError(f"Row {number}: {error}") from error
-        return Dataset.from_list(found)
+        return Dataset.from_list(converted)
 
     def model_kind(self, config: Any) -> ModelKind:
         """The first of the task's kinds that fits.
@@ -159,16 +159,16 @@ class Completion(Task):
         cutter = Cutter(setup, self.instruction, self.framed, self.ends)
 
         def tokenize(batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-            found = []
+            examples = []
             for place, index in enumerate(indices):
                 row = {name: values[place] for name, values in batch.items()}
                 if training and not self.cuts and not cutter.fits(row["text"], row["target"]):
                     cutter.left_out += 1
                     continue
                 for example in self.examples(row, cutter):
-                    found.append(example if training else {INDEX: index, **example, **self.for_answer(row, cutter)})
-            names = found[0] if found else cutter.example("", "")  # no row of this batch fits
-            return {name: [row[name] for row in found] for name in names}
+                    examples.append(example if training else {INDEX: index, **example, **self.for_answer(row, cutter)})
+            names = examples[0] if examples else cutter.example("", "")  # no row of this batch fits
+            return {name: [row[name] for row in examples] for name in names}
 
         encoded = map_rows(rows, tokenize, self.name)
         if not len(encoded):
@@ -202,8 +202,8 @@ def completion_only(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         return arguments
     labels = arguments["labels"]
     first = int((labels != NOT_SCORED).any(dim=0).int().argmax())
-    kept = labels.shape[1] - max(0, first - 1)
-    return {**arguments, "labels": labels[:, -kept:], "logits_to_keep": kept}
+    count = labels.shape[1] - max(0, first - 1)
+    return {**arguments, "labels": labels[:, -count:], "logits_to_keep": count}
 
 
 def _has_virtual_tokens(model: Any) -> bool:

@@ -40,13 +40,13 @@ def read_folder(data_dir: str, training: bool = True) -> RawSplits:
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DataError(f"data_dir {data_dir} {what}: give a folder with a train file ({', '.join(FORMATS)}).")
-    found, others = _find(folder)
-    if "train" not in found if training else not found:
+    files, others = _split_files(folder)
+    if "train" not in files if training else not files:
         there = (
             f"It has {_listed(path.name for path in folder.iterdir())}." if any(folder.iterdir()) else "It is empty."
         )
         raise DataError(f"{data_dir} has no training file: name one train{FORMATS[0]}, train.csv or the like. {there}")
-    tables = {split: _concatenate([read_table(path) for path in paths]) for split, paths in found.items()}
+    tables = {split: _concatenate([read_table(path) for path in paths]) for split, paths in files.items()}
     notes = [f"Left out of {data_dir}, not named after a split: {_listed(others)}."] if others else []
     return RawSplits(tables, tuple(notes))
 
@@ -81,9 +81,9 @@ def read_table(path: Path) -> Table:
     return table
 
 
-def _find(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
+def _split_files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     """The files of each split, and the names of the data files that belong to none."""
-    found: dict[str, list[Path]] = {}
+    files: dict[str, list[Path]] = {}
     forms: dict[str, set[tuple[str, bool]]] = {}
     others = []
     for path in sorted(folder.iterdir()):
@@ -94,14 +94,14 @@ def _find(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
         if split is None:
             others.append(path.name)
             continue
-        found.setdefault(split, []).append(path)
+        files.setdefault(split, []).append(path)
         forms.setdefault(split, set()).add(
             (path.name.lower().replace(match["shard"] or "\0", ""), bool(match["shard"]))
         )
-    for split, paths in found.items():
+    for split, paths in files.items():
         if len(forms[split]) > 1:
             raise DataError(f"{folder} has {_listed(path.name for path in paths)} for the split {split!r}: keep one.")
-    return found, others
+    return files, others
 
 
 def _listed(names: Any) -> str:

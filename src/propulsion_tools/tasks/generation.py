@@ -12,7 +12,7 @@ import numpy as np
 from propulsion_tools.tasks.base import EVAL, Batch, Setup
 from propulsion_tools.tasks.completion import Completion
 from propulsion_tools.tasks.prompts import Cutter
-from propulsion_tools.tasks.rows import Row
+from propulsion_tools.tasks.row_conversion import Row
 from propulsion_tools.tasks.text_metrics import MeanScores
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Generation(Completion):
         return {}
 
     def for_answer(self, row: Row, cutter: Cutter) -> dict[str, Any]:
-        """The prompt that a decoder goes on from; an encoder-decoder reads the same as for its loss."""
+        """The prompt that a decoder continues; an encoder-decoder reads the same as for its loss."""
         if cutter.setup.config.is_encoder_decoder:
             return {}
         prompt = cutter.prompt(row["text"])

@@ -56,9 +56,9 @@ def read_hub(
         limits = {split: most[split != "train"] for split in splits}
         tables = {split: _drawn(rows, int(limits[split] or 0), seed) for split, rows in splits.items()}
         note = f"{where} is streamed: rows are drawn from the first {SHUFFLED:,} of each split and those that follow."
-        return RawSplits(tables, (note,), names, mendable=False)
+        return RawSplits(tables, (note,), names, user_editable=False)
     tables = {split: {column: list(rows[column]) for column in rows.column_names} for split, rows in splits.items()}
-    return RawSplits(tables, class_names=names, mendable=False)
+    return RawSplits(tables, class_names=names, user_editable=False)
 
 
 def _drawn(rows: Any, count: int, seed: int) -> Table:

@@ -20,7 +20,7 @@ from propulsion_tools.tasks.mining import mine_completions
 from propulsion_tools.tasks.model_kinds import CAUSAL_LM, ModelKind
 from propulsion_tools.tasks.padding import NOT_SCORED
 from propulsion_tools.tasks.prompts import Cutter
-from propulsion_tools.tasks.rows import Row, text_in
+from propulsion_tools.tasks.row_conversion import Row, text_in
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -20,7 +20,7 @@ class Cutter:
 
     Args:
         setup: Tokenizer, configuration and lengths.
-        instruction: What a decoder is told, with ``{text}`` in it; an encoder-decoder reads the text alone.
+        instruction: The prompt of a decoder, with ``{text}`` in it; an encoder-decoder reads the text alone.
         framed: Whether the instruction stands in a frame: the tokenizer's chat template, or else `FRAME`.
         ends: Whether a target ends the text.
 
@@ -88,14 +88,14 @@ class Cutter:
         tokenizer = self.setup.tokenizer
         if self._encoder_decoder:
             return list(tokenizer(text).input_ids)
-        told = self.instruction.replace("{text}", text)
+        prompt = self.instruction.replace("{text}", text)
         if self.framed and tokenizer.chat_template is not None:
-            turn = [{"role": "user", "content": told}]
+            turn = [{"role": "user", "content": prompt}]
             rendered = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
             return list(tokenizer(rendered, add_special_tokens=False).input_ids)
-        ids = list(tokenizer(FRAME.format(told) if self.framed else told).input_ids)
+        ids = list(tokenizer(FRAME.format(prompt) if self.framed else prompt).input_ids)
         while ids and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id):
-            ids.pop()  # some tokenizers end every text, and this one goes on
+            ids.pop()  # some tokenizers end every text, and the target follows here
         return ids
 
     def _target_ids(self, target: str) -> list[int]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from propulsion_tools.errors import DataError
 from propulsion_tools.tasks.answers import with_answers
-from propulsion_tools.tasks.assemble import check_texts, read, sampled, with_validation
 from propulsion_tools.tasks.base import (
     INDEX,
     Batch,
@@ -26,6 +25,7 @@ from propulsion_tools.tasks.model_kinds import QUESTION_ANSWERER, ModelKind, of_
 from propulsion_tools.tasks.padding import WindowCollator
 from propulsion_tools.tasks.raw_tables import RawSplits, Table, from_rows
 from propulsion_tools.tasks.span_metrics import SpanMetrics, gather_spans
+from propulsion_tools.tasks.task_data import check_texts, read, sampled, with_validation
 from propulsion_tools.tasks.windows import OUTSIDE, best_spans, null_position, question_windows, token_span
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class QuestionAnswering(Task):
                 continue
             answers = named_column(table, source.label_column, ANSWERS, "label_column", "the answers")
             rows = {**_texts(table, source.text_column, source.text_pair_column), "answers": table[answers]}
-            tables[split], left_out = with_answers(rows, split, self.unanswerable, raw.mendable)
+            tables[split], left_out = with_answers(rows, split, self.unanswerable, raw.user_editable)
             notes += left_out
         tables = with_validation(tables, ["context"], notes)
         return TaskData(sampled(tables, source, notes), None, tuple(notes))

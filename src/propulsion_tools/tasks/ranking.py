@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from propulsion_tools.tasks.base import EVAL, Batch, Lengths, Setup, accepted_by
-from propulsion_tools.tasks.choices import Choice
 from propulsion_tools.tasks.completion import Completion, completion_only, token_losses
+from propulsion_tools.tasks.multiple_choice import Choice
 from propulsion_tools.tasks.padding import Collate
 from propulsion_tools.tasks.prompts import Cutter
-from propulsion_tools.tasks.rows import Row
+from propulsion_tools.tasks.row_conversion import Row
 from propulsion_tools.tasks.text_metrics import MeanScores
 
 if TYPE_CHECKING:
@@ -90,19 +90,19 @@ class Ranking(Completion):
         """Log-likelihoods of the options, (batch, most options), as many options at a time as the batch has rows."""
         options = {name.removeprefix(f"{CHOICES}_"): batch[name] for name in batch if name.startswith(f"{CHOICES}_")}
         options = {name: values for name, values in options.items() if name in accepted_by(model)}
-        owners, found = batch[OWNERS], []
+        owners, scores = batch[OWNERS], []
         for start in range(0, len(owners), len(batch["input_ids"])):
             part = {name: values[start : start + len(batch["input_ids"])] for name, values in options.items()}
             arguments = completion_only(model, part)
             losses = token_losses(model(**arguments).logits, arguments["labels"], setup.config)
-            found.append(-losses.sum(dim=1))
-        return _by_owner(torch.cat(found), owners)
+            scores.append(-losses.sum(dim=1))
+        return _by_owner(torch.cat(scores), owners)
 
     def metrics(self, rows: Dataset, setup: Setup) -> MeanScores:
         """A fresh accumulator of both accuracies."""
 
         def score(answers: Any, index: Sequence[int]) -> list[dict[str, float]]:
-            return [_score(found, rows[row]) for found, row in zip(answers, index, strict=True)]
+            return [_score(likelihoods, rows[row]) for likelihoods, row in zip(answers, index, strict=True)]
 
         return MeanScores(score)
 
@@ -113,8 +113,8 @@ class Ranking(Completion):
             Per row the likeliest option as ``answer``, its number as ``label``, and all ``log_likelihoods``.
         """
         decoded = []
-        for found, options in zip(answers, rows["choices"], strict=True):
-            likelihoods = [float(value) for value in found[: len(options)]]
+        for values, options in zip(answers, rows["choices"], strict=True):
+            likelihoods = [float(value) for value in values[: len(options)]]
             best = int(np.argmax(likelihoods))
             decoded.append({"answer": options[best], "label": best, "log_likelihoods": likelihoods})
         return decoded
@@ -133,10 +133,10 @@ def _by_owner(values: Tensor, owners: Tensor) -> Tensor:
     return table
 
 
-def _score(found: np.ndarray, row: Row) -> dict[str, float]:
-    found = found[: len(row["choices"])]
+def _score(likelihoods: np.ndarray, row: Row) -> dict[str, float]:
+    likelihoods = likelihoods[: len(row["choices"])]
     lengths = np.array([len(option) for option in row["choices"]])
     return {
-        "accuracy": float(found.argmax() == row["label"]),
-        "accuracy_norm": float((found / lengths).argmax() == row["label"]),
+        "accuracy": float(likelihoods.argmax() == row["label"]),
+        "accuracy_norm": float((likelihoods / lengths).argmax() == row["label"]),
     }

@@ -19,13 +19,14 @@ class RawSplits:
         tables: Rows by split name.
         notes: What was decided while reading, for the user.
         class_names: For columns whose source names its label ids (the hub does), those names.
-        mendable: Whether the user can edit the source. Empty rows of a file are an error, those of the hub are dropped.
+        user_editable: Whether the user can edit the source. Empty rows of a file are an error, those of the hub are
+            dropped.
     """
 
     tables: dict[str, Table]
     notes: tuple[str, ...] = ()
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    mendable: bool = True
+    user_editable: bool = True
 
 
 def length(table: Table) -> int:
@@ -50,14 +51,14 @@ def unit_hash(text: str) -> float:
 
 
 def sample(table: Table, limit: int | None, salt: str) -> Table:
-    """At most `limit` rows, drawn by hash and kept in order; a smaller sample is part of every larger one."""
+    """At most `limit` rows, drawn by hash, in their order; a smaller sample is part of every larger one."""
     count = length(table)
     if limit is None or limit >= count:
         return table
     return take(table, sorted(sorted(range(count), key=lambda row: unit_hash(f"{salt}:{row}"))[:limit]))
 
 
-def carve(table: Table, fraction: float, key_columns: Sequence[str]) -> tuple[Table, Table]:
+def split_off_validation(table: Table, fraction: float, key_columns: Sequence[str]) -> tuple[Table, Table]:
     """Split the rows in two by a hash of their text, so that equal texts stay on one side.
 
     Returns:

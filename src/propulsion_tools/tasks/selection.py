@@ -33,10 +33,10 @@ def set_aside(data: TaskData, fraction: float) -> TaskData:
     inputs = [rows[name] for name in (["context"] if "context" in names else names)]
     keys = ["\n".join(map(str, values)) for values in zip(*inputs, strict=True)]
     chosen = [unit_hash(f"{SELECTION}:{key}") < fraction for key in keys]
-    kept, aside = ([row for row, is_aside in enumerate(chosen) if is_aside == side] for side in (False, True))
-    if not kept or not aside:
+    rest, aside = ([row for row, is_aside in enumerate(chosen) if is_aside == side] for side in (False, True))
+    if not rest or not aside:
         raise DataError(
             f"{len(keys)} training rows are too few to set a share of {fraction:g} aside: raise selection_fraction."
         )
     note = f"{len(aside)} of {len(keys)} training rows, chosen by a hash, are set aside to choose settings on."
-    return replace(data, splits={"train": rows.select(kept), SELECTION: rows.select(aside)}, notes=(*data.notes, note))
+    return replace(data, splits={"train": rows.select(rest), SELECTION: rows.select(aside)}, notes=(*data.notes, note))

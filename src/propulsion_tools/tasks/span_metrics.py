@@ -36,7 +36,7 @@ class Span:
 
 
 def gather_spans(
-    chars: Any, scores: Any, index: Iterable[int], found: dict[int, Span] | None = None
+    chars: Any, scores: Any, index: Iterable[int], best_so_far: dict[int, Span] | None = None
 ) -> dict[int, Span]:
     """The best spans of contexts from those of their windows.
 
@@ -44,14 +44,14 @@ def gather_spans(
         chars: First character and character behind the last, (windows, 2).
         scores: Of the span and of "no answer", (windows, 2).
         index: The row that each window is from.
-        found: From earlier windows; changed in place.
+        best_so_far: From earlier windows; changed in place.
     """
-    found = {} if found is None else found
+    best_so_far = {} if best_so_far is None else best_so_far
     for row, (start, end), (score, null) in zip(index, to_numpy(chars), to_numpy(scores), strict=True):
-        best = found.get(int(row), Span())
+        best = best_so_far.get(int(row), Span())
         place = (int(start), int(end), float(score)) if score > best.score else (best.start, best.end, best.score)
-        found[int(row)] = Span(*place, min(best.null, float(null)))
-    return found
+        best_so_far[int(row)] = Span(*place, min(best.null, float(null)))
+    return best_so_far
 
 
 class SpanMetrics:

@@ -11,7 +11,7 @@ from propulsion_tools.errors import require
 from propulsion_tools.tasks.base import Lengths, TaskData
 from propulsion_tools.tasks.generation import Generation
 from propulsion_tools.tasks.mining import mine_summaries
-from propulsion_tools.tasks.rows import Row, text_in
+from propulsion_tools.tasks.row_conversion import Row, text_in
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
@@ -39,8 +39,8 @@ class Summarization(Generation):
 
     def score(self, text: str, row: Row) -> dict[str, float]:
         """F measures of ROUGE-1, ROUGE-2 and ROUGE-L."""
-        found = _scorer().score(row["reference"], text)
-        return {name: found[name].fmeasure for name in ROUGE}
+        rouge = _scorer().score(row["reference"], text)
+        return {name: rouge[name].fmeasure for name in ROUGE}
 
     def toy(self) -> TaskData:
         """What happened to whom, in brief."""

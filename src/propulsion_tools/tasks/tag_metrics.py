@@ -29,16 +29,16 @@ def tags_of_words(tags: Any, opened: Any, index: Any) -> np.ndarray:
     return np.stack([rows, opened, to_numpy(tags)], axis=-1)[opened >= 0]
 
 
-def tag_sequences(found: Iterable[np.ndarray], lengths: Sequence[int], names: Sequence[str]) -> list[list[str]]:
+def tag_sequences(by_word: Iterable[np.ndarray], lengths: Sequence[int], names: Sequence[str]) -> list[list[str]]:
     """The names of the tags of each row's words; a word for which the tokenizer has no token is outside.
 
     Args:
-        found: From `tags_of_words`.
+        by_word: From `tags_of_words`.
         lengths: Words of each row.
         names: Of the tag ids.
     """
     sequences = [[OUTSIDE] * count for count in lengths]
-    for part in found:
+    for part in by_word:
         for row, word, tag in part.tolist():
             sequences[row][word] = names[tag]
     return sequences

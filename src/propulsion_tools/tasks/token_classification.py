@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from propulsion_tools.errors import DataError, require
-from propulsion_tools.tasks.assemble import check_texts, read, sampled, with_validation
 from propulsion_tools.tasks.base import INDEX, Batch, DataSource, Encoded, Setup, Task, TaskData, map_rows
 from propulsion_tools.tasks.columns import named_column
 from propulsion_tools.tasks.model_kinds import TOKEN_CLASSIFIER, ModelKind, of_kind
@@ -16,6 +15,7 @@ from propulsion_tools.tasks.padding import NOT_SCORED, WindowCollator
 from propulsion_tools.tasks.raw_tables import RawSplits, Table, from_rows, length, take
 from propulsion_tools.tasks.tag_metrics import TagMetrics, tag_sequences, tags_of_words
 from propulsion_tools.tasks.tags import OUTSIDE, check_lengths, tag_ids, tag_names
+from propulsion_tools.tasks.task_data import check_texts, read, sampled, with_validation
 from propulsion_tools.tasks.windows import word_windows
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class TokenClassification(Task):
             if split.startswith("test") and tags not in table:
                 notes.append(f"The split {split} is left out: its tags are withheld.")
                 continue
-            tables[split] = _checked(table, words, tags, split, raw.mendable, notes)
+            tables[split] = _checked(table, words, tags, split, raw.user_editable, notes)
         names = tag_names(tables[first]["tags"], self.label_names or raw.class_names.get(tags))
         tables = {split: {**rows, "tags": tag_ids(rows["tags"], names, split)} for split, rows in tables.items()}
         tables = with_validation(tables, ["tokens"], notes)
@@ -140,8 +140,8 @@ class TokenClassification(Task):
                 [batch["tags"][owner][word] if word >= 0 else NOT_SCORED for word in words]
                 for owner, words in zip(owners, opened, strict=True)
             ]
-            kept = [row for row, words in enumerate(opened) if max(words) >= 0]  # others have no loss
-            return {name: [column[row] for row in kept] for name, column in windows.items()}
+            scored = [row for row, words in enumerate(opened) if max(words) >= 0]  # others have no loss
+            return {name: [column[row] for row in scored] for name, column in windows.items()}
 
         return Encoded(map_rows(rows, tokenize, self.name))
 
@@ -166,11 +166,11 @@ class TokenClassification(Task):
         """
         names = setup.label_names or ()
         tags, opened = answers
-        found = tags_of_words(tags, opened, index)
+        by_word = tags_of_words(tags, opened, index)
         entities_of = require("seqeval.metrics.sequence_labeling", "train").get_entities
         tokens = rows["tokens"][:]
         decoded = []
-        for words, tags in zip(tokens, tag_sequences([found], [len(words) for words in tokens], names), strict=True):
+        for words, tags in zip(tokens, tag_sequences([by_word], [len(words) for words in tokens], names), strict=True):
             entities = [
                 {"type": kind, "text": " ".join(words[first : last + 1]), "start": first, "end": last + 1}
                 for kind, first, last in entities_of(tags)
@@ -179,17 +179,17 @@ class TokenClassification(Task):
         return decoded
 
 
-def _checked(table: Table, words: str, tags: str, split: str, mendable: bool, notes: list[str]) -> Table:
+def _checked(table: Table, words: str, tags: str, split: str, user_editable: bool, notes: list[str]) -> Table:
     """The columns of words and tags; rows with no word or an empty one are left out of what the user cannot mend."""
     for column in (words, tags):
         if column not in table:
             there = ", ".join(map(repr, table))
             raise DataError(f"The {split} split lacks the column {column!r} of the training split; it has {there}.")
-    kept = [row for row, some in enumerate(table[words]) if mendable or (some and all(map(str.strip, some)))]
-    if len(kept) < length(table):
+    usable = [row for row, some in enumerate(table[words]) if user_editable or (some and all(map(str.strip, some)))]
+    if len(usable) < length(table):
         notes.append(
-            f"{length(table) - len(kept)} rows of the {split} split have no words, or an empty one, and are left out."
+            f"{length(table) - len(usable)} rows of the {split} split have no words, or an empty one, and are left out."
         )
-        table = take(table, kept)
+        table = take(table, usable)
     check_lengths(table[words], table[tags], split)
     return {"tokens": table[words], "tags": table[tags]}

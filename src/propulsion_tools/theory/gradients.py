@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from propulsion_tools.errors import DataError, GradientError, OptionError
-from propulsion_tools.theory.weight_uses import Use, Watch, names_by_id
+from propulsion_tools.theory.weight_uses import UsageTracer, WeightUse, names_by_id
 
 Row = Mapping[str, Tensor]
 """The model's inputs for one sample, each with a first dimension of 1."""
@@ -41,7 +41,7 @@ class Factors:
     slopes: Tensor
 
 
-Kept: TypeAlias = "Factors | Tensor | None"
+Gradient: TypeAlias = "Factors | Tensor | None"
 """Factors, or gradients of shape (C, numel), or None where they are zero."""
 
 
@@ -87,30 +87,30 @@ def groups(model: nn.Module, rows: Sequence[Row], readout: Readout, names: Colle
     parameters = _parameters(model, names)
     sizes = [_tokens(row) for row in rows]
     longest = rows[sizes.index(max(sizes))]
-    with torch.no_grad(), Watch(names_by_id(iter(parameters.items()))) as watch:
+    with torch.no_grad(), UsageTracer(names_by_id(iter(parameters.items()))) as tracer:
         outputs = len(readout(model, longest))
-    found: list[Group] = []
+    split: list[Group] = []
     room, inputs = 0.0, set[int]()
-    for name in dict.fromkeys([*watch.order, *parameters]):
+    for name in dict.fromkeys([*tracer.order, *parameters]):
         parameter = parameters[name]
-        uses = watch.uses.get(name, []) if name not in watch.otherwise else []
-        kept = sum(use.input.numel() + outputs * use.output.numel() for use in uses)
-        is_factored = 0 < kept < outputs * parameter.numel()
+        uses = tracer.uses.get(name, []) if name not in tracer.otherwise else []
+        factors = sum(use.input.numel() + outputs * use.output.numel() for use in uses)
+        is_factored = 0 < factors < outputs * parameter.numel()
         share = sum(sizes) / max(sizes) if is_factored else len(rows)
         if is_factored:  # an input that several layers read, as q, k and v do, is kept once
-            kept -= sum(use.input.numel() for use in uses if use.input.data_ptr() in inputs)
-        cost = parameter.element_size() * share * (kept if is_factored else outputs * parameter.numel())
-        if not found or room + cost > memory:
-            found.append(Group(frozenset(), frozenset()))
+            factors -= sum(use.input.numel() for use in uses if use.input.data_ptr() in inputs)
+        cost = parameter.element_size() * share * (factors if is_factored else outputs * parameter.numel())
+        if not split or room + cost > memory:
+            split.append(Group(frozenset(), frozenset()))
             room, inputs = 0.0, set()
         room += cost
         inputs |= {use.input.data_ptr() for use in uses}
         factored, direct = ({name}, set[str]()) if is_factored else (set[str](), {name})
-        found[-1] = Group(found[-1].factored | factored, found[-1].direct | direct)
-    return found
+        split[-1] = Group(split[-1].factored | factored, split[-1].direct | direct)
+    return split
 
 
-def gradients(model: nn.Module, rows: Sequence[Row], readout: Readout, group: Group) -> Iterator[dict[str, Kept]]:
+def gradients(model: nn.Module, rows: Sequence[Row], readout: Readout, group: Group) -> Iterator[dict[str, Gradient]]:
     """The gradients of a group's parameters at one sample after the other.
 
     Args:
@@ -127,21 +127,21 @@ def gradients(model: nn.Module, rows: Sequence[Row], readout: Readout, group: Gr
     direct = [name for name in parameters if name in group.direct]
     with _only_these_need_gradients(model, [parameters[name] for name in direct]):
         for row in rows:
-            with torch.enable_grad(), Watch(names, group.factored) as watch:
+            with torch.enable_grad(), UsageTracer(names, group.factored) as tracer:
                 values = readout(model, row)
-            if broken := watch.otherwise | watch.changed():
+            if broken := tracer.otherwise | tracer.changed():
                 raise DataError(
                     f"{min(broken)} is used in another way at some samples than at the longest one, or its layer's "
                     "input is changed in place: its gradient cannot be told."
                 )
-            uses = [use for found in watch.uses.values() for use in found]
+            uses = [use for of_weight in tracer.uses.values() for use in of_weight]
             grads = _differentiate(values, [*(use.output for use in uses), *(parameters[name] for name in direct)])
-            kept: dict[str, Kept] = dict(zip(direct, map(_flat, grads[len(uses) :]), strict=True))
+            by_name: dict[str, Gradient] = dict(zip(direct, map(_flat, grads[len(uses) :]), strict=True))
             by_use = iter(grads[: len(uses)])
-            for name, found in watch.uses.items():
-                slopes = [(use, grad) for use in found if (grad := next(by_use)) is not None]
-                kept[name] = _factors(slopes, parameters[name])
-            yield kept
+            for name, of_weight in tracer.uses.items():
+                slopes = [(use, grad) for use in of_weight if (grad := next(by_use)) is not None]
+                by_name[name] = _factors(slopes, parameters[name])
+            yield by_name
 
 
 def _parameters(model: nn.Module, names: Collection[str]) -> dict[str, nn.Parameter]:
@@ -157,14 +157,14 @@ def _tokens(row: Row) -> int:
 
 def _differentiate(values: Tensor, targets: Sequence[Tensor]) -> list[Tensor | None]:
     """The gradients of all C values with respect to each target: (C, *shape), or None where there is none."""
-    found = []
+    by_value = []
     for number, value in enumerate(values):
         if value.requires_grad and targets:
             keep = number + 1 < len(values)
-            found.append(torch.autograd.grad(value, targets, retain_graph=keep, allow_unused=True))
+            by_value.append(torch.autograd.grad(value, targets, retain_graph=keep, allow_unused=True))
         else:
-            found.append((None,) * len(targets))
-    return [_stacked(grads, target) for grads, target in zip(zip(*found, strict=True), targets, strict=True)]
+            by_value.append((None,) * len(targets))
+    return [_stacked(grads, target) for grads, target in zip(zip(*by_value, strict=True), targets, strict=True)]
 
 
 def _stacked(grads: Sequence[Tensor | None], target: Tensor) -> Tensor | None:
@@ -182,7 +182,7 @@ def _wide(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def _factors(uses: Sequence[tuple[Use, Tensor]], weight: Tensor) -> Factors | None:
+def _factors(uses: Sequence[tuple[WeightUse, Tensor]], weight: Tensor) -> Factors | None:
     """Several uses of one weight add up like several tokens."""
     if not uses:
         return None
@@ -193,9 +193,9 @@ def _factors(uses: Sequence[tuple[Use, Tensor]], weight: Tensor) -> Factors | No
     for use, grad in uses:
         flat = _wide(grad.reshape(outputs, -1, grad.shape[-1]))
         if use.kind == "lookup":
-            found = use.input.flatten().long()
-            counted = slice(None) if use.ignored is None else found != use.ignored
-            ids.append(found[counted])
+            looked_up = use.input.flatten().long()
+            counted = slice(None) if use.ignored is None else looked_up != use.ignored
+            ids.append(looked_up[counted])
             slopes.append(flat[:, counted])
         else:
             inputs.append(_wide(use.input.reshape(-1, d_in)))

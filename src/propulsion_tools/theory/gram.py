@@ -7,34 +7,34 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from propulsion_tools.theory.gradients import Factors, Kept
+from propulsion_tools.theory.gradients import Factors, Gradient
 
 BLOCK = 1 << 25  # numbers of a block of gradients that are in memory at once
 
 
-def gram(kept: Sequence[Kept], outputs: int) -> Tensor:
+def gram(gradients: Sequence[Gradient], outputs: int) -> Tensor:
     """The inner products of the gradients of one parameter.
 
     Args:
-        kept: Its gradients at each of the n samples.
+        gradients: Its gradients at each of the n samples.
         outputs: C, how many outputs there are.
 
     Returns:
         Shape (n · C, n · C), float64, ordered by sample and then by output.
     """
-    present = [index for index, gradient in enumerate(kept) if gradient is not None]
-    found = [gradient for gradient in kept if gradient is not None]
+    present = [index for index, gradient in enumerate(gradients) if gradient is not None]
+    nonzero = [gradient for gradient in gradients if gradient is not None]
     rows = torch.tensor([index * outputs + output for index in present for output in range(outputs)], dtype=torch.long)
-    result = torch.zeros(len(kept) * outputs, len(kept) * outputs, dtype=torch.float64)
-    if found:
-        result[rows[:, None], rows] = _products(found)
+    result = torch.zeros(len(gradients) * outputs, len(gradients) * outputs, dtype=torch.float64)
+    if nonzero:
+        result[rows[:, None], rows] = _products(nonzero)
     return result
 
 
-def _products(found: Sequence[Factors | Tensor]) -> Tensor:
-    factors = [gradient for gradient in found if isinstance(gradient, Factors)]
+def _products(gradients: Sequence[Factors | Tensor]) -> Tensor:
+    factors = [gradient for gradient in gradients if isinstance(gradient, Factors)]
     if not factors:
-        return _sum_of_products(_direct_blocks([gradient for gradient in found if isinstance(gradient, Tensor)]))
+        return _sum_of_products(_direct_blocks([gradient for gradient in gradients if isinstance(gradient, Tensor)]))
     if not any(len(factor.ids) for factor in factors) and _cost_of_tokens(factors) < _cost_of_blocks(factors):
         return _by_tokens(factors)
     return _sum_of_products(_weight_blocks(factors))
@@ -61,7 +61,7 @@ def _weight_blocks(factors: Sequence[Factors]) -> Iterator[Tensor]:
     used = torch.cat(ids).unique()
     if any(len(factor.inputs) for factor in factors):
         used = torch.arange(d_out, device=used.device)
-    positions = [torch.searchsorted(used, found) for found in ids]
+    positions = [torch.searchsorted(used, looked_up) for looked_up in ids]
     width = max(1, BLOCK // (len(factors) * outputs * d_in))
     for start in range(0, len(used), width):
         stop = min(start + width, len(used))

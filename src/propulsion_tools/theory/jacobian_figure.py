@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from propulsion_tools.inspection.figure_files import draw
+from propulsion_tools.inspection.figure_files import figure_bytes
+from propulsion_tools.inspection.figure_style import quiet_axes, titled_figure
+from propulsion_tools.inspection.palette import DIVERGING, EDGE, FAINT, FROM_ZERO, GRID, INK, SERIES
 from propulsion_tools.theory.alignment import Array
-from propulsion_tools.theory.kernel_image import EDGE, FAINT, INK
 from propulsion_tools.theory.linearization import Departure
 
-LINE, SECOND, GRID = "#2f6db3", "#c2603b", "#d9d9d9"
+LINE, SECOND = SERIES[:2]
 COLUMNS = 240  # that can be told apart in a panel
 
 
-def render(
+def draw_jacobian(
     before: Array, after: Array, departures: Sequence[Departure], places: Sequence[str], title: str, kind: str
 ) -> bytes:
     """Draw both Jacobians, the absolute difference, and the linearisation error over training.
@@ -34,9 +33,7 @@ def render(
     Returns:
         The file's content.
     """
-    figure = Figure(figsize=(11.4, 5.6), dpi=100, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold", color=INK)
+    figure = titled_figure((11.4, 5.6), title)
     grid = figure.add_gridspec(2, 6, height_ratios=(1.2, 1))
     heat = [figure.add_subplot(grid[0, 2 * column : 2 * column + 2]) for column in range(3)]
     limit = float(np.quantile(np.abs(np.stack([before, after])), 0.99)) or 1.0
@@ -45,13 +42,14 @@ def render(
         _heat(figure, axes, values, name, limit)
     _curves(figure.add_subplot(grid[1, :3]), departures)
     _layers(figure.add_subplot(grid[1, 3:]), before, after, places)
-    return draw(figure, kind)
+    return figure_bytes(figure, kind)
 
 
 def _heat(figure: Any, axes: Any, values: Array, name: str, limit: float) -> None:
     step = -(-values.shape[1] // COLUMNS)
     is_difference = name.startswith("absolute")
-    colours = {"cmap": "magma_r" if is_difference else "RdBu_r", "vmin": 0 if is_difference else -limit, "vmax": limit}
+    scale = FROM_ZERO.lower() if is_difference else DIVERGING
+    colours = {"cmap": scale, "vmin": 0 if is_difference else -limit, "vmax": limit}
     extent = (0, values.shape[1], len(values), 0)
     image = axes.imshow(values[:, ::step], aspect="auto", interpolation="nearest", extent=extent, **colours)
     axes.set_title(name, fontsize=8.5, color=INK, loc="left")
@@ -79,7 +77,7 @@ def _curves(axes: Any, departures: Sequence[Departure]) -> None:
         labelcolor=INK,
         loc="best",
     )
-    _plain(axes)
+    _quiet_with_grid(axes)
 
 
 def _layers(axes: Any, before: Array, after: Array, places: Sequence[str]) -> None:
@@ -96,13 +94,11 @@ def _layers(axes: Any, before: Array, after: Array, places: Sequence[str]) -> No
     axes.invert_yaxis()
     axes.set_title("Relative change of the Jacobian by kind of layer", fontsize=8.5, color=INK, loc="left")
     axes.set_xlim(0, 1.15 * max(shares) or 1)
-    _plain(axes)
+    _quiet_with_grid(axes)
     axes.grid(visible=False)
 
 
-def _plain(axes: Any) -> None:
-    axes.tick_params(labelsize=7, colors=FAINT, length=2)
+def _quiet_with_grid(axes: Any) -> None:
+    quiet_axes(axes)
     axes.grid(axis="y", color=GRID, linewidth=0.6)
     axes.set_ylim(bottom=axes.get_ylim()[0] if axes.yaxis_inverted() else min(0, axes.get_ylim()[0]))
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

@@ -11,7 +11,7 @@ from propulsion_tools.theory.alignment import Array, nearness
 
 
 @dataclass(frozen=True)
-class Moment:
+class KernelSnapshot:
     """The kernels at one moment of training.
 
     Attributes:
@@ -47,38 +47,38 @@ class Picture:
         return float(np.quantile(np.abs(self.values), 0.99)) or float(np.abs(self.values).max()) or 1.0
 
 
-def pictures(moment: Moment, method: str) -> list[Picture]:
+def pictures(snapshot: KernelSnapshot, method: str) -> list[Picture]:
     """K^F, K^P, their distance, and their distance once K^P has the scale that suits K^F best."""
-    scale = nearness(moment.full, moment.tuned).scale
+    scale = nearness(snapshot.full, snapshot.tuned).scale
     letter = method[0].upper()
     return [
-        Picture("all weights", "$K^F$", moment.full, False),
-        Picture(method, f"$K^{letter}$", moment.tuned, False),
-        Picture("distance", f"$|K^F - K^{letter}|$", np.abs(moment.full - moment.tuned), True),
+        Picture("all weights", "$K^F$", snapshot.full, False),
+        Picture(method, f"$K^{letter}$", snapshot.tuned, False),
+        Picture("distance", f"$|K^F - K^{letter}|$", np.abs(snapshot.full - snapshot.tuned), True),
         Picture(
             f"distance, {method} × {scale:.3g}",
             f"$|K^F - \\alpha K^{letter}|$",
-            np.abs(moment.full - scale * moment.tuned),
+            np.abs(snapshot.full - scale * snapshot.tuned),
             True,
         ),
     ]
 
 
-def summary(moment: Moment) -> str:
-    """The numbers of a moment in one line."""
-    found = nearness(moment.full, moment.tuned)
+def summary(snapshot: KernelSnapshot) -> str:
+    """The numbers of a snapshot in one line."""
+    near = nearness(snapshot.full, snapshot.tuned)
     return (
-        f"relative distance {found.distance:.3g}, at the best scale {found.aligned_distance:.3f}; "
-        f"centred alignment {found.alignment:.3f}; correlation {found.correlation:.3f}"
+        f"relative distance {near.distance:.3g}, at the best scale {near.aligned_distance:.3f}; "
+        f"centred alignment {near.alignment:.3f}; correlation {near.correlation:.3f}"
     )
 
 
 def runs(labels: Sequence[str]) -> list[tuple[str, int, int]]:
     """Label, start and stop of each stretch of equal labels."""
-    found: list[tuple[str, int, int]] = []
+    stretches: list[tuple[str, int, int]] = []
     for position, label in enumerate(labels):
-        if found and found[-1][0] == label:
-            found[-1] = (label, found[-1][1], position + 1)
+        if stretches and stretches[-1][0] == label:
+            stretches[-1] = (label, stretches[-1][1], position + 1)
         else:
-            found.append((label, position, position + 1))
-    return found
+            stretches.append((label, position, position + 1))
+    return stretches

@@ -10,8 +10,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from propulsion_tools.inspection.heatmap_html import FAINT, FONT, with_words
-from propulsion_tools.theory.kernel_figure import Moment, Picture, pictures, summary
+from propulsion_tools.inspection.heatmap_html import FONT, with_words
+from propulsion_tools.inspection.palette import DIVERGING, FAINT, FROM_ZERO
+from propulsion_tools.theory.kernel_figure import KernelSnapshot, Picture, pictures, summary
 
 NOTE = (
     "Each row and each column is one sample, ordered by label. Blue and red: negative and positive; the scale ends at "
@@ -20,19 +21,16 @@ NOTE = (
 SIZE, GAP, HEAD = 250, 0.075, 90  # pixels; GAP is a share of the width
 
 
-def render(moments: Sequence[Moment], method: str, samples: Sequence[str], title: str) -> bytes:
-    """Draw the kernels, a line for each moment.
+def kernels_page(snapshots: Sequence[KernelSnapshot], method: str, samples: Sequence[str], title: str) -> bytes:
+    """The kernels, a line for each snapshot, as the content of an HTML file.
 
     Args:
-        moments: What to draw.
+        snapshots: What to draw.
         method: The name of the tuned kernel's method.
         samples: What to show of each sample when hovering: its label and its text.
         title: Stands above all.
-
-    Returns:
-        The file's content.
     """
-    lines = [pictures(moment, method) for moment in moments]
+    lines = [pictures(snapshot, method) for snapshot in snapshots]
     columns = len(lines[0])
     figure = make_subplots(
         rows=len(lines),
@@ -69,7 +67,7 @@ def render(moments: Sequence[Moment], method: str, samples: Sequence[str], title
         constrain="domain",
     )
     page: str = figure.to_html(include_plotlyjs=True, config={"displaylogo": False, "responsive": True})
-    facts = "".join(f"<br><b>{html.escape(moment.title)}</b>: {html.escape(summary(moment))}" for moment in moments)
+    facts = "".join(f"<br><b>{html.escape(item.title)}</b>: {html.escape(summary(item))}" for item in snapshots)
     return with_words(page, f"propulsion ntk: {title}", title, f"{NOTE}{facts}").encode("utf-8")
 
 
@@ -79,7 +77,7 @@ def _heat(picture: Picture, samples: Sequence[str], right: float, domain: Sequen
         z=picture.values.astype(np.float32),
         x=list(samples),
         y=list(samples),
-        colorscale="Magma_r" if picture.is_distance else "RdBu_r",
+        colorscale=FROM_ZERO if picture.is_distance else DIVERGING,
         zmin=0 if picture.is_distance else -limit,
         zmax=limit,
         hovertemplate="%{z:.5g}<br>%{y}<br>%{x}<extra></extra>",

@@ -8,19 +8,21 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from propulsion_tools.inspection.figure_files import draw
-from propulsion_tools.theory.kernel_figure import Moment, Picture, pictures, runs, summary
+from propulsion_tools.inspection.figure_files import figure_bytes
+from propulsion_tools.inspection.palette import DIVERGING, EDGE, FAINT, FROM_ZERO, INK
+from propulsion_tools.theory.kernel_figure import KernelSnapshot, Picture, pictures, runs, summary
 
-INK, FAINT, EDGE = "#222222", "#6b6b6b", "#bbbbbb"
 WIDTH, LINE, HEAD = 11.4, 3.05, 0.58  # inches
 MOST_STRETCHES = 12  # of equal labels, for them to be named
 
 
-def render(moments: Sequence[Moment], method: str, labels: Sequence[str], title: str, kind: str) -> bytes:
-    """Draw the kernels, a line for each moment.
+def draw_kernels(
+    snapshots: Sequence[KernelSnapshot], method: str, labels: Sequence[str], title: str, kind: str
+) -> bytes:
+    """Draw the kernels, a line for each snapshot.
 
     Args:
-        moments: What to draw.
+        snapshots: What to draw.
         method: The name of the tuned kernel's method.
         labels: The label of each sample, in the kernels' order.
         title: Stands above all.
@@ -29,26 +31,26 @@ def render(moments: Sequence[Moment], method: str, labels: Sequence[str], title:
     Returns:
         The file's content.
     """
-    height = HEAD + LINE * len(moments)
+    height = HEAD + LINE * len(snapshots)
     figure = Figure(figsize=(WIDTH, height), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
     figure.text(0.012, 1 - 0.25 / height, title, fontsize=11, weight="bold", color=INK, va="center")
-    for number, moment in enumerate(moments):
+    for number, snapshot in enumerate(snapshots):
         top = HEAD + LINE * number
-        figure.text(0.012, 1 - top / height, moment.title, fontsize=9, weight="bold", color=INK, va="center")
-        figure.text(0.15, 1 - top / height, summary(moment), fontsize=8.5, color=FAINT, va="center")
-        for column, picture in enumerate(pictures(moment, method)):
+        figure.text(0.012, 1 - top / height, snapshot.title, fontsize=9, weight="bold", color=INK, va="center")
+        figure.text(0.15, 1 - top / height, summary(snapshot), fontsize=8.5, color=FAINT, va="center")
+        for column, picture in enumerate(pictures(snapshot, method)):
             left, size = (0.62 + 2.72 * column) / WIDTH, 2.05
             bottom = 1 - (top + 0.55 + size) / height
             axes = figure.add_axes((left, bottom, size / WIDTH, size / height))
             bar = figure.add_axes((left + (size + 0.06) / WIDTH, bottom, 0.08 / WIDTH, size / height))
             _draw(figure, axes, bar, picture, labels, names=column == 0)
-    return draw(figure, kind)
+    return figure_bytes(figure, kind)
 
 
 def _draw(figure: Any, axes: Any, bar: Any, picture: Picture, labels: Sequence[str], names: bool) -> None:
     limit = picture.limit
-    colours = ("magma_r", 0) if picture.is_distance else ("RdBu_r", -limit)
+    colours = (FROM_ZERO.lower(), 0) if picture.is_distance else (DIVERGING, -limit)
     image = axes.imshow(picture.values, cmap=colours[0], vmin=colours[1], vmax=limit, interpolation="nearest")
     axes.set_title(f"{picture.symbol}   {picture.name}", fontsize=8.5, color=INK, loc="left", pad=5)
     stretches = runs(labels)

@@ -74,10 +74,10 @@ def outputs(model: nn.Module, rows: Sequence[Row], readout: Readout) -> Tensor:
     was_training = [module for module in model.modules() if module.training]
     model.eval()
     with torch.no_grad():
-        found = torch.stack([readout(model, row) for row in rows]).double().cpu()
+        values = torch.stack([readout(model, row) for row in rows]).double().cpu()
     for module in was_training:
         module.training = True
-    return found
+    return values
 
 
 def _flat(model: nn.Module, names: Sequence[str]) -> Tensor:

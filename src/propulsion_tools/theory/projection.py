@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from propulsion_tools.errors import GradientError
 from propulsion_tools.theory.alignment import Array
 from propulsion_tools.theory.gradients import Readout, Row
-from propulsion_tools.theory.weight_uses import Watch, names_by_id
+from propulsion_tools.theory.weight_uses import UsageTracer, names_by_id
 
 EPSILONS = np.linspace(0.01, 2 / 3, 66)  # the bound is smallest at 2/3, and says nothing at 1
 WIDTHS = (64, 256, 1024, 4096)
@@ -100,21 +100,21 @@ def layer_inputs(
         GradientError: None of these is the weight of a linear layer.
     """
     weights = {name: parameter for name, parameter in model.named_parameters() if name in set(names)}
-    found: dict[str, list[Tensor]] = {}
+    inputs: dict[str, list[Tensor]] = {}
     turned: set[str] = set()
     for row in rows:
-        with torch.no_grad(), Watch(names_by_id(iter(weights.items()))) as watch:
+        with torch.no_grad(), UsageTracer(names_by_id(iter(weights.items()))) as tracer:
             readout(model, row)
-        for name, uses in watch.uses.items():
+        for name, uses in tracer.uses.items():
             for use in uses:
                 if use.kind != "lookup":
-                    found.setdefault(name, []).append(use.input.reshape(-1, use.input.shape[-1]).float().cpu())
+                    inputs.setdefault(name, []).append(use.input.reshape(-1, use.input.shape[-1]).float().cpu())
                     turned |= {name} if use.kind == "transposed" else set()
-    if not found:
+    if not inputs:
         raise GradientError("None of the target modules is a linear layer, so that there is no projection to look at.")
     return {
         name: (_oriented(weights[name], name in turned), _spaced(torch.cat(parts), count))
-        for name, parts in found.items()
+        for name, parts in inputs.items()
     }
 
 

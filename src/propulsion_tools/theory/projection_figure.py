@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-from propulsion_tools.inspection.figure_files import draw
+from propulsion_tools.inspection.figure_files import figure_bytes
+from propulsion_tools.inspection.figure_style import quiet_axes, titled_figure
+from propulsion_tools.inspection.palette import FAINT, INK, SERIES
 from propulsion_tools.inspection.places import KINDS, place_of
-from propulsion_tools.theory.kernel_image import FAINT, INK
 from propulsion_tools.theory.projection import EPSILONS, Distortion, bound, frequency
 
-COLOURS = ("#2f6db3", "#c2603b", "#3f8f5f", "#8a5fb0", "#b38f2f", "#5f7d8a", "#b04f7d", "#555555")
 LOWEST = 1e-4
 
 
-def render(random: Sequence[Distortion], layers: Sequence[Distortion], title: str, kind: str) -> bytes:
+def draw_projection(random: Sequence[Distortion], layers: Sequence[Distortion], title: str, kind: str) -> bytes:
     """Draw three panels: Gaussian matrices, the model's weights, and these at their best scale.
 
     Args:
@@ -29,11 +26,9 @@ def render(random: Sequence[Distortion], layers: Sequence[Distortion], title: st
     Returns:
         The file's content.
     """
-    figure = Figure(figsize=(11.4, 3.9), dpi=100, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold", color=INK)
+    figure = titled_figure((11.4, 3.9), title)
     left, middle, right = figure.subplots(1, 3, sharey=True)
-    for colour, item in zip(COLOURS, random, strict=False):
+    for colour, item in zip(SERIES, random, strict=False):
         _curve(left, item.raw, colour, f"d = {item.width:,}")
         left.plot(EPSILONS, bound(EPSILONS, item.width), color=colour, linestyle=":", linewidth=1.3)
     _frame(left, "random Gaussian weights")
@@ -44,7 +39,7 @@ def render(random: Sequence[Distortion], layers: Sequence[Distortion], title: st
         (right, "the same, each at its best scale", True),
     ):
         for item in layers:
-            colour = COLOURS[kinds.index(_kind(item)) % len(COLOURS)]
+            colour = SERIES[kinds.index(_kind(item)) % len(SERIES)]
             known = axes.get_legend_handles_labels()[1]
             label = _kind(item) if _kind(item) not in known else None
             _curve(axes, item.scaled if scaled else item.raw, colour, label)
@@ -52,7 +47,7 @@ def render(random: Sequence[Distortion], layers: Sequence[Distortion], title: st
             _bound(axes, width)
         _frame(axes, name)
     left.set_ylabel("share of pairs with an error of ε or more", fontsize=7.5, color=FAINT)
-    return draw(figure, kind)
+    return figure_bytes(figure, kind)
 
 
 def _kind(item: Distortion) -> str:
@@ -87,7 +82,5 @@ def _frame(axes: Any, name: str) -> None:
     axes.set_xlim(0, EPSILONS[-1])
     axes.set_title(f"{name} (dotted: the bound)", fontsize=8.5, color=INK, loc="left")
     axes.set_xlabel("ε", fontsize=8, color=FAINT)
-    axes.tick_params(labelsize=7, colors=FAINT, length=2)
     axes.legend(fontsize=7, frameon=False, labelcolor=INK, loc="upper right")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    quiet_axes(axes)

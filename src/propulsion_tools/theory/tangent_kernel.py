@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from propulsion_tools.errors import GradientError, NotFiniteError, OptionError
-from propulsion_tools.theory.gradients import Group, Kept, Readout, Row, gradients, groups
+from propulsion_tools.theory.gradients import Gradient, Group, Readout, Row, gradients, groups
 from propulsion_tools.theory.gram import gram
 
 MEMORY = 2 << 30
@@ -50,9 +50,9 @@ def empirical_ntk(
     kernels: dict[str, Tensor] = {}
     outputs = _count_outputs(model, rows[0], readout)
     for group in groups(model, rows, readout, part_of, memory):
-        kept = list(gradients(model, rows, readout, group))
-        for name in dict.fromkeys(name for row in kept for name in row):
-            product = gram([row.pop(name, None) for row in kept], outputs)
+        by_sample = list(gradients(model, rows, readout, group))
+        for name in dict.fromkeys(name for row in by_sample for name in row):
+            product = gram([row.pop(name, None) for row in by_sample], outputs)
             if not product.isfinite().all():
                 raise NotFiniteError(f"The kernel is not finite at {name}: the gradient there is too large, or NaN.")
             part = part_of[name]
@@ -76,18 +76,18 @@ def jacobian(model: nn.Module, rows: Sequence[Row], readout: Readout, names: Seq
     """
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters() if name in set(names)}
     outputs = _count_outputs(model, rows[0], readout)
-    found = [
-        torch.cat([_dense(kept[name], outputs, sizes[name]) for name in names], dim=1)
-        for kept in gradients(model, rows, readout, Group(frozenset(), frozenset(names)))
+    by_sample = [
+        torch.cat([_dense(by_name[name], outputs, sizes[name]) for name in names], dim=1)
+        for by_name in gradients(model, rows, readout, Group(frozenset(), frozenset(names)))
     ]
-    result = torch.stack(found)
+    result = torch.stack(by_sample)
     if not result.isfinite().all():
         raise NotFiniteError("A derivative is not finite: the gradient is too large, or NaN.")
     return result
 
 
-def _dense(kept: Kept, outputs: int, size: int) -> Tensor:
-    return kept.cpu() if isinstance(kept, Tensor) else torch.zeros(outputs, size)
+def _dense(gradient: Gradient, outputs: int, size: int) -> Tensor:
+    return gradient.cpu() if isinstance(gradient, Tensor) else torch.zeros(outputs, size)
 
 
 def _count_outputs(model: nn.Module, row: Row, readout: Readout) -> int:

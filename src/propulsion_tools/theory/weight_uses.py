@@ -1,6 +1,6 @@
 """Where a model uses each of its parameters: as the weight of a linear layer or of a lookup, or in another way.
 
-The calls are watched, not the modules, so that tied weights, layers that run several times, and modules with a forward
+The calls are traced, not the modules, so that tied weights, layers that run several times, and modules with a forward
 of their own (BART's positions, scaled embeddings, Conv1D) are seen as what they compute.
 """
 
@@ -21,7 +21,7 @@ _LOOKUP = ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_gra
 
 
 @dataclass(frozen=True)
-class Use:
+class WeightUse:
     """One call with a parameter as its weight W.
 
     Attributes:
@@ -37,8 +37,8 @@ class Use:
     ignored: int | None = None
 
 
-class Watch(TorchFunctionMode):
-    """Sees every use of the parameters in `names` while it is entered.
+class UsageTracer(TorchFunctionMode):
+    """Records every use of the parameters in `names` while it is entered.
 
     Args:
         names: The name of each parameter by its id().
@@ -49,7 +49,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.names = names
         self.wanted = wanted
-        self.uses: dict[str, list[Use]] = {}
+        self.uses: dict[str, list[WeightUse]] = {}
         self.otherwise: set[str] = set()
         self.order: dict[str, None] = {}
         self._versions: list[tuple[str, Tensor, int]] = []
@@ -59,16 +59,16 @@ class Watch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        found = [name for leaf in tree_leaves((args, kwargs)) if (name := self.names.get(id(leaf)))]
-        if not found or not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+        named = [name for leaf in tree_leaves((args, kwargs)) if (name := self.names.get(id(leaf)))]
+        if not named or not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
             return result
-        self.order.update(dict.fromkeys(found))
+        self.order.update(dict.fromkeys(named))
         call = _read(func, args, kwargs)
         name = self.names.get(id(call.weight)) if call is not None else None
-        if call is None or name is None or found.count(name) > 1:
-            self.otherwise.update(found)
+        if call is None or name is None or named.count(name) > 1:
+            self.otherwise.update(named)
             return result
-        self.otherwise.update(other for other in found if other != name)
+        self.otherwise.update(other for other in named if other != name)
         return self._note(name, call, result)
 
     def _note(self, name: str, call: _Call, result: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class Watch(TorchFunctionMode):
                 return result
             if not result.requires_grad and torch.is_grad_enabled():
                 result.requires_grad_()
-        self.uses.setdefault(name, []).append(Use(call.kind, call.input.detach(), result, call.ignored))
+        self.uses.setdefault(name, []).append(WeightUse(call.kind, call.input.detach(), result, call.ignored))
         if len({use.kind == "transposed" for use in self.uses[name]}) > 1:
             self.otherwise.add(name)
         self._versions.append((name, call.input, call.input._version))

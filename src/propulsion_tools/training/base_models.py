@@ -16,6 +16,7 @@ from transformers.utils import logging as hf_logging
 
 from propulsion_tools.errors import MissingExtraError, OptionError, require
 from propulsion_tools.methods.heads import head_modules
+from propulsion_tools.methods.positions import position_offset
 from propulsion_tools.records import RunSpec
 from propulsion_tools.tasks import ModelKind, Setup
 from propulsion_tools.tasks.model_kinds import CAUSAL_LM, SEQ2SEQ_LM
@@ -26,8 +27,6 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 # A head may be new, and a pooler; a checkpoint that lacks more of the backbone than this is the wrong one.
 MOST_NEW_BACKBONE_PARAMETERS = 4
-# These count positions from behind the padding token's id.
-PADDED_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "mpnet"}
 
 # What the architectures call the dropout of hidden layers and of attention.
 _DROPOUTS = (
@@ -137,8 +136,8 @@ def dropouts(config: PreTrainedConfig, share: float | None) -> dict[str, float]:
 def longest_input(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """How many tokens a model takes; None where nothing bounds them."""
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and config.model_type in PADDED_POSITIONS:
-        positions -= config.pad_token_id + 1
+    if positions is not None:
+        positions -= position_offset(_skeleton("AutoModel", config))
     limits = [tokenizer.model_max_length, positions]
     return min((limit for limit in limits if limit is not None and 0 < limit < 10**6), default=None)
 
@@ -223,9 +222,14 @@ def _weights(spec: RunSpec, kind: ModelKind, path: str, model_kwargs: dict[str, 
 
 def _unquantized(kind: ModelKind, path: str, model_kwargs: dict[str, Any]) -> list[str]:
     """What is trained whole stays whole: the head's modules, and the output layer of a language model."""
+    config = AutoConfig.from_pretrained(path, **model_kwargs)
+    return head_modules(_skeleton(kind.auto_class, config)) or ["lm_head"]
+
+
+def _skeleton(auto_class: str, config: PreTrainedConfig) -> PreTrainedModel:
+    """A model without weights."""
     with torch.device("meta"):
-        skeleton = getattr(transformers, kind.auto_class).from_config(AutoConfig.from_pretrained(path, **model_kwargs))
-    return head_modules(skeleton) or ["lm_head"]
+        return getattr(transformers, auto_class).from_config(config)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from propulsion.adapter_files import PEFT_PREFIX
 from propulsion.layers import PropulsionLayer
 from propulsion_tools.errors import NotFiniteError
 from propulsion_tools.training.checkpoints import last_checkpoint
@@ -55,7 +56,7 @@ def gains(model: nn.Module) -> dict[str, Tensor]:
     """The pooled gain of every steered layer by its name."""
     with torch.no_grad():
         return {
-            name.removeprefix("base_model.model."): module.pooled_gain(adapter)
+            name.removeprefix(PEFT_PREFIX): module.pooled_gain(adapter)
             for name, module in model.named_modules()
             if isinstance(module, PropulsionLayer)
             for adapter in module.active_adapters

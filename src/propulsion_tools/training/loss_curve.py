@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from propulsion_tools.inspection.palette import GRID, INK, SERIES
 from propulsion_tools.records import RunRecord
 
-INK, LINE, FAINT = "#222222", "#2f6db3", "#d9d9d9"
+LINE = SERIES[0]
 
 
 def draw_curves(record: RunRecord, main_metric: str, file: Path) -> None:
@@ -57,7 +58,7 @@ def _panel(axes: Any, title: str, points: list[list[float]], last_step: float, s
     axes.set_title(title, loc="left", fontsize=8, color=INK)
     axes.set_xlabel("step", fontsize=8, color=INK)
     axes.tick_params(labelsize=7, colors=INK, length=2)
-    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.grid(axis="y", color=GRID, linewidth=0.6)
     axes.margins(y=0.2)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -150,7 +150,5 @@ def _writer(name: str) -> Iterator[IO[str]]:
     if name == STANDARD_STREAM:
         yield sys.stdout
         return
-    path = Path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as stream:
+    with atomic(Path(name)) as stream:
         yield stream

@@ -17,18 +17,12 @@ from propulsion_tools.training.checkpoints import clear, resume_point
 from propulsion_tools.training.data import load_data
 from propulsion_tools.training.device import check_device
 from propulsion_tools.training.loss_curve import draw_curves
-from propulsion_tools.training.measure import (
-    bytes_of_weights,
-    environment,
-    peak_memory,
-    reset_peak,
-    weight_bytes,
-)
+from propulsion_tools.training.measure import bytes_of_weights, environment, peak_memory, reset_peak
 from propulsion_tools.training.model_card import write_card
 from propulsion_tools.training.notify import Notify, keep_quiet
 from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.scoring import Scores, remark, score
-from propulsion_tools.training.trained_files import save_trained
+from propulsion_tools.training.trained_files import save_trained, weight_bytes
 from propulsion_tools.training.trainer import RunTrainer, make_trainer
 
 

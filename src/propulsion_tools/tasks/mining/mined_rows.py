@@ -79,9 +79,9 @@ def candidates(package: str, root: Path, files: Iterable[Path], wanted: int, ext
 
     The files are read in the order of a hash of their path below `root`, whatever order they are given in.
     """
-    found: dict[str, Row] = {}
+    rows: dict[str, Row] = {}
     for path in sorted(files, key=lambda path: unit_hash(path.relative_to(root).as_posix())):
-        if len(found) >= wanted:
+        if len(rows) >= wanted:
             break
         if is_test(path.relative_to(root)):
             continue
@@ -90,8 +90,8 @@ def candidates(package: str, root: Path, files: Iterable[Path], wanted: int, ext
             if row is not None:
                 key = key_of(_text(row))
                 # of rows with the same key, the smallest: whichever of them came first in the file
-                found[key] = min(row, found.get(key, row), key=lambda some: list(map(str, some.values())))
-    return found
+                rows[key] = min(row, rows.get(key, row), key=lambda some: list(map(str, some.values())))
+    return rows
 
 
 def split(pools: Pools, per_package: Mapping[str, int], equal: bool) -> dict[str, Table]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from propulsion.adapter_files import PEFT_PREFIX
 from propulsion.layers import PropulsionLayer
 from propulsion_tools.errors import OptionError
 from propulsion_tools.inspection.figure_files import write_bytes
@@ -52,21 +52,19 @@ def measure_bound(options: BoundOptions, tell: Callable[..., object] = print) ->
     """
     if options.method != "propulsion":
         raise OptionError("The bound is a statement on the layers that the method propulsion steers.")
-    study = Study.of(options, "bound")
-    for note in study.data.notes:
-        tell(note)
+    study = Study.of(options, "bound", tell)
     job = study.job()
     _, readout = study.readout(job)
-    found = layer_inputs(job.model, study.samples(job).rows, readout, steered_weights(job), VECTORS)
+    inputs = layer_inputs(job.model, study.samples(job).rows, readout, steered_weights(job), VECTORS)
     layers = [
-        distortion(name.removeprefix("base_model.model.").removesuffix(".base_layer.weight"), weight, vectors)
-        for name, (weight, vectors) in found.items()
+        distortion(name.removeprefix(PEFT_PREFIX).removesuffix(".base_layer.weight"), weight, vectors)
+        for name, (weight, vectors) in inputs.items()
     ]
-    random = random_distortions(_first_inputs(found), options.seed)
+    random = random_distortions(next(iter(inputs.values()))[1], options.seed)
     numbers = {"layers": list(map(facts, layers)), "random": list(map(facts, random))}
-    from propulsion_tools.theory.projection_figure import render
+    from propulsion_tools.theory.projection_figure import draw_projection
 
-    write_bytes(study.folder / "bound.png", render(random, layers, study.title("Inner products at θ0"), "png"))
+    write_bytes(study.folder / "bound.png", draw_projection(random, layers, study.title("Inner products at θ0"), "png"))
     write_atomically(study.folder / "numbers.json", to_json(numbers))
     return numbers, study.folder
 
@@ -76,10 +74,6 @@ def steered_weights(job: Job) -> list[str]:
     return [
         f"{name}.base_layer.weight" for name, module in job.model.named_modules() if isinstance(module, PropulsionLayer)
     ]
-
-
-def _first_inputs(found: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    return next(iter(found.values()))[1]
 
 
 def facts(item: Distortion) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from propulsion.adapter_files import PEFT_PREFIX
 from propulsion_tools.inspection.figure_files import write_bytes, write_npz
 from propulsion_tools.inspection.places import place_of
 from propulsion_tools.records import to_json, write_atomically
@@ -28,11 +29,11 @@ class Observer(TrainerCallback):
 
     def __init__(self, expansion: Linearization, every: int, last: int) -> None:
         self.expansion, self.every, self.last = expansion, every, last
-        self.found: list[Departure] = []
+        self.departures: list[Departure] = []
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self.every == 0 or state.global_step == self.last:
-            self.found.append(self.expansion.depart(kwargs["model"], state.global_step))
+            self.departures.append(self.expansion.depart(kwargs["model"], state.global_step))
 
 
 def measure_jacobian(
@@ -52,9 +53,7 @@ def measure_jacobian(
         DataError: The data cannot be used, or has fewer samples than were asked for.
         NotFiniteError: A derivative or an output is not finite.
     """
-    study = Study.of(options, "jacobian")
-    for note in study.data.notes:
-        tell(note)
+    study = Study.of(options, "jacobian", tell)
     job = study.job()
     samples = study.samples(job)
     output, readout = study.readout(job)
@@ -72,10 +71,10 @@ def measure_jacobian(
         "difference": float(np.linalg.norm(after - before)),
         "relative_difference": float(np.linalg.norm(after - before) / np.linalg.norm(before)),
         "cosine": float((before * after).sum() / np.linalg.norm(before) / np.linalg.norm(after)),
-        "linearization": [{**asdict(item), "relative": item.relative} for item in observer.found],
+        "linearization": [{**asdict(item), "relative": item.relative} for item in observer.departures],
     }
-    _write(study, {"before": before, "after": after}, names, job.model, numbers, observer.found)
-    return numbers, observer.found, study.folder
+    _write(study, {"before": before, "after": after}, names, job.model, numbers, observer.departures)
+    return numbers, observer.departures, study.folder
 
 
 def _write(
@@ -86,14 +85,14 @@ def _write(
     numbers: dict[str, Any],
     departures: Sequence[Departure],
 ) -> None:
-    from propulsion_tools.theory.jacobian_figure import render
+    from propulsion_tools.theory.jacobian_figure import draw_jacobian
 
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    layers = [name.removeprefix("base_model.model.").partition(".propulsion_")[0] for name in names]
+    layers = [name.removeprefix(PEFT_PREFIX).partition(".propulsion_")[0] for name in names]
     places = [place_of(layer).kind for layer, name in zip(layers, names, strict=True) for _ in range(sizes[name])]
     title = study.title("Jacobian", numbers["output"])
     write_npz(study.folder / "jacobian.npz", {**arrays, "layers": np.array(layers)})
-    picture = render(arrays["before"], arrays["after"], departures, places, title, "png")
+    picture = draw_jacobian(arrays["before"], arrays["after"], departures, places, title, "png")
     write_bytes(study.folder / "jacobian.png", picture)
     write_atomically(study.folder / "numbers.json", to_json(numbers))
 

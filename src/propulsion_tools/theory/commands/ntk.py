@@ -16,7 +16,7 @@ from propulsion_tools.records import to_json, write_atomically
 from propulsion_tools.records.options import NtkOptions
 from propulsion_tools.theory.alignment import nearness, per_sample, spectrum
 from propulsion_tools.theory.commands.study import Samples, Study, train_steps, trained_names
-from propulsion_tools.theory.kernel_figure import Moment
+from propulsion_tools.theory.kernel_figure import KernelSnapshot
 from propulsion_tools.theory.tangent_kernel import empirical_ntk
 from propulsion_tools.training.build import Job
 
@@ -48,9 +48,7 @@ def measure_kernels(options: NtkOptions, tell: Callable[..., object] = print) ->
     require("plotly", "report")
     if options.method == "full":
         raise OptionError("The method full is what the others are compared with: choose another method.")
-    study = Study.of(options, "ntk")
-    for note in study.data.notes:
-        tell(note)
+    study = Study.of(options, "ntk", tell)
     moments: dict[str, Kernels] = {}
     for method in (options.method, "full"):
         changes = {} if method == options.method else {"method": method, "learning_rate": None, "target_modules": None}
@@ -77,8 +75,8 @@ def _kernels(study: Study, job: Job, samples: Samples, method: str) -> Kernels:
 
 def total(kernels: Kernels, method: str, parts: tuple[str, ...] = ("body", "head")) -> np.ndarray:
     """The (n, n) kernel of some parts of what a method trains."""
-    found = [kernels[f"{method} {part}"] for part in parts if f"{method} {part}" in kernels]
-    return per_sample(sum(found[1:], found[0]))
+    chosen = [kernels[f"{method} {part}"] for part in parts if f"{method} {part}" in kernels]
+    return per_sample(sum(chosen[1:], chosen[0]))
 
 
 def compare(moments: dict[str, Kernels], method: str) -> dict[str, Any]:
@@ -109,19 +107,21 @@ def compare(moments: dict[str, Kernels], method: str) -> dict[str, Any]:
 
 
 def _write(study: Study, samples: Samples, moments: dict[str, Kernels], numbers: dict[str, Any], title: str) -> None:
-    from propulsion_tools.theory import kernel_html, kernel_image
+    from propulsion_tools.theory.kernel_html import kernels_page
+    from propulsion_tools.theory.kernel_image import draw_kernels
 
     method, folder = study.spec.method, study.folder
     arrays = {
-        f"{moment}: {part}": kernel.numpy() for moment, found in moments.items() for part, kernel in found.items()
+        f"{moment}: {part}": kernel.numpy() for moment, kernels in moments.items() for part, kernel in kernels.items()
     }
     write_npz(folder / "kernels.npz", {**arrays, "labels": np.array(samples.labels), "index": np.array(samples.index)})
-    drawn = [
-        Moment(moment, total(kernels, "full"), total(kernels, method, ("body",))) for moment, kernels in moments.items()
+    snapshots = [
+        KernelSnapshot(moment, total(kernels, "full"), total(kernels, method, ("body",)))
+        for moment, kernels in moments.items()
     ]
-    write_bytes(folder / "kernels.png", kernel_image.render(drawn, method, samples.labels, title, "png"))
+    write_bytes(folder / "kernels.png", draw_kernels(snapshots, method, samples.labels, title, "png"))
     named = [f"{label}: {text}" for label, text in zip(samples.labels, samples.texts, strict=True)]
-    write_bytes(folder / "kernels.html", kernel_html.render(drawn, method, named, title))
+    write_bytes(folder / "kernels.html", kernels_page(snapshots, method, named, title))
     write_atomically(folder / "numbers.json", to_json(numbers))
 
 
@@ -130,17 +130,17 @@ def describe(numbers: dict[str, Any], folder: Path) -> list[object]:
     from propulsion_tools.training.console import table
 
     headings = ["", "distance", "scale", "scaled", "CKA", "corr."]
-    drift = {f"From the start to {moment}": found for moment, found in numbers["drift"].items()}
+    drift = {f"From the start to {moment}": values for moment, values in numbers["drift"].items()}
     tables = [
-        table(moment.capitalize(), headings, _lines(found), right=range(1, 6))
-        for moment, found in {**numbers["nearness"], **drift}.items()
+        table(moment.capitalize(), headings, _lines(values), right=range(1, 6))
+        for moment, values in {**numbers["nearness"], **drift}.items()
     ]
     spectra = [
-        table(f"Eigenvalues {moment}", ["", "smallest", "largest", "effective rank"], _lines(found), right=range(1, 4))
-        for moment, found in numbers["spectrum"].items()
+        table(f"Eigenvalues {moment}", ["", "smallest", "largest", "effective rank"], _lines(values), right=range(1, 4))
+        for moment, values in numbers["spectrum"].items()
     ]
     return [*tables, LEGEND, *spectra, f"Written to {folder}: kernels.npz, numbers.json, kernels.png, kernels.html"]
 
 
-def _lines(found: dict[str, dict[str, float]]) -> list[list[str]]:
-    return [[name, *(f"{value:.3g}" for value in values.values())] for name, values in found.items()]
+def _lines(numbers: dict[str, dict[str, float]]) -> list[list[str]]:
+    return [[name, *(f"{value:.3g}" for value in values.values())] for name, values in numbers.items()]

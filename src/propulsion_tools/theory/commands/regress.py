@@ -62,15 +62,15 @@ def regress(adapter_dir: Path, options: RegressionOptions) -> dict[str, Any]:
     kernels = _kernels(job, make_readout(options.output or default_readout(labels), labels))
     known = np.array(job.data.splits["train"]["label"], dtype=np.float64)
     targets = one_hot(known, labels) if job.data.label_names else known[:, None]
-    found = _trained_scores(adapter_dir, replace(record, spec=spec), job)
+    scored = _trained_scores(adapter_dir, replace(record, spec=spec), job)
     ridges: dict[str, float] = {}
     for split, part in _slices(job).items():
         for name, kernel in kernels.items():
             inside, cross = kernel[: len(known), : len(known)], kernel[part, : len(known)]
             predictions, ridges[name] = kernel_regression(inside, cross, targets)
             prediction = EvalPrediction(predictions=predictions, label_ids=np.array(job.data.splits[split]["label"]))
-            found[split][name] = job.metrics(split)(prediction, compute_result=True)
-    return {"training_samples": len(known), "ridge": ridges, "scores": found}
+            scored[split][name] = job.metrics(split)(prediction, compute_result=True)
+    return {"training_samples": len(known), "ridge": ridges, "scores": scored}
 
 
 def _kernels(job: Job, readout: Readout) -> dict[str, Array]:
@@ -81,19 +81,19 @@ def _kernels(job: Job, readout: Readout) -> dict[str, Array]:
     parts = {part: names for part, names in trained_names(job).items() if names}
     kernels = {part: per_sample(kernel) for part, kernel in empirical_ntk(job.model, rows, readout, parts).items()}
     titles = {"body": f"kernel of {job.spec.method}", "head": "kernel of the head"}
-    found = {titles[part]: kernel for part, kernel in kernels.items()}
+    named = {titles[part]: kernel for part, kernel in kernels.items()}
     if len(kernels) == 2:
-        found[f"kernel of {job.spec.method} and head"] = kernels["body"] + kernels["head"]
-    return found
+        named[f"kernel of {job.spec.method} and head"] = kernels["body"] + kernels["head"]
+    return named
 
 
 def _slices(job: Job) -> dict[str, slice]:
     """Where the rows of each split beside train are in the kernels."""
-    found, start = {}, len(job.data.splits["train"])
+    slices, start = {}, len(job.data.splits["train"])
     for split in job.eval_splits:
-        found[split] = slice(start, start + len(job.data.splits[split]))
-        start = found[split].stop
-    return found
+        slices[split] = slice(start, start + len(job.data.splits[split]))
+        start = slices[split].stop
+    return slices
 
 
 def _trained_scores(adapter_dir: Path, record: RunRecord, job: Job) -> dict[str, Scores]:
@@ -104,7 +104,7 @@ def _trained_scores(adapter_dir: Path, record: RunRecord, job: Job) -> dict[str,
     return {split: {"trained adapter": score(trainer, trained, split).metrics} for split in job.eval_splits}
 
 
-def describe(found: dict[str, Any]) -> list[object]:
+def describe(result: dict[str, Any]) -> list[object]:
     """The scores as tables for people."""
-    title = f"trained on {found['training_samples']:,} samples"
-    return [metrics_table(result, f"{split}, {title}") for split, result in found["scores"].items()]
+    title = f"trained on {result['training_samples']:,} samples"
+    return [metrics_table(metrics, f"{split}, {title}") for split, metrics in result["scores"].items()]

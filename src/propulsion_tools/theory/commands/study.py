@@ -22,6 +22,7 @@ from propulsion_tools.theory.readout import check_readout, default_readout, make
 from propulsion_tools.training.build import Job, build
 from propulsion_tools.training.data import for_model, load_data, progress_bars
 from propulsion_tools.training.device import device_of
+from propulsion_tools.training.notify import Notify
 from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.trainer import make_trainer
 
@@ -53,8 +54,8 @@ class Study:
     options: StudyOptions
 
     @classmethod
-    def of(cls, options: StudyOptions, command: str) -> Study:
-        """Resolve the options and read the data.
+    def of(cls, options: StudyOptions, command: str, notify: Notify) -> Study:
+        """Resolve the options, read the data, and pass on the notes on it.
 
         Raises:
             OptionError: An option is wrong.
@@ -70,6 +71,8 @@ class Study:
             spec = replace(spec, output_dir=f"runs/{command}-{spec.task}-{spec.method}-{model}")
         data = load_data(spec)
         _check_samples(data, options)
+        for note in data.notes:
+            notify(note)
         return cls(spec, get_task(str(spec.task)), data, options)
 
     @property

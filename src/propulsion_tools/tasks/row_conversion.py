@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from propulsion_tools.errors import DataError, near_misses
-from propulsion_tools.tasks.assemble import sampled, with_validation
 from propulsion_tools.tasks.base import DataSource, TaskData
 from propulsion_tools.tasks.columns import refuse_twice
 from propulsion_tools.tasks.raw_tables import RawSplits, Table, from_rows, length
+from propulsion_tools.tasks.task_data import sampled, with_validation
 
 Row = Mapping[str, Any]
 Convert = Callable[[Row], dict[str, Any]]
@@ -21,7 +21,7 @@ KEYS = (
     *("instruction", "prompt", "text", "document", "article", "dialogue", "passage", "context", "ctx"),
     *("question", "question_stem", "Question", "Body", "original_text", "goal", "sentence"),
 )
-"""Raw columns that tell rows apart, so that tasks that read the same rows in two ways carve off the same ones."""
+"""Raw columns that tell rows apart, so that tasks that read the same rows in two ways set the same ones aside."""
 
 
 COLUMN_OPTIONS = ("text_column", "text_pair_column", "label_column")
@@ -77,7 +77,7 @@ def convert_splits(raw: RawSplits, source: DataSource, convert: Convert) -> Task
         if split.startswith("test") and not rows:
             notes.append(f"The split {split} is left out: its answers are withheld.")
             continue
-        if errors and (raw.mendable or not rows):
+        if errors and (raw.user_editable or not rows):
             number, reason = next(iter(errors.items()))
             many = f"{len(errors)} of {length(table)} rows of the {split} split cannot be used"
             raise DataError(f"{many}, the first is row {number}: {reason}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from propulsion_tools.errors import DataError
-from propulsion_tools.tasks.rows import Row, text_in
+from propulsion_tools.tasks.row_conversion import Row, text_in
 
 TRUTH = ("true", "false")
 _NUMBERED = re.compile(r"\b(?:answer|solution|option|ending)\d+:", re.IGNORECASE)

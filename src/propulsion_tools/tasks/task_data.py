@@ -11,7 +11,7 @@ from propulsion_tools.tasks.columns import Columns, find_columns
 from propulsion_tools.tasks.data_files import read_folder
 from propulsion_tools.tasks.hub import read_hub
 from propulsion_tools.tasks.labels import LabelMap, class_labels, is_hidden
-from propulsion_tools.tasks.raw_tables import RawSplits, Table, carve, length, sample, take
+from propulsion_tools.tasks.raw_tables import RawSplits, Table, length, sample, split_off_validation, take
 
 VALIDATION_FRACTION = 0.1
 
@@ -76,7 +76,7 @@ def to_task_data(
     notes = [*raw.notes, *([guess] if guess else [])]
     tables = _labelled(raw.tables, columns, notes)
     tables = {split: _agreed(table, str(columns.label), no_label, split, notes) for split, table in tables.items()}
-    tables = {split: _complete(table, columns, split, raw.mendable, notes) for split, table in tables.items()}
+    tables = {split: _complete(table, columns, split, raw.user_editable, notes) for split, table in tables.items()}
     if not tables:
         raise DataError("There is no split with labels.")
     label_map = LabelMap()
@@ -117,7 +117,7 @@ def _empty_rows(values: Sequence[Any]) -> list[int]:
 
 def _labelled(tables: dict[str, Table], columns: Columns, notes: list[str]) -> dict[str, Table]:
     """Leave out test splits whose labels are withheld; every other split must have all the columns."""
-    kept = {}
+    labelled = {}
     for split, table in tables.items():
         labels = table.get(str(columns.label))
         if split.startswith("test") and (labels is None or is_hidden(labels)):
@@ -127,26 +127,26 @@ def _labelled(tables: dict[str, Table], columns: Columns, notes: list[str]) -> d
         if missing:
             there = ", ".join(map(repr, table))
             raise DataError(f"The {split} split lacks the column {missing[0]!r} of the training split; it has {there}.")
-        kept[split] = table
-    return kept
+        labelled[split] = table
+    return labelled
 
 
 def _agreed(table: Table, label: str, no_label: Sequence[str], split: str, notes: list[str]) -> Table:
     """Leave out the rows that annotators did not agree on."""
-    kept = [row for row, value in enumerate(table[label]) if str(value).strip() not in no_label]
-    if len(kept) == length(table):
+    agreed = [row for row, value in enumerate(table[label]) if str(value).strip() not in no_label]
+    if len(agreed) == length(table):
         return table
-    count = f"{length(table) - len(kept)} of {length(table)}"
+    count = f"{length(table) - len(agreed)} of {length(table)}"
     notes.append(f"{count} rows of the {split} split have no agreed label and are left out.")
-    return take(table, kept)
+    return take(table, agreed)
 
 
-def _complete(table: Table, columns: Columns, split: str, mendable: bool, notes: list[str]) -> Table:
+def _complete(table: Table, columns: Columns, split: str, user_editable: bool, notes: list[str]) -> Table:
     """Refuse empty rows in what the user can mend, drop them from what they cannot."""
     wanted = [*columns.texts(), str(columns.label)]
     empty = {name: _empty_rows(table[name]) for name in wanted}
     bad = set().union(*empty.values())
-    if bad and not mendable:
+    if bad and not user_editable:
         notes.append(f"{len(bad)} of {length(table)} rows of the {split} split have an empty field and are left out.")
         table = take(table, [row for row in range(length(table)) if row not in bad])
     elif empty[wanted[-1]]:
@@ -166,7 +166,7 @@ def with_validation(tables: dict[str, Table], key_columns: Sequence[str], notes:
     Args:
         tables: The splits.
         key_columns: Rows that are equal in these stay on one side.
-        notes: Is told what was done.
+        notes: Gets a sentence on what was done.
 
     Raises:
         DataError: There are too few training rows to take a part of.
@@ -177,14 +177,14 @@ def with_validation(tables: dict[str, Table], key_columns: Sequence[str], notes:
     if variant is not None:
         notes.append(f"{variant} is used as the validation split.")
         return {"validation" if split == variant else split: table for split, table in tables.items()}
-    train, validation = carve(tables["train"], VALIDATION_FRACTION, key_columns)
+    train, validation = split_off_validation(tables["train"], VALIDATION_FRACTION, key_columns)
     if not length(train) or not length(validation):
         raise DataError(
             f"{length(tables['train'])} training rows are too few to validate on a part: add a validation file."
         )
     notes.append(
         f"There is no validation split: {length(validation)} of {length(tables['train'])} training rows, chosen by a "
-        "hash of their text, are kept for it."
+        "hash of their text, are set aside for it."
     )
     rest = {split: table for split, table in tables.items() if split != "train"}
     return {"train": train, "validation": validation, **rest}
@@ -197,7 +197,7 @@ def _standard(table: Table, columns: Columns, label_map: LabelMap, split: str) -
 
 
 def sampled(splits: dict[str, Table], source: DataSource, notes: list[str]) -> dict[str, Any]:
-    """As many rows of each split as the source wants, the training split first; notes are told what is a sample."""
+    """As many rows of each split as the source wants, training first; `notes` gets a sentence for each sample."""
     from datasets import Dataset
 
     chosen = {}
