@@ -24,7 +24,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
-from propulsion.adapter_files import check_adapter_tensors
+from propulsion.adapter_files import check_adapter_tensors, with_current_name
 from propulsion.config import PropulsionConfig
 from propulsion.errors import AdapterFileError, AdapterNameError, BaseModelError, ConfigError, TargetError, near_misses
 from propulsion.fingerprint import check_fingerprint, fingerprint
@@ -175,8 +175,9 @@ class PropulsionModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: PropulsionConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        suffix = f".{adapter_name}"
+        named = {with_current_name(key): tensor for key, tensor in state_dict.items()}
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, named)
+        suffix = f".{adapter_name}.weight"
         own = {k: v for k, v in model.state_dict().items() if cls.prefix in k and k.endswith(suffix)}
         try:
             check_adapter_tensors({k: v for k, v in remapped.items() if k in own}, own, adapter_name)
@@ -261,9 +262,9 @@ class PropulsionModel(BaseTuner):
         self.peft_config[adapter_name] = replace(first, **changes)
         self.inject_adapter(self.model, adapter_name)
         for name, layer in steered.items():
-            layer.propulsion_delta[adapter_name].data.copy_(deltas[name])
+            layer.propulsion_delta[adapter_name].weight.data.copy_(deltas[name])
             if adapter_name in layer.propulsion_bias:
-                layer.propulsion_bias[adapter_name].data.copy_(combine_bias(layer, adapters, weights))
+                layer.propulsion_bias[adapter_name].weight.data.copy_(combine_bias(layer, adapters, weights))
 
     def _check_weighted(
         self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str
@@ -302,11 +303,11 @@ def _check_adapter_name(adapter_name: str) -> None:
         not adapter_name
         or "." in adapter_name
         or adapter_name.startswith("_")
-        or hasattr(nn.ParameterDict(), adapter_name)
+        or hasattr(nn.ModuleDict(), adapter_name)
     ):
         raise AdapterNameError(
             f"An adapter cannot be named {adapter_name!r}, which is empty, has a dot, begins with an underscore, or is "
-            "an attribute of torch's ParameterDict: choose another name."
+            "an attribute of torch's ModuleDict: choose another name."
         )
 
 

@@ -69,13 +69,13 @@ def test_vectors_that_are_told_apart_are_not_warned_of(
 
 def test_equal_vectors_get_equal_gradients_for_ever() -> None:
     model = get_peft_model(tiny_model("roberta", "cls"), config(num_vectors=3, degree=2))
-    optimizer = torch.optim.SGD([layer.propulsion_delta["default"] for layer in layers(model)], lr=0.1)
+    optimizer = torch.optim.SGD([layer.propulsion_delta["default"].weight for layer in layers(model)], lr=0.1)
     for _ in range(3):
         model(**batch("roberta")).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     for layer in layers(model):
-        delta = layer.propulsion_delta["default"]
+        delta = layer.propulsion_delta["default"].weight
         assert delta.abs().sum() > 0
         assert torch.equal(delta, delta[:1].expand_as(delta))
 

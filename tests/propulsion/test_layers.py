@@ -56,7 +56,7 @@ def test_output_is_scaled_by_channel(kind: str) -> None:
     expected = base(x)
     model = steered(base, degree=3)
     (layer,) = layers(model)
-    gain = (1 + layer.propulsion_delta["default"][0]) ** 3
+    gain = (1 + layer.propulsion_delta["default"].weight[0]) ** 3
     assert gain.shape == (size,)
     expected = expected.movedim(axis, -1).mul(gain).movedim(-1, axis)
     torch.testing.assert_close(model(x), expected)
@@ -162,8 +162,8 @@ def test_train_bias_trains_the_bias_and_warns_where_there_is_none() -> None:
     x = torch.randn(3, 4)
     model(x).sum().backward()
     (layer,) = layers(model)
-    gain = (1 + layer.propulsion_delta["default"][0]) ** 15
-    torch.testing.assert_close(layer.propulsion_bias["default"].grad, 3 * gain)
+    gain = (1 + layer.propulsion_delta["default"].weight[0]) ** 15
+    torch.testing.assert_close(layer.propulsion_bias["default"].weight.grad, 3 * gain)
     with pytest.warns(UserWarning, match="no effect"):
         steered(nn.Linear(4, 6, bias=False), train_bias=True)
 
@@ -189,10 +189,10 @@ def test_quantized_layers_are_steered_and_trained(kind: str) -> None:
     assert torch.equal(model.eval()(x), expected)
     train_by_chance(model)
     (layer,) = layers(model)
-    gain = (1 + layer.propulsion_delta["default"][0]) ** 2
+    gain = (1 + layer.propulsion_delta["default"].weight[0]) ** 2
     torch.testing.assert_close(model(x), expected * gain)
     model(x).sum().backward()
-    assert layer.propulsion_delta["default"].grad.abs().sum() > 0
+    assert layer.propulsion_delta["default"].weight.grad.abs().sum() > 0
 
 
 def test_8_bit_weights_are_merged_and_restored() -> None:
