@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from propulsion.errors import AdapterFileError, BaseModelError
+from propulsion.heads import is_saved_whole
 
 DELTA, BIAS = "propulsion_delta.weight", "propulsion_bias.weight"
 PEFT_PREFIX = "base_model.model."
@@ -73,10 +74,9 @@ def _check_key(
             f"{path}: {key} has the shape {shape}, but adapter_config.json says num_vectors={num_vectors}: one of the "
             "two files is another adapter's."
         )
-    modules = set(key.split("."))
     is_own = parameter in (DELTA, BIAS)
-    is_head = any(f".{module}." in f".{key}." for module in modules_to_save)
-    if not (is_own or is_head or modules & EMBEDDINGS):
+    is_head = is_saved_whole(key, modules_to_save)
+    if not (is_own or is_head or EMBEDDINGS & set(key.split("."))):
         raise AdapterFileError(
             f"{path} has weights for {key}, which is neither a vector of Propulsion nor in modules_to_save: they would "
             "overwrite the base model."

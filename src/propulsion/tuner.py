@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, TaskType
 from peft.tuners.tuners_utils import (
     BaseTuner,
     _maybe_include_all_linear_layers,
@@ -23,11 +23,13 @@ from peft.utils import ModulesToSaveWrapper
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from propulsion.adapter_files import check_adapter_tensors, with_current_name
 from propulsion.config import PropulsionConfig
 from propulsion.errors import AdapterFileError, AdapterNameError, BaseModelError, ConfigError, TargetError, near_misses
 from propulsion.fingerprint import check_fingerprint, fingerprint
+from propulsion.heads import PEFT_HEADS, head_modules, is_saved_whole
 from propulsion.layer_kinds import kind_of
 from propulsion.layers import PropulsionLayer
 from propulsion.mixed_batches import by_name, check_adapter_names, steering_each_row
@@ -86,6 +88,7 @@ class PropulsionModel(BaseTuner):
         if peft_config.target_modules == DUMMY_TARGET_MODULES:
             return
         _maybe_include_all_linear_layers(peft_config, model)
+        _train_the_whole_head(peft_config, model)
         if is_preset(peft_config.target_modules):
             give_each_its_own(model, self._preset_names(peft_config, model))
         modules = {name: module for name, module in model.named_modules() if name}
@@ -295,6 +298,16 @@ class PropulsionModel(BaseTuner):
                 and sum(name in module.modules_to_save for name in adapters) > 1
             ):
                 raise ConfigError("Cannot add weighted adapters targeting the same module with modules_to_save.")
+
+
+def _train_the_whole_head(peft_config: PropulsionConfig, model: nn.Module) -> None:
+    """Add to what PEFT trains of a classifier's head the rest of it: DeBERTa's pooler, BART's classification_head."""
+    is_classifier = peft_config.task_type in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
+    modules = peft_config.modules_to_save
+    # A saved adapter, or somebody who has named other modules, says all that was trained.
+    nothing_said = modules == PEFT_HEADS and not peft_config.saved_shapes
+    if is_classifier and nothing_said and isinstance(model, PreTrainedModel):
+        modules += [name for name in head_modules(model) if not is_saved_whole(name, modules)]
 
 
 def _check_adapter_name(adapter_name: str) -> None:
