@@ -303,11 +303,11 @@ class PropulsionModel(BaseTuner):
 def _train_the_whole_head(peft_config: PropulsionConfig, model: nn.Module) -> None:
     """Add to what PEFT trains of a classifier's head the rest of it: DeBERTa's pooler, BART's classification_head."""
     is_classifier = peft_config.task_type in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
-    modules = peft_config.modules_to_save
     # A saved adapter, or somebody who has named other modules, says all that was trained.
-    nothing_said = modules == PEFT_HEADS and not peft_config.saved_shapes
-    if is_classifier and nothing_said and isinstance(model, PreTrainedModel):
-        modules += [name for name in head_modules(model) if not is_saved_whole(name, modules)]
+    if is_classifier and isinstance(model, PreTrainedModel) and not peft_config.saved_shapes:
+        modules = peft_config.modules_to_save
+        if modules is not None and modules == PEFT_HEADS:
+            modules += [name for name in head_modules(model) if not is_saved_whole(name, modules)]
 
 
 def _check_adapter_name(adapter_name: str) -> None:
