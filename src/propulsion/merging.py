@@ -61,6 +61,11 @@ class MergeableLayer(BaseTunerLayer):
             raise MergeError(
                 f"{type(base_layer).__name__} has no weight to fold the vectors into: leave the adapter unmerged."
             )
+        if self.quantization_backend is None and "weight" not in dict(base_layer.named_parameters(recurse=False)):
+            raise MergeError(
+                f"The weight of this {type(base_layer).__name__} is computed from other tensors (weight norm?): leave "
+                "the adapter unmerged, or remove the parametrization first."
+            )
         if getattr(base_layer, "max_norm", None) is not None:
             raise MergeError("An embedding with max_norm rescales its weights itself: leave the adapter unmerged.")
 

@@ -351,7 +351,11 @@ def _take_out(model: nn.Module, adapter_name: str) -> None:
 
 
 def _untie(model: nn.Module) -> None:
-    """Give the output layer a bias of its own: transformers ties it with the flag that unloading has just cleared."""
+    """Finish what unloading has begun with the flag in the configuration, where merging has parted tied embeddings.
+
+    A model of several parts has the flag in its `text_config` too, and transformers ties the output's bias by it.
+    """
+    model.config.get_text_config().tie_word_embeddings = False
     head = model.get_output_embeddings()
     if getattr(head, "bias", None) is not None:
         head.bias = nn.Parameter(head.bias.detach().clone(), requires_grad=head.bias.requires_grad)

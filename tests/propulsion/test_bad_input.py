@@ -165,6 +165,15 @@ def test_a_base_model_in_half_precision_is_the_same_model(saved: Path) -> None:
     PeftModel.from_pretrained(tiny_model("roberta", "cls").to(torch.bfloat16), saved)
 
 
+def test_a_base_model_rounded_to_three_bits_is_the_same_model(saved: Path) -> None:
+    base = tiny_model("roberta", "cls")
+    with torch.no_grad():
+        for parameter in base.parameters():  # seven steps from the smallest to the largest, as the plainest way has it
+            step = 2 * parameter.abs().max() / 7
+            parameter.copy_((parameter / step).round() * step)
+    PeftModel.from_pretrained(base, saved)
+
+
 def test_the_fingerprint_can_be_waived(saved: Path) -> None:
     path = saved / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "base_fingerprint": None}))

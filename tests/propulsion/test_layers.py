@@ -149,12 +149,16 @@ def test_the_projection_within_multihead_attention_is_refused() -> None:
     [
         (nn.LayerNorm(6, elementwise_affine=False), "no weight to fold"),
         (nn.Embedding(10, 6, max_norm=1.0), "max_norm"),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(10, 6)), "computed from other tensors"),
+        (nn.utils.parametrizations.spectral_norm(nn.Linear(10, 6)), "computed from other tensors"),
+        (nn.utils.weight_norm(nn.Linear(10, 6)), "computed from other tensors"),
     ],
 )
 def test_layers_without_a_place_for_the_gain_are_not_merged(base: nn.Module, message: str) -> None:
     model = steered(base)
     with pytest.raises(MergeError, match=message):
         model.merge_adapter()
+    assert all(layer.original_parameters is None for layer in layers(model))
 
 
 def test_train_bias_trains_the_bias_and_warns_where_there_is_none() -> None:

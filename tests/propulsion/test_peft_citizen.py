@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import (
     AutoPeftModelForSequenceClassification,
     PeftConfig,
@@ -128,6 +129,25 @@ def test_unload_gives_the_base_model_back(name: str) -> None:
     unloaded = get_peft_model(base, config(task_type=None)).unload()
     assert list(unloaded.state_dict()) == keys
     assert torch.equal(result(unloaded, inputs), expected)
+
+
+def test_merging_unties_the_embeddings_of_a_part_too(tmp_path) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+    configuration = transformers.Gemma3Config(
+        text_config={**sizes, "head_dim": 8, "num_key_value_heads": 2, "vocab_size": 96, "tie_word_embeddings": True},
+        vision_config={**sizes, "image_size": 16, "patch_size": 8},
+        tie_word_embeddings=True,
+    )
+    model = get_peft_model(transformers.Gemma3ForConditionalGeneration(configuration).eval(), config(task_type=None))
+    train_by_chance(model)
+    inputs = {"input_ids": torch.arange(3, 13).reshape(2, 5)}
+    expected = result(model, inputs)
+    merged = model.merge_and_unload()
+    assert not merged.config.tie_word_embeddings
+    assert not merged.config.text_config.tie_word_embeddings
+    merged.save_pretrained(tmp_path)
+    reloaded = transformers.Gemma3ForConditionalGeneration.from_pretrained(tmp_path).eval()
+    assert relative_error(result(reloaded, inputs), expected) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["gpt2", "t5", "bart", "bloom", "opt"])
