@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module
 
 from propulsion.config import PropulsionConfig
-from propulsion.errors import AdapterNameError, MergeError
+from propulsion.errors import AdapterNameError, ConfigError, MergeError
 from propulsion.gain import gain, vectors
 from propulsion.initialization import initial_delta
 from propulsion.merging import MergeableLayer, OriginalParameters
@@ -114,6 +114,26 @@ class PropulsionLayer(nn.Module, MergeableLayer):
 
     def _trained(self, adapter_name: str) -> list[nn.Module]:
         return [of[adapter_name] for of in (self.propulsion_delta, self.propulsion_bias) if adapter_name in of]
+
+    def set_scale(self, adapter: str, scale: float) -> None:
+        """Refuse what diffusers asks of LoRA's layers: a weight for an adapter.
+
+        Raises:
+            ConfigError: The weight is not 1.
+        """
+        if scale != 1:
+            raise ConfigError(
+                f"Propulsion's adapters have no weight, so that {adapter!r} cannot have {scale}: make a weaker one with "
+                f"add_weighted_adapter([{adapter!r}], [{scale}], ...)."
+            )
+
+    def scale_layer(self, scale: float) -> None:
+        """As `set_scale`, for all active adapters."""
+        for adapter in self.active_adapters:
+            self.set_scale(adapter, scale)
+
+    def unscale_layer(self, scale: float | None = None) -> None:
+        """Nothing has been scaled."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The base layer's output, steered by the active adapters or, with `adapter_names`, each row by its own."""
