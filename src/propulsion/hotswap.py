@@ -70,14 +70,11 @@ def _check_config(saved: PeftConfig, loaded: PropulsionConfig, where: str) -> No
             )
 
 
-@torch.no_grad()
 def _copy(saved: dict[str, Tensor], model: PeftModel, adapter_name: str) -> None:
     """Into the memory of the loaded values, after all of them have been compared."""
     own = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
     check_adapter_tensors(saved, own, adapter_name)
     if more := sorted(saved.keys() - own.keys()):
-        raise AdapterFileError(
-            f"The adapter has {more[0]}, which the loaded adapter does not train: load it beside it."
-        )
-    for key, tensor in saved.items():
+        raise AdapterFileError(f"The adapter has {more[0]}, which the loaded one does not train: load it beside it.")
+    for key, tensor in saved.items():  # a state's tensors share the parameters' memory, and have no gradient
         own[key].copy_(tensor)

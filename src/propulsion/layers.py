@@ -123,8 +123,8 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         """
         if scale != 1:
             raise ConfigError(
-                f"Propulsion's adapters have no weight, so that {adapter!r} cannot have {scale}: make a weaker one with "
-                f"add_weighted_adapter([{adapter!r}], [{scale}], ...)."
+                f"Propulsion's adapters have no weight, so that {adapter!r} cannot have {scale}: make another "
+                f"with add_weighted_adapter([{adapter!r}], [{scale}], ...)."
             )
 
     def scale_layer(self, scale: float) -> None:
