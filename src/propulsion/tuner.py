@@ -240,6 +240,9 @@ class PropulsionModel(BaseTuner):
     ) -> None:
         """Add an adapter that is a combination of others; they need the same degrees and numbers of vectors.
 
+        Modules that are trained whole, such as heads, are not mixed: the new adapter has a copy of the first adapter's,
+        or of the first that has any; a warning says whose.
+
         Args:
             adapters: The others' names.
             weights: One for each of them.
@@ -259,7 +262,10 @@ class PropulsionModel(BaseTuner):
                 f"These weights give vectors that are not finite with combination_type={combination_type!r}."
             )
         first, *others = (self.peft_config[name] for name in adapters)
-        changes: dict[str, Any] = {"modules_to_save": None, "init_weights": True, "init_noise": 0.0}
+        heads = [module for module in self.model.modules() if isinstance(module, ModulesToSaveWrapper)]
+        owner = next((name for name in adapters if any(name in head.modules_to_save for head in heads)), None)
+        modules_to_save = self.peft_config[owner].modules_to_save if owner else None
+        changes: dict[str, Any] = {"modules_to_save": modules_to_save, "init_weights": True, "init_noise": 0.0}
         if any(getattr(other, field) != getattr(first, field) for other in others for field in WHERE):
             changes |= {**dict.fromkeys(WHERE), "target_modules": sorted(steered)}
         self.peft_config[adapter_name] = replace(first, **changes)
@@ -268,6 +274,8 @@ class PropulsionModel(BaseTuner):
             layer.propulsion_delta[adapter_name].weight.data.copy_(deltas[name])
             if adapter_name in layer.propulsion_bias:
                 layer.propulsion_bias[adapter_name].weight.data.copy_(combine_bias(layer, adapters, weights))
+        if owner:
+            _copy_heads([head for head in heads if owner in head.modules_to_save], owner, adapter_name)
 
     def _check_weighted(
         self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str
@@ -290,14 +298,19 @@ class PropulsionModel(BaseTuner):
                 f"{near_misses(combination_type, COMBINATIONS)}"
             )
         for field in ("degree", "degree_pattern", "num_vectors", "pooling", "train_bias"):
-            if len({str(getattr(self.peft_config[name], field)) for name in adapters}) > 1:
+            if len({str(getattr(self.peft_config[name], field) or None) for name in adapters}) > 1:
                 raise ConfigError(f"The adapters differ in {field}, so that their vectors cannot be combined.")
-        for module in self.modules():
-            if (
-                isinstance(module, ModulesToSaveWrapper)
-                and sum(name in module.modules_to_save for name in adapters) > 1
-            ):
-                raise ConfigError("Cannot add weighted adapters targeting the same module with modules_to_save.")
+
+
+def _copy_heads(heads: list[ModulesToSaveWrapper], owner: str, adapter_name: str) -> None:
+    for head in heads:
+        head.update(adapter_name)
+        head.modules_to_save[adapter_name].load_state_dict(head.modules_to_save[owner].state_dict())
+    warnings.warn(
+        f"{adapter_name!r} has the head of {owner!r}: what is trained whole cannot be combined. Name the adapter whose "
+        "head you want first.",
+        stacklevel=4,
+    )
 
 
 def _train_the_whole_head(peft_config: PropulsionConfig, model: nn.Module) -> None:

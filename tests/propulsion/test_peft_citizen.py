@@ -210,6 +210,28 @@ def test_weighted_adapters(kind: str) -> None:
     assert relative_error(result(model, inputs), expected) < 1e-6
 
 
+def test_weighted_adapters_have_the_head_of_the_first_and_say_so(tmp_path) -> None:
+    model = steered_model("roberta")
+    model.add_adapter("second", config())
+    train_by_chance(model, "second", seed=5)
+    with pytest.warns(UserWarning, match="'both' has the head of 'second'"):
+        model.add_weighted_adapter(["second", "default"], [1.0, 0.0], "both")
+    model.set_adapter("second")
+    expected = result(model, batch("roberta"))
+    model.set_adapter("both")
+    assert relative_error(result(model, batch("roberta")), expected) < 1e-6
+    assert torch.equal(result(model, batch("roberta"), adapter_names=["both"] * 3), result(model, batch("roberta")))
+    model.save_pretrained(tmp_path, selected_adapters=["both"])
+    loaded = PeftModel.from_pretrained(tiny_model("roberta", "cls"), tmp_path / "both").eval()
+    assert torch.equal(result(loaded, batch("roberta")), result(model, batch("roberta")))
+
+
+def test_nothing_said_of_degrees_is_the_same_however_it_is_said() -> None:
+    model = steered_model("roberta", task_type=None, degree_pattern=None)
+    model.add_adapter("second", config(task_type=None, degree_pattern={}))
+    model.add_weighted_adapter(["default", "second"], [1.0, 1.0], "both")
+
+
 def test_weighted_adapters_of_different_targets() -> None:
     model = steered_model("roberta", task_type=None, target_modules="attn")
     model.add_adapter("second", config(task_type=None, target_modules="mlp"))
