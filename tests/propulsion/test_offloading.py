@@ -47,7 +47,10 @@ def test_an_adapter_is_loaded_onto_an_offloaded_base(where: str, tmp_path: Path)
     assert torch.equal(result(loaded, inputs), expected)
 
 
-def test_an_adapter_is_loaded_onto_a_base_that_does_not_fit_into_memory(tmp_path: Path) -> None:
+def test_an_adapter_is_loaded_onto_a_base_that_does_not_fit_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # PEFT writes copies of the base's files below the working directory
     model, inputs = steered_model("llama", "lm"), batch("llama", "lm")
     expected = result(model, inputs)
     model.save_pretrained(tmp_path / "adapter")
