@@ -18,9 +18,9 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 from transformers.utils import is_torch_xla_available
 
+from propulsion.heads import head_modules
 from propulsion_tools.errors import DataError, OptionError, near_misses
 from propulsion_tools.methods import get_method
-from propulsion_tools.methods.heads import head_modules
 from propulsion_tools.records import RunSpec
 from propulsion_tools.tasks import DataSource, ModelKind, Setup, Task, TaskData, get_task
 from propulsion_tools.tasks.base import EVAL, Lengths, Metrics, accepted_by
