@@ -11,12 +11,27 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from propulsion.errors import AdapterFileError, BaseModelError
+from propulsion.heads import is_saved_whole
 
-DELTA, BIAS = "propulsion_delta", "propulsion_bias"
+DELTA, BIAS = "propulsion_delta.weight", "propulsion_bias.weight"
 PEFT_PREFIX = "base_model.model."
 VECTOR_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # PEFT saves these with an adapter whose model's vocabulary was resized, or if they are targeted by name.
 EMBEDDINGS = {"embed_tokens", "lm_head", "word_embeddings", "wte", "embed_in", "embed_out", "shared"}
+
+
+def with_current_name(key: str) -> str:
+    """A key of a saved adapter as it is named now: the first release saved vectors without the last `.weight`."""
+    return f"{key}.weight" if key.endswith((".propulsion_delta", ".propulsion_bias")) else key
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """A key of a saved adapter as the name of its layer, with PEFT's prefix, and `DELTA`, `BIAS` or the key itself."""
+    named = with_current_name(key)
+    for vector in (DELTA, BIAS):
+        if named.endswith(f".{vector}"):
+            return named.removesuffix(f".{vector}"), vector
+    return "", key
 
 
 def check_adapter_folder(folder: str, num_vectors: int, modules_to_save: Collection[str]) -> dict[str, tuple[int, ...]]:
@@ -41,7 +56,7 @@ def check_adapter_folder(folder: str, num_vectors: int, modules_to_save: Collect
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118  (the file is no dictionary)
                 shape = tuple(file.get_slice(key).get_shape())
-                name, _, parameter = key.rpartition(".")
+                name, parameter = split_key(key)
                 _check_key(key, parameter, shape, num_vectors, modules_to_save, path)
                 check_finite({key: file.get_tensor(key)}, path)
                 if parameter == DELTA:
@@ -59,10 +74,9 @@ def _check_key(
             f"{path}: {key} has the shape {shape}, but adapter_config.json says num_vectors={num_vectors}: one of the "
             "two files is another adapter's."
         )
-    modules = set(key.split("."))
     is_own = parameter in (DELTA, BIAS)
-    is_head = any(f".{module}." in f".{key}." for module in modules_to_save)
-    if not (is_own or is_head or modules & EMBEDDINGS):
+    is_head = is_saved_whole(key, modules_to_save)
+    if not (is_own or is_head or EMBEDDINGS & set(key.split("."))):
         raise AdapterFileError(
             f"{path} has weights for {key}, which is neither a vector of Propulsion nor in modules_to_save: they would "
             "overwrite the base model."
@@ -76,7 +90,7 @@ def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
         AdapterFileError: Names the first such tensor.
     """
     for key, tensor in tensors.items():
-        if key.rpartition(".")[2] in (DELTA, BIAS) and tensor.dtype not in VECTOR_DTYPES:
+        if split_key(key)[0] and tensor.dtype not in VECTOR_DTYPES:
             raise AdapterFileError(f"{origin}: {key} is of {tensor.dtype}, not of a floating point type for training.")
         if tensor.dtype in VECTOR_DTYPES and not torch.isfinite(tensor).all():
             raise AdapterFileError(

@@ -71,7 +71,11 @@ class PropulsionConfig(PeftConfig):
         },
     )
     train_bias: bool = field(
-        default=False, metadata={"help": "Also train the biases of the steered layers, where they have one."}
+        default=False,
+        metadata={
+            "help": "Also train the biases of the steered layers, where they have one. Several such adapters do not "
+            "commute: (V + β) ⊙ z^k is taken in the order in which they are active, or merged."
+        },
     )
     modules_to_save: list[str] | None = field(
         default=None, metadata={"help": "Modules to train whole and to save with the adapter, e.g. the head."}

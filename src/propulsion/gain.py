@@ -10,12 +10,13 @@ so all that has to be kept is y, which the next operation usually keeps anyway, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import functional
 
 from propulsion import kernels
 from propulsion.ownership import is_unshared
@@ -64,7 +65,7 @@ def scale(
     output: Tensor,
     z: Tensor,
     in_place: bool = False,
-    again: Callable[[], Tensor] | None = None,
+    lookup: tuple[Tensor, Tensor] | None = None,
     degree: int = 1,
 ) -> Tensor:
     """z^k ⊙ V, differentiable in both, with the cheapest backward that the situation allows.
@@ -75,7 +76,8 @@ def scale(
             or, with degree 1, any gain.
         in_place: The caller owns `output`, nobody else has kept it, and nobody changes the result in place.
             It is then overwritten, and V is not kept for the backward.
-        again: Computes V, which has no gradient, once more, so that nothing of it has to be kept.
+        lookup: A table, which has no gradient, and ids with V = table[ids]: V is looked up again in the backward, so
+            that only the ids, which must be nobody else's to change, are kept of it.
         degree: k.
 
     Returns:
@@ -87,7 +89,7 @@ def scale(
     in_place = in_place and output.dtype in NEARLY_ZERO and _has_room(output, z)
     if not torch.is_grad_enabled():
         return kernels.multiply(output, _power(z, degree), out=output if in_place else None)
-    return _Scale.apply(output, z, in_place, again, degree)
+    return _Scale.apply(output, z, in_place, lookup, degree)
 
 
 def _has_room(output: Tensor, z: Tensor) -> bool:
@@ -101,35 +103,37 @@ def _has_room(output: Tensor, z: Tensor) -> bool:
 
 
 class _Scale(torch.autograd.Function):
-    """y = z^k ⊙ v, which keeps y if v was overwritten, v if it was not, and neither if v can be had again."""
+    """y = z^k ⊙ v, which keeps y if v was overwritten, v if it was not, and neither if v can be looked up."""
 
     @staticmethod
     def forward(
-        ctx: Any, output: Tensor, z: Tensor, in_place: bool, again: Callable[[], Tensor] | None, degree: int
+        ctx: Any, output: Tensor, z: Tensor, in_place: bool, lookup: tuple[Tensor, Tensor] | None, degree: int
     ) -> Tensor:
         trains = ctx.needs_input_grad[1]
-        divides = in_place and trains and again is None
-        ctx.again, ctx.degree, ctx.divides, ctx.shape = again, degree, divides, output.shape
+        divides = in_place and trains and lookup is None
+        ctx.degree, ctx.divides, ctx.shape = degree, divides, output.shape
         divisor = _guard(z, output.dtype) if divides else z
         ctx.without_history = divisor, _power(divisor, degree)
         # .data: the result shares v's memory without being a view of v, so that autograd need not rebase v's history.
         result = kernels.multiply(output, ctx.without_history[1], out=output.data if in_place else None)
-        ctx.save_for_backward((result if in_place else output) if trains and again is None else None, z)
+        values = (None, *lookup) if lookup else (result if in_place else output, None, None)
+        ctx.save_for_backward(z, *(values if trains else (None, None, None)))
         return result
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        kept, z = ctx.saved_tensors
+        # Saved, not closed over: autograd says so if one of them has been changed since.
+        z, values, table, ids = ctx.saved_tensors
         needs_output, needs_z = ctx.needs_input_grad[:2]
         overwrite = needs_output and not kernels.is_transformed() and is_unshared(grad_outputs)
-        if needs_z and ctx.again is not None:
-            kept = ctx.again()
+        if table is not None:
+            values = functional.embedding(ids, table)
         divisor, gains = ctx.without_history
         if torch.is_grad_enabled():  # for a second derivative
             divisor = z + (divisor - z).detach()
             gains = _power(divisor, ctx.degree)
         grad_output, grad_gains = kernels.multiply_backward(
-            grad_outputs[0], kept if needs_z else None, gains, needs_output, overwrite
+            grad_outputs[0], values if needs_z else None, gains, needs_output, overwrite
         )
         if grad_output is not None and grad_output.shape != ctx.shape:
             grad_output = grad_output.sum_to_size(ctx.shape)

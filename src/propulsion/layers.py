@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,19 +11,21 @@ from torch import Tensor, nn
 from torch.nn.modules import module
 
 from propulsion.config import PropulsionConfig
-from propulsion.errors import AdapterNameError, MergeError
+from propulsion.errors import AdapterNameError, ConfigError, MergeError
 from propulsion.gain import gain, vectors
 from propulsion.initialization import initial_delta
 from propulsion.merging import MergeableLayer, OriginalParameters
 from propulsion.mixed_batches import names_of_rows
 from propulsion.pooling import pool, steer
+from propulsion.vectors import Vectors
 
 
 class PropulsionLayer(nn.Module, MergeableLayer):
     """V' = (V + β) ⊙ pool(z_1^k, ..., z_p^k) for the output V of `base_layer`, for each active adapter in turn.
 
-    The parameter is δ = z - 1, so that zero is the identity: `propulsion_delta`, of shape (p, d_out), float32. With
-    `train_bias` there is also `propulsion_bias`, β of shape (d_out,), for base layers that have a bias.
+    What is trained is δ = z - 1, so that zero is the identity: `propulsion_delta[adapter].weight` of shape (p, d_out),
+    float32. With `train_bias` there is also β, `propulsion_bias[adapter].weight` of shape (d_out,), where there is a
+    bias.
     """
 
     adapter_layer_names = ("propulsion_delta", "propulsion_bias")
@@ -46,8 +47,8 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         """
         super().__init__()
         self.base_layer = base_layer
-        self.propulsion_delta = nn.ParameterDict()
-        self.propulsion_bias = nn.ParameterDict()
+        self.propulsion_delta = nn.ModuleDict()
+        self.propulsion_bias = nn.ModuleDict()
         self.propulsion_degree: dict[str, tuple[int, ...]] = {}
         self.propulsion_pooling: dict[str, str] = {}
         self.merged_adapters: list[str] = []
@@ -80,9 +81,9 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         size = self.out_features
         self.propulsion_degree[adapter_name] = tuple(degree)
         self.propulsion_pooling[adapter_name] = config.pooling
-        self.propulsion_delta[adapter_name] = nn.Parameter(initial_delta(size, config, degree))
+        self.propulsion_delta[adapter_name] = Vectors(initial_delta(size, config, degree))
         if config.train_bias and getattr(base_layer, "bias", None) is not None:
-            self.propulsion_bias[adapter_name] = nn.Parameter(torch.zeros(size))
+            self.propulsion_bias[adapter_name] = Vectors(torch.zeros(size))
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -102,20 +103,37 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         if device is None:
             device, _ = self._get_base_layer_device_and_dtype(self.get_base_layer())
         meta = torch.device("meta")
-        for parameters in (self.propulsion_delta, self.propulsion_bias):
-            if (
-                device is not None
-                and adapter_name in parameters
-                and meta not in (device, parameters[adapter_name].device)
-            ):
-                parameters[adapter_name] = nn.Parameter(parameters[adapter_name].data.to(device))
+        for trained in self._trained(adapter_name):
+            if device is not None and meta not in (device, trained.weight.device):
+                trained.to(device)
 
     def cast_adapter(self, adapter_name: str, dtype: torch.dtype) -> None:
         """Change the dtype of an adapter's vectors; the gains are computed in float32 all the same."""
-        for parameters in (self.propulsion_delta, self.propulsion_bias):
-            if adapter_name in parameters:
-                old = parameters[adapter_name]
-                parameters[adapter_name] = nn.Parameter(old.data.to(dtype), requires_grad=old.requires_grad)
+        for trained in self._trained(adapter_name):
+            trained.to(dtype)
+
+    def _trained(self, adapter_name: str) -> list[nn.Module]:
+        return [of[adapter_name] for of in (self.propulsion_delta, self.propulsion_bias) if adapter_name in of]
+
+    def set_scale(self, adapter: str, scale: float) -> None:
+        """Refuse what diffusers asks of LoRA's layers: a weight for an adapter.
+
+        Raises:
+            ConfigError: The weight is not 1.
+        """
+        if scale != 1:
+            raise ConfigError(
+                f"Propulsion's adapters have no weight, so that {adapter!r} cannot have {scale}: make another "
+                f"with add_weighted_adapter([{adapter!r}], [{scale}], ...)."
+            )
+
+    def scale_layer(self, scale: float) -> None:
+        """As `set_scale`, for all active adapters."""
+        for adapter in self.active_adapters:
+            self.set_scale(adapter, scale)
+
+    def unscale_layer(self, scale: float | None = None) -> None:
+        """Nothing has been scaled."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The base layer's output, steered by the active adapters or, with `adapter_names`, each row by its own."""
@@ -132,31 +150,34 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         in_place = self._owns_output and not self._is_watched()
         for adapter_name in self.active_adapters:
             if adapter_name in self.propulsion_delta:
-                output = self._steer(output, adapter_name, in_place, self._again(output, x))
+                output = self._steer(output, adapter_name, in_place, self._lookup(output, x))
                 in_place, x = False, None  # the backward of the first product keeps its result
         return output
 
-    def _again(self, output: Tensor, x: Tensor | None) -> Callable[[], Tensor] | None:
-        """What computes the output once more for nearly nothing, so that it need not be kept: looking it up."""
-        is_lookup = type(self.base_layer) is nn.Embedding and not self.base_layer._forward_pre_hooks
-        if x is None or not is_lookup or output.requires_grad or self._is_watched():
+    def _lookup(self, output: Tensor, x: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """The table and the ids that the output was looked up by, for nearly nothing, so that it need not be kept."""
+        base_layer = self.base_layer
+        is_lookup = type(base_layer) is nn.Embedding and not base_layer._forward_pre_hooks
+        if x is None or not is_lookup or output.requires_grad or not torch.is_grad_enabled() or self._is_watched():
             return None
-        return partial(self.base_layer.forward, x)
+        if base_layer.max_norm is not None:  # each forward changes the table in place
+            return None
+        return base_layer.weight, x.clone()  # a loader may fill its buffer with the next batch before the backward
 
     def _steer(
-        self, output: Tensor, adapter_name: str, in_place: bool, again: Callable[[], Tensor] | None = None
+        self, output: Tensor, adapter_name: str, in_place: bool, lookup: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
         degree = self.propulsion_degree[adapter_name]
         if adapter_name in self.propulsion_bias:
-            output = (output + self._align(self.propulsion_bias[adapter_name])).to(output.dtype)
+            output = (output + self._align(self.propulsion_bias[adapter_name]())).to(output.dtype)
         if len(degree) == 1:  # its own pool: the power and its derivative belong to the product
-            z = vectors(self.propulsion_delta[adapter_name])
-            return steer(output, self._align(z), in_place, again, degree[0])
-        return steer(output, self._align(self.pooled_gain(adapter_name)), in_place, again)
+            z = vectors(self.propulsion_delta[adapter_name]())
+            return steer(output, self._align(z), in_place, lookup, degree[0])
+        return steer(output, self._align(self.pooled_gain(adapter_name)), in_place, lookup)
 
     def pooled_gain(self, adapter_name: str) -> Tensor:
         """The pooled gains of an adapter: (1, d_out), or (2, d_out) for max and min pooling."""
-        gains = gain(self.propulsion_delta[adapter_name], self.propulsion_degree[adapter_name])
+        gains = gain(self.propulsion_delta[adapter_name](), self.propulsion_degree[adapter_name])
         return pool(gains, self.propulsion_pooling[adapter_name])
 
     def _align(self, vectors: Tensor) -> Tensor:
@@ -184,7 +205,7 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         shape = (len(rows), *[1] * (output.dim() - 1 + self.output_axis), -1, *[1] * (-1 - self.output_axis))
         if any(name in self.propulsion_bias for name in known):
             zero = torch.zeros(self.out_features, device=output.device)
-            biases = [self.propulsion_bias[name] if name in self.propulsion_bias else zero for name in known]  # noqa: SIM401
+            biases = [self.propulsion_bias[name]() if name in self.propulsion_bias else zero for name in known]
             output = (output + torch.stack([zero, *biases])[rows].view(shape)).to(output.dtype)
         gains = [self.pooled_gain(name) for name in known]
         gains = [gain.expand(max(map(len, gains)), -1) for gain in gains]

@@ -21,8 +21,8 @@ class MergeableLayer(BaseTunerLayer):
     """
 
     base_layer: nn.Module
-    propulsion_delta: nn.ParameterDict
-    propulsion_bias: nn.ParameterDict
+    propulsion_delta: nn.ModuleDict
+    propulsion_bias: nn.ModuleDict
     propulsion_pooling: dict[str, str]
     weight_axis: int
     merged_adapters: list[str]
@@ -38,7 +38,7 @@ class MergeableLayer(BaseTunerLayer):
         Raises:
             MergeError: Says why and what to do instead.
         """
-        base_layer, delta = self.get_base_layer(), self.propulsion_delta[adapter_name]
+        base_layer, delta = self.get_base_layer(), self.propulsion_delta[adapter_name].weight
         if isinstance(self.base_layer, BaseTunerLayer):
             raise MergeError("Another PEFT method steers this layer below Propulsion: merge or unload that one first.")
         pooling = self.propulsion_pooling[adapter_name]
@@ -60,6 +60,11 @@ class MergeableLayer(BaseTunerLayer):
         if getattr(base_layer, "weight", None) is None:
             raise MergeError(
                 f"{type(base_layer).__name__} has no weight to fold the vectors into: leave the adapter unmerged."
+            )
+        if self.quantization_backend is None and "weight" not in dict(base_layer.named_parameters(recurse=False)):
+            raise MergeError(
+                f"The weight of this {type(base_layer).__name__} is computed from other tensors (weight norm?): leave "
+                "the adapter unmerged, or remove the parametrization first."
             )
         if getattr(base_layer, "max_norm", None) is not None:
             raise MergeError("An embedding with max_norm rescales its weights itself: leave the adapter unmerged.")
@@ -106,7 +111,9 @@ class MergeableLayer(BaseTunerLayer):
             (pooled,) = self.pooled_gain(name).detach()
             total = total * pooled
             if bias is not None:
-                bias = (bias + self.propulsion_bias[name].data if name in self.propulsion_bias else bias) * pooled
+                bias = (
+                    bias + self.propulsion_bias[name].weight.data if name in self.propulsion_bias else bias
+                ) * pooled
         shape = [1] * base_weight.dim()
         shape[self.weight_axis] = -1
         weight = (base_weight * total.view(shape)).to(base_weight.dtype)

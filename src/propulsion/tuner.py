@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, TaskType
 from peft.tuners.tuners_utils import (
     BaseTuner,
     _maybe_include_all_linear_layers,
@@ -23,11 +23,13 @@ from peft.utils import ModulesToSaveWrapper
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from propulsion.adapter_files import check_adapter_tensors
+from propulsion.adapter_files import check_adapter_tensors, with_current_name
 from propulsion.config import PropulsionConfig
 from propulsion.errors import AdapterFileError, AdapterNameError, BaseModelError, ConfigError, TargetError, near_misses
 from propulsion.fingerprint import check_fingerprint, fingerprint
+from propulsion.heads import PEFT_HEADS, head_modules, is_saved_whole
 from propulsion.layer_kinds import kind_of
 from propulsion.layers import PropulsionLayer
 from propulsion.mixed_batches import by_name, check_adapter_names, steering_each_row
@@ -86,6 +88,7 @@ class PropulsionModel(BaseTuner):
         if peft_config.target_modules == DUMMY_TARGET_MODULES:
             return
         _maybe_include_all_linear_layers(peft_config, model)
+        _train_the_whole_head(peft_config, model)
         if is_preset(peft_config.target_modules):
             give_each_its_own(model, self._preset_names(peft_config, model))
         modules = {name: module for name, module in model.named_modules() if name}
@@ -175,8 +178,9 @@ class PropulsionModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: PropulsionConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        suffix = f".{adapter_name}"
+        named = {with_current_name(key): tensor for key, tensor in state_dict.items()}
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, named)
+        suffix = f".{adapter_name}.weight"
         own = {k: v for k, v in model.state_dict().items() if cls.prefix in k and k.endswith(suffix)}
         try:
             check_adapter_tensors({k: v for k, v in remapped.items() if k in own}, own, adapter_name)
@@ -236,6 +240,9 @@ class PropulsionModel(BaseTuner):
     ) -> None:
         """Add an adapter that is a combination of others; they need the same degrees and numbers of vectors.
 
+        Modules that are trained whole, such as heads, are not mixed: the new adapter has a copy of the first adapter's,
+        or of the first that has any; a warning says whose.
+
         Args:
             adapters: The others' names.
             weights: One for each of them.
@@ -255,15 +262,20 @@ class PropulsionModel(BaseTuner):
                 f"These weights give vectors that are not finite with combination_type={combination_type!r}."
             )
         first, *others = (self.peft_config[name] for name in adapters)
-        changes: dict[str, Any] = {"modules_to_save": None, "init_weights": True, "init_noise": 0.0}
+        heads = [module for module in self.model.modules() if isinstance(module, ModulesToSaveWrapper)]
+        owner = next((name for name in adapters if any(name in head.modules_to_save for head in heads)), None)
+        modules_to_save = self.peft_config[owner].modules_to_save if owner else None
+        changes: dict[str, Any] = {"modules_to_save": modules_to_save, "init_weights": True, "init_noise": 0.0}
         if any(getattr(other, field) != getattr(first, field) for other in others for field in WHERE):
             changes |= {**dict.fromkeys(WHERE), "target_modules": sorted(steered)}
         self.peft_config[adapter_name] = replace(first, **changes)
         self.inject_adapter(self.model, adapter_name)
         for name, layer in steered.items():
-            layer.propulsion_delta[adapter_name].data.copy_(deltas[name])
+            layer.propulsion_delta[adapter_name].weight.data.copy_(deltas[name])
             if adapter_name in layer.propulsion_bias:
-                layer.propulsion_bias[adapter_name].data.copy_(combine_bias(layer, adapters, weights))
+                layer.propulsion_bias[adapter_name].weight.data.copy_(combine_bias(layer, adapters, weights))
+        if owner:
+            _copy_heads([head for head in heads if owner in head.modules_to_save], owner, adapter_name)
 
     def _check_weighted(
         self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str
@@ -286,14 +298,29 @@ class PropulsionModel(BaseTuner):
                 f"{near_misses(combination_type, COMBINATIONS)}"
             )
         for field in ("degree", "degree_pattern", "num_vectors", "pooling", "train_bias"):
-            if len({str(getattr(self.peft_config[name], field)) for name in adapters}) > 1:
+            if len({str(getattr(self.peft_config[name], field) or None) for name in adapters}) > 1:
                 raise ConfigError(f"The adapters differ in {field}, so that their vectors cannot be combined.")
-        for module in self.modules():
-            if (
-                isinstance(module, ModulesToSaveWrapper)
-                and sum(name in module.modules_to_save for name in adapters) > 1
-            ):
-                raise ConfigError("Cannot add weighted adapters targeting the same module with modules_to_save.")
+
+
+def _copy_heads(heads: list[ModulesToSaveWrapper], owner: str, adapter_name: str) -> None:
+    for head in heads:
+        head.update(adapter_name)
+        head.modules_to_save[adapter_name].load_state_dict(head.modules_to_save[owner].state_dict())
+    warnings.warn(
+        f"{adapter_name!r} has the head of {owner!r}: what is trained whole cannot be combined. Name the adapter whose "
+        "head you want first.",
+        stacklevel=4,
+    )
+
+
+def _train_the_whole_head(peft_config: PropulsionConfig, model: nn.Module) -> None:
+    """Add to what PEFT trains of a classifier's head the rest of it: DeBERTa's pooler, BART's classification_head."""
+    is_classifier = peft_config.task_type in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
+    # A saved adapter, or somebody who has named other modules, says all that was trained.
+    if is_classifier and isinstance(model, PreTrainedModel) and not peft_config.saved_shapes:
+        modules = peft_config.modules_to_save
+        if modules is not None and modules == PEFT_HEADS:
+            modules += [name for name in head_modules(model) if not is_saved_whole(name, modules)]
 
 
 def _check_adapter_name(adapter_name: str) -> None:
@@ -302,11 +329,11 @@ def _check_adapter_name(adapter_name: str) -> None:
         not adapter_name
         or "." in adapter_name
         or adapter_name.startswith("_")
-        or hasattr(nn.ParameterDict(), adapter_name)
+        or hasattr(nn.ModuleDict(), adapter_name)
     ):
         raise AdapterNameError(
             f"An adapter cannot be named {adapter_name!r}, which is empty, has a dot, begins with an underscore, or is "
-            "an attribute of torch's ParameterDict: choose another name."
+            "an attribute of torch's ModuleDict: choose another name."
         )
 
 
@@ -337,7 +364,11 @@ def _take_out(model: nn.Module, adapter_name: str) -> None:
 
 
 def _untie(model: nn.Module) -> None:
-    """Give the output layer a bias of its own: transformers ties it with the flag that unloading has just cleared."""
+    """Finish what unloading has begun with the flag in the configuration, where merging has parted tied embeddings.
+
+    A model of several parts has the flag in its `text_config` too, and transformers ties the output's bias by it.
+    """
+    model.config.get_text_config().tie_word_embeddings = False
     head = model.get_output_embeddings()
     if getattr(head, "bias", None) is not None:
         head.bias = nn.Parameter(head.bias.detach().clone(), requires_grad=head.bias.requires_grad)

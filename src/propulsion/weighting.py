@@ -29,7 +29,7 @@ def combine(layer: PropulsionLayer, adapters: Sequence[str], weights: Sequence[f
         ConfigError: A product with a fractional power of a z that is not positive.
     """
     deltas = [
-        (layer.propulsion_delta[name].detach(), weight)
+        (layer.propulsion_delta[name].weight.detach(), weight)
         for name, weight in zip(adapters, weights, strict=True)
         if name in layer.propulsion_delta
     ]
@@ -48,7 +48,7 @@ def combine(layer: PropulsionLayer, adapters: Sequence[str], weights: Sequence[f
 def combine_bias(layer: PropulsionLayer, adapters: Sequence[str], weights: Sequence[float]) -> Tensor:
     """β of the combination, Σ w β, of shape (d_out,)."""
     parts = [
-        weight * layer.propulsion_bias[name].detach()
+        weight * layer.propulsion_bias[name].weight.detach()
         for name, weight in zip(adapters, weights, strict=True)
         if name in layer.propulsion_bias
     ]

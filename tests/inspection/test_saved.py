@@ -60,7 +60,7 @@ def test_a_model_multiplies_with_what_is_read(tmp_path: Path) -> None:
     }
     assert {layer.name for layer in adapter.layers} == set(steered)
     for layer in adapter.layers:
-        delta = steered[layer.name].propulsion_delta["default"].detach().double().numpy()
+        delta = steered[layer.name].propulsion_delta["default"].weight.detach().double().numpy()
         degree = steered[layer.name].propulsion_degree["default"]
         np.testing.assert_allclose(layer.gain, (1 + delta) ** degree[0], rtol=1e-5)
     trainable = sum(value.numel() for value in model.parameters() if value.requires_grad)

@@ -12,9 +12,9 @@ from torch import nn
 from transformers import TrainingArguments, set_seed
 
 from propulsion.errors import PropulsionError
+from propulsion.heads import head_modules
 from propulsion_tools.errors import ToolsError
 from propulsion_tools.methods import get_method, method_names
-from propulsion_tools.methods.heads import head_modules
 from propulsion_tools.records import RunSpec
 from propulsion_tools.tasks import Setup, get_task
 from propulsion_tools.training.trained_files import ADAPTER_CONFIG, load_trained, open_adapter, save_trained

@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from propulsion.errors import TargetError
+from propulsion.heads import head_modules
 from propulsion_tools.errors import OptionError, UnknownNameError
 from propulsion_tools.methods import Method, get_method, method_names, register
-from propulsion_tools.methods.heads import head_modules
 from propulsion_tools.methods.layer_names import target_names
 from propulsion_tools.records import RunSpec
 from tests.tiny_models import tiny_inputs, tiny_model

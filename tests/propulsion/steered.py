@@ -40,11 +40,11 @@ def train_by_chance(model: nn.Module, adapter_name: str = "default", seed: int =
     generator = torch.Generator().manual_seed(seed)
     for layer in layers(model):
         if adapter_name in layer.propulsion_delta:
-            delta = layer.propulsion_delta[adapter_name]
+            delta = layer.propulsion_delta[adapter_name].weight
             degree = torch.tensor([max(1, k) for k in layer.propulsion_degree[adapter_name]]).unsqueeze(-1)
             delta.copy_(0.1 * torch.randn(delta.shape, generator=generator) / degree)
         if adapter_name in layer.propulsion_bias:
-            bias = layer.propulsion_bias[adapter_name]
+            bias = layer.propulsion_bias[adapter_name].weight
             bias.copy_(0.1 * torch.randn(bias.shape, generator=generator))
     for name, parameter in model.named_parameters():
         if f"modules_to_save.{adapter_name}" in name:

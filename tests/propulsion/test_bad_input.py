@@ -69,13 +69,13 @@ def test_vectors_that_are_told_apart_are_not_warned_of(
 
 def test_equal_vectors_get_equal_gradients_for_ever() -> None:
     model = get_peft_model(tiny_model("roberta", "cls"), config(num_vectors=3, degree=2))
-    optimizer = torch.optim.SGD([layer.propulsion_delta["default"] for layer in layers(model)], lr=0.1)
+    optimizer = torch.optim.SGD([layer.propulsion_delta["default"].weight for layer in layers(model)], lr=0.1)
     for _ in range(3):
         model(**batch("roberta")).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     for layer in layers(model):
-        delta = layer.propulsion_delta["default"]
+        delta = layer.propulsion_delta["default"].weight
         assert delta.abs().sum() > 0
         assert torch.equal(delta, delta[:1].expand_as(delta))
 
@@ -163,6 +163,15 @@ def test_an_adapter_of_another_base_model_is_refused(saved: Path) -> None:
 
 def test_a_base_model_in_half_precision_is_the_same_model(saved: Path) -> None:
     PeftModel.from_pretrained(tiny_model("roberta", "cls").to(torch.bfloat16), saved)
+
+
+def test_a_base_model_rounded_to_three_bits_is_the_same_model(saved: Path) -> None:
+    base = tiny_model("roberta", "cls")
+    with torch.no_grad():
+        for parameter in base.parameters():  # seven steps from the smallest to the largest, as the plainest way has it
+            step = 2 * parameter.abs().max() / 7
+            parameter.copy_((parameter / step).round() * step)
+    PeftModel.from_pretrained(base, saved)
 
 
 def test_the_fingerprint_can_be_waived(saved: Path) -> None:

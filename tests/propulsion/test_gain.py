@@ -405,28 +405,49 @@ def test_layers_against_the_formula(layer: str, degree: int) -> None:
     delta = (0.2 * random(1, 6, seed=2)).requires_grad_()
 
     def steered(delta: Tensor) -> Tensor:
-        again = partial(base, x) if layer == "embedding" else None
-        return scale(base(x), vectors(delta).squeeze(0), in_place=True, again=again, degree=degree)
+        lookup = (base.weight, x) if layer == "embedding" else None
+        return scale(base(x), vectors(delta).squeeze(0), in_place=True, lookup=lookup, degree=degree)
 
     assert gradcheck(steered, (delta,))
     assert gradgradcheck(steered, (delta,))
     torch.testing.assert_close(steered(delta), base(x) * (1 + delta) ** degree)
 
 
-def test_what_can_be_had_again_is_not_kept() -> None:
+def test_what_can_be_looked_up_is_not_kept() -> None:
     embedding = nn.Embedding(11, 32).requires_grad_(False)
     ids, delta = torch.randint(11, (16, 8)), (0.1 * random(1, 32, dtype=torch.float32)).requires_grad_()
 
     def steered(again: bool) -> Tensor:
-        return scale(embedding(ids), vectors(delta)[0], True, (lambda: embedding(ids)) if again else None, degree=15)
+        return scale(embedding(ids), vectors(delta)[0], True, (embedding.weight, ids) if again else None, degree=15)
 
-    assert saved_bytes(lambda: steered(True)) < 16 * 8 * 4 < saved_bytes(lambda: steered(False))
+    table = embedding.weight.nbytes  # counted, but there anyway
+    assert saved_bytes(lambda: steered(True)) - table < ids.nbytes + 16 * 8 * 4 < saved_bytes(lambda: steered(False))
     for grads in zip(*(torch.autograd.grad(steered(again).sum(), delta) for again in (True, False)), strict=True):
         torch.testing.assert_close(*grads, rtol=1e-5, atol=0)
     model = steered_model("roberta", target_modules="embedding").train()
-    assert all(layer._again(torch.zeros(1), torch.zeros(1).long()) is not None for layer in layers(model))
+    assert all(layer._lookup(torch.zeros(1), torch.zeros(1).long()) is not None for layer in layers(model))
     next(layers(model)).base_layer.register_forward_hook(lambda module, args, output: output + 1)  # noise, say
-    assert next(layers(model))._again(torch.zeros(1), torch.zeros(1).long()) is None
+    assert next(layers(model))._lookup(torch.zeros(1), torch.zeros(1).long()) is None
+
+
+def test_ids_may_change_between_forward_and_backward() -> None:
+    model = steered_model("roberta", target_modules="embedding").train()
+    ids = batch("roberta")["input_ids"]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    expected = torch.autograd.grad(model(ids).logits.square().sum(), parameters)
+    loss = model(ids).logits.square().sum()
+    ids.fill_(0)  # a loader with one buffer for every batch
+    torch.testing.assert_close(torch.autograd.grad(loss, parameters), expected)
+
+
+def test_a_table_that_has_changed_is_not_looked_up_in() -> None:
+    model = steered_model("roberta", target_modules="embedding").train()
+    layer = next(layers(model))
+    loss = layer(torch.tensor([[1, 2]])).sum()
+    with torch.no_grad():
+        layer.base_layer.weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 @pytest.mark.parametrize(("rows", "tokens"), list(itertools.product([1, 3], [0, 1, 5])))

@@ -21,7 +21,7 @@ def test_each_row_is_generated_as_with_its_adapter_alone(name: str, how: dict) -
     )
     with torch.no_grad():
         for layer in layers(model):
-            for delta in layer.propulsion_delta.values():
+            for delta in layer.propulsion_delta.parameters():
                 delta.add_(torch.randn_like(delta), alpha=0.3 / 2)
     inputs = {key: value for key, value in batch(name, "lm", batch=4).items() if key != "labels"}
     inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])  # no padding on the right of what is continued

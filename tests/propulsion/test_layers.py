@@ -56,7 +56,7 @@ def test_output_is_scaled_by_channel(kind: str) -> None:
     expected = base(x)
     model = steered(base, degree=3)
     (layer,) = layers(model)
-    gain = (1 + layer.propulsion_delta["default"][0]) ** 3
+    gain = (1 + layer.propulsion_delta["default"].weight[0]) ** 3
     assert gain.shape == (size,)
     expected = expected.movedim(axis, -1).mul(gain).movedim(-1, axis)
     torch.testing.assert_close(model(x), expected)
@@ -149,12 +149,16 @@ def test_the_projection_within_multihead_attention_is_refused() -> None:
     [
         (nn.LayerNorm(6, elementwise_affine=False), "no weight to fold"),
         (nn.Embedding(10, 6, max_norm=1.0), "max_norm"),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(10, 6)), "computed from other tensors"),
+        (nn.utils.parametrizations.spectral_norm(nn.Linear(10, 6)), "computed from other tensors"),
+        (nn.utils.weight_norm(nn.Linear(10, 6)), "computed from other tensors"),
     ],
 )
 def test_layers_without_a_place_for_the_gain_are_not_merged(base: nn.Module, message: str) -> None:
     model = steered(base)
     with pytest.raises(MergeError, match=message):
         model.merge_adapter()
+    assert all(layer.original_parameters is None for layer in layers(model))
 
 
 def test_train_bias_trains_the_bias_and_warns_where_there_is_none() -> None:
@@ -162,8 +166,8 @@ def test_train_bias_trains_the_bias_and_warns_where_there_is_none() -> None:
     x = torch.randn(3, 4)
     model(x).sum().backward()
     (layer,) = layers(model)
-    gain = (1 + layer.propulsion_delta["default"][0]) ** 15
-    torch.testing.assert_close(layer.propulsion_bias["default"].grad, 3 * gain)
+    gain = (1 + layer.propulsion_delta["default"].weight[0]) ** 15
+    torch.testing.assert_close(layer.propulsion_bias["default"].weight.grad, 3 * gain)
     with pytest.warns(UserWarning, match="no effect"):
         steered(nn.Linear(4, 6, bias=False), train_bias=True)
 
@@ -189,10 +193,10 @@ def test_quantized_layers_are_steered_and_trained(kind: str) -> None:
     assert torch.equal(model.eval()(x), expected)
     train_by_chance(model)
     (layer,) = layers(model)
-    gain = (1 + layer.propulsion_delta["default"][0]) ** 2
+    gain = (1 + layer.propulsion_delta["default"].weight[0]) ** 2
     torch.testing.assert_close(model(x), expected * gain)
     model(x).sum().backward()
-    assert layer.propulsion_delta["default"].grad.abs().sum() > 0
+    assert layer.propulsion_delta["default"].weight.grad.abs().sum() > 0
 
 
 def test_8_bit_weights_are_merged_and_restored() -> None:

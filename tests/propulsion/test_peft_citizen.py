@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import (
     AutoPeftModelForSequenceClassification,
     PeftConfig,
@@ -16,6 +19,7 @@ from peft import (
     get_peft_model_state_dict,
 )
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
@@ -49,8 +53,10 @@ def test_only_vectors_and_head_are_trained_and_saved() -> None:
     assert trainable
     assert all("propulsion_delta" in name or "modules_to_save" in name for name in trainable)
     saved = get_peft_model_state_dict(model)
-    assert {name.rpartition(".")[2] for name in saved if "classifier" not in name} == {"propulsion_delta"}
-    assert all(layer.propulsion_delta["default"].dtype == torch.float32 for layer in layers(model))
+    assert {name.split(".", 2)[2].rpartition(".propulsion")[2] for name in saved if "classifier" not in name} == {
+        "_delta.weight"
+    }
+    assert all(layer.propulsion_delta["default"].weight.dtype == torch.float32 for layer in layers(model))
 
 
 @pytest.mark.parametrize("name", ["roberta", "llama", "bart"])
@@ -125,6 +131,25 @@ def test_unload_gives_the_base_model_back(name: str) -> None:
     assert torch.equal(result(unloaded, inputs), expected)
 
 
+def test_merging_unties_the_embeddings_of_a_part_too(tmp_path) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+    configuration = transformers.Gemma3Config(
+        text_config={**sizes, "head_dim": 8, "num_key_value_heads": 2, "vocab_size": 96, "tie_word_embeddings": True},
+        vision_config={**sizes, "image_size": 16, "patch_size": 8},
+        tie_word_embeddings=True,
+    )
+    model = get_peft_model(transformers.Gemma3ForConditionalGeneration(configuration).eval(), config(task_type=None))
+    train_by_chance(model)
+    inputs = {"input_ids": torch.arange(3, 13).reshape(2, 5)}
+    expected = result(model, inputs)
+    merged = model.merge_and_unload()
+    assert not merged.config.tie_word_embeddings
+    assert not merged.config.text_config.tie_word_embeddings
+    merged.save_pretrained(tmp_path)
+    reloaded = transformers.Gemma3ForConditionalGeneration.from_pretrained(tmp_path).eval()
+    assert relative_error(result(reloaded, inputs), expected) < 1e-5
+
+
 @pytest.mark.parametrize("name", ["gpt2", "t5", "bart", "bloom", "opt"])
 def test_merged_model_with_tied_embeddings_survives_saving(name: str, tmp_path) -> None:
     model = steered_model(name, "lm")
@@ -144,7 +169,7 @@ def test_merged_model_with_tied_embeddings_survives_saving(name: str, tmp_path) 
 def test_safe_merge_is_all_or_nothing() -> None:
     model = steered_model("llama")
     last = list(layers(model))[-1]
-    last.propulsion_delta["default"].data[0, 0] = float("inf")
+    last.propulsion_delta["default"].weight.data[0, 0] = float("inf")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     for merge in (model.merge_adapter, model.merge_and_unload):
         with pytest.raises(MergeError, match="nothing was merged"):
@@ -160,7 +185,7 @@ def test_a_failed_merge_leaves_what_was_merged_before() -> None:
     model.merge_adapter(["default"])
     before = {key: value.clone() for key, value in model.state_dict().items()}
     broken = [layer for layer in layers(model) if "second" in layer.propulsion_delta][-1]
-    broken.propulsion_delta["second"].data[0, 0] = float("nan")
+    broken.propulsion_delta["second"].weight.data[0, 0] = float("nan")
     with pytest.raises(MergeError):
         model.merge_adapter(["second"], safe_merge=True)
     after = model.state_dict()
@@ -175,7 +200,7 @@ def test_weighted_adapters(kind: str) -> None:
     train_by_chance(model, "second", seed=5)
     model.add_weighted_adapter(["default", "second"], [0.25, 2.0], "both", combination_type=kind)
     for layer in layers(model):
-        one, two, both = (layer.propulsion_delta[name].double() for name in ("default", "second", "both"))
+        one, two, both = (layer.propulsion_delta[name].weight.double() for name in ("default", "second", "both"))
         expected = 0.25 * one + 2 * two if kind == "linear" else (1 + one) ** 0.25 * (1 + two) ** 2 - 1
         torch.testing.assert_close(both, expected, rtol=1e-5, atol=1e-6)
     model.add_weighted_adapter(["default"], [1.0], "again", combination_type=kind)
@@ -183,6 +208,28 @@ def test_weighted_adapters(kind: str) -> None:
     expected = result(model, inputs)
     model.set_adapter("again")
     assert relative_error(result(model, inputs), expected) < 1e-6
+
+
+def test_weighted_adapters_have_the_head_of_the_first_and_say_so(tmp_path) -> None:
+    model = steered_model("roberta")
+    model.add_adapter("second", config())
+    train_by_chance(model, "second", seed=5)
+    with pytest.warns(UserWarning, match="'both' has the head of 'second'"):
+        model.add_weighted_adapter(["second", "default"], [1.0, 0.0], "both")
+    model.set_adapter("second")
+    expected = result(model, batch("roberta"))
+    model.set_adapter("both")
+    assert relative_error(result(model, batch("roberta")), expected) < 1e-6
+    assert torch.equal(result(model, batch("roberta"), adapter_names=["both"] * 3), result(model, batch("roberta")))
+    model.save_pretrained(tmp_path, selected_adapters=["both"])
+    loaded = PeftModel.from_pretrained(tiny_model("roberta", "cls"), tmp_path / "both").eval()
+    assert torch.equal(result(loaded, batch("roberta")), result(model, batch("roberta")))
+
+
+def test_nothing_said_of_degrees_is_the_same_however_it_is_said() -> None:
+    model = steered_model("roberta", task_type=None, degree_pattern=None)
+    model.add_adapter("second", config(task_type=None, degree_pattern={}))
+    model.add_weighted_adapter(["default", "second"], [1.0, 1.0], "both")
 
 
 def test_weighted_adapters_of_different_targets() -> None:
@@ -238,13 +285,13 @@ def test_a_base_model_in_bfloat16_keeps_its_dtype_and_float32_vectors() -> None:
     inputs = batch("llama")
     assert torch.equal(result(model.eval(), inputs), result(tiny_model("llama", "cls").to(torch.bfloat16), inputs))
     assert result(model, inputs).dtype == torch.bfloat16
-    optimizer = torch.optim.AdamW([layer.propulsion_delta["default"] for layer in layers(model)], lr=1e-3)
+    optimizer = torch.optim.AdamW([layer.propulsion_delta["default"].weight for layer in layers(model)], lr=1e-3)
     for _ in range(5):
         model(**inputs).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     for layer in layers(model):
-        delta = layer.propulsion_delta["default"]
+        delta = layer.propulsion_delta["default"].weight
         assert delta.dtype == torch.float32
         assert (delta != 0).any()
 
@@ -263,10 +310,10 @@ def test_peft_model_from_pretrained_on_its_own_class(tmp_path) -> None:
     model = steered_model("bloom", "lm")
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(tiny_model("bloom", "lm"), tmp_path, is_trainable=True)
-    assert all(layer.propulsion_delta["default"].requires_grad for layer in layers(loaded))
+    assert all(layer.propulsion_delta["default"].weight.requires_grad for layer in layers(loaded))
 
 
-@pytest.mark.parametrize("name", ["a.b", "copy", "keys", ""])
+@pytest.mark.parametrize("name", ["a.b", "pop", "keys", ""])
 def test_impossible_adapter_names_are_refused_before_anything_changes(name: str) -> None:
     base = tiny_model("roberta", "cls")
     with pytest.raises(AdapterNameError, match="choose another name"):
@@ -305,3 +352,17 @@ def _token_classifier() -> nn.Module:
     config = tiny_model("bert").config
     torch.manual_seed(0)
     return AutoModelForTokenClassification.from_config(config)
+
+
+@pytest.mark.parametrize("fields", [{}, {"train_bias": True}])
+def test_files_of_the_first_release_are_read(fields: dict[str, Any], tmp_path) -> None:
+    model, inputs = steered_model("roberta", **fields), batch("roberta")
+    expected = result(model, inputs)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    old = {re.sub(r"(propulsion_(delta|bias))\.weight$", r"\1", name): tensor for name, tensor in tensors.items()}
+    assert old.keys() != tensors.keys()
+    save_file(old, file)
+    loaded = PeftModel.from_pretrained(tiny_model("roberta", "cls"), tmp_path).eval()
+    assert torch.equal(result(loaded, inputs), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import datasets
 import pytest
+import tokenizers
 import torch
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from propulsion import PropulsionConfig
 from tests.propulsion.steered import batch, config, layers, relative_error, result, steered_model
@@ -51,16 +53,19 @@ def test_trainer_trains_evaluates_and_resumes_nothing_but_the_adapter(tmp_path: 
     assert not (tmp_path / "checkpoint-6" / "model.safetensors").exists()
 
 
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of the words "0" to "79", for the tiny models."""
+    words = {word: number for number, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", *map(str, range(80))])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
 @pytest.mark.slow
 def test_trl_trains_with_our_configuration(tmp_path: Path) -> None:
     trl = pytest.importorskip("trl", reason="trl is not installed")
-    tokenizers = pytest.importorskip("tokenizers")
-    from transformers import PreTrainedTokenizerFast
-
-    words = {word: number for number, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", *map(str, range(80))])}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", bos_token="<s>")
     data = datasets.Dataset.from_dict({"text": [" ".join(str((i + j) % 80) for j in range(8)) for i in range(16)]})
     arguments = trl.SFTConfig(
         str(tmp_path),
@@ -76,12 +81,12 @@ def test_trl_trains_with_our_configuration(tmp_path: Path) -> None:
         tiny_model("llama", "lm"),
         arguments,
         train_dataset=data,
-        processing_class=fast,
+        processing_class=word_tokenizer(),
         peft_config=PropulsionConfig(task_type="CAUSAL_LM", target_modules="all"),
     )
     trainer.train()
     trainer.save_model(str(tmp_path / "adapter"))
-    assert any((layer.propulsion_delta["default"] != 0).any() for layer in layers(trainer.model))
+    assert any((layer.propulsion_delta["default"].weight != 0).any() for layer in layers(trainer.model))
     assert (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size < 50_000
 
 
@@ -134,7 +139,7 @@ def test_autocast_steers_what_autocast_computes() -> None:
         loss = model(**inputs).loss
     loss.backward()
     assert relative_error(actual.float(), expected) < 0.05
-    assert all(layer.propulsion_delta["default"].grad.dtype == torch.float32 for layer in layers(model))
+    assert all(layer.propulsion_delta["default"].weight.grad.dtype == torch.float32 for layer in layers(model))
 
 
 PROGRAM = """
@@ -174,3 +179,20 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     assert one.keys() == two.keys()
     for name, parameter in one.items():
         torch.testing.assert_close(two[name], parameter, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_trl_takes_a_trained_adapter_as_its_reference(tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl")
+    model = steered_model("llama", "lm").train()
+    pairs = [{"prompt": "1 2", "chosen": " 3 4", "rejected": " 5 6 7"}] * 4
+    arguments = trl.DPOConfig(
+        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=4, learning_rate=0.0, report_to=[],
+        use_cpu=True, bf16=False, logging_steps=1, save_strategy="no",
+    )  # fmt: skip
+    trainer = trl.DPOTrainer(
+        model, args=arguments, train_dataset=datasets.Dataset.from_list(pairs), processing_class=word_tokenizer()
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses == [pytest.approx(math.log(2), abs=1e-4)]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from propulsion import PropulsionConfig
-from propulsion.adapter_files import PEFT_PREFIX
+from propulsion.adapter_files import BIAS, DELTA, PEFT_PREFIX, split_key
 from propulsion.errors import AdapterFileError
 from propulsion.gain import gain
 from propulsion.pooling import pool
@@ -24,8 +24,6 @@ from propulsion_tools.errors import NotFiniteError
 from propulsion_tools.inspection.places import Place, model_order, place_of
 
 Array = npt.NDArray[np.float64]
-
-DELTA, BIAS = ".propulsion_delta", ".propulsion_bias"
 
 
 @dataclass(frozen=True)
@@ -88,21 +86,25 @@ def read_adapter(folder: Path) -> SavedAdapter:
     _check_kind(folder)
     config = PropulsionConfig.from_pretrained(str(folder))
     file = folder / SAFETENSORS_WEIGHTS_NAME
-    tensors = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in load_file(file).items()}
-    deltas = {name.removesuffix(DELTA): tensor for name, tensor in tensors.items() if name.endswith(DELTA)}
+    deltas: dict[str, Tensor] = {}
+    biases, heads = 0, Counter[str]()
+    for key, tensor in load_file(file).items():
+        name, parameter = split_key(key)
+        if parameter == DELTA:
+            deltas[name.removeprefix(PEFT_PREFIX)] = tensor
+        elif parameter == BIAS:
+            biases += tensor.numel()
+        else:
+            heads[_head(key.removeprefix(PEFT_PREFIX), config)] += tensor.numel()
     if not deltas:
         raise AdapterFileError(f"{file} holds no vectors: the file is incomplete.")
     layers = [_layer(name, delta, config, file) for name, delta in deltas.items()]
-    heads: Counter[str] = Counter()
-    for name, tensor in tensors.items():
-        if not name.endswith((DELTA, BIAS)):
-            heads[_head(name, config)] += tensor.numel()
     return SavedAdapter(
         folder=folder,
         config=config,
         layers=tuple(sorted(layers, key=lambda layer: model_order(layer.place))),
         vectors=sum(delta.numel() for delta in deltas.values()),
-        biases=sum(tensor.numel() for name, tensor in tensors.items() if name.endswith(BIAS)),
+        biases=biases,
         heads=dict(heads),
         file_bytes=file.stat().st_size,
     )

@@ -13,8 +13,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
 from propulsion.errors import PropulsionError
+from propulsion.heads import head_modules
 from propulsion_tools.errors import OptionError, ToolsError, near_misses
-from propulsion_tools.methods.heads import count_parameters, head_modules
+from propulsion_tools.methods.heads import count_parameters
 from propulsion_tools.methods.paper_results import paper_parameters
 from propulsion_tools.methods.registry import get_method, method_names
 from propulsion_tools.records import RunSpec

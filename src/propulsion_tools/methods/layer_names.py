@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from propulsion.architectures import Architecture
 from propulsion.errors import TargetError
+from propulsion.heads import head_modules
 from propulsion.targets import (
     ALL_LINEAR,
     architecture_of,
@@ -20,7 +21,6 @@ from propulsion.targets import (
     resolve_preset,
 )
 from propulsion_tools.errors import OptionError
-from propulsion_tools.methods.heads import head_modules
 from propulsion_tools.records import RunSpec
 
 QUERY_VALUE = ("query", "value")

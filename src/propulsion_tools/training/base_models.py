@@ -14,8 +14,8 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
+from propulsion.heads import head_modules
 from propulsion_tools.errors import MissingExtraError, OptionError, require
-from propulsion_tools.methods.heads import head_modules
 from propulsion_tools.methods.positions import position_offset
 from propulsion_tools.records import RunSpec
 from propulsion_tools.tasks import ModelKind, Setup

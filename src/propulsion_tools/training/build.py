@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from propulsion.heads import head_modules
 from propulsion_tools.methods import get_method
-from propulsion_tools.methods.heads import head_modules
 from propulsion_tools.records import RunSpec
 from propulsion_tools.tasks import ModelKind, Setup, Task, TaskData, get_task
 from propulsion_tools.tasks.base import Lengths, Metrics

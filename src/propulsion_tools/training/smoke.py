@@ -20,8 +20,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from propulsion.heads import head_modules
 from propulsion_tools.errors import OptionError
-from propulsion_tools.methods.heads import head_modules
 from propulsion_tools.records import RUN_FACTS, RunRecord, RunSpec
 from propulsion_tools.records.run_spec import SMOKE_LENGTH
 from propulsion_tools.tasks import TaskData, get_task

@@ -1,0 +1,39 @@
+"""Where the network ends and the task's head begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from transformers import PreTrainedModel
+
+PEFT_HEADS = ["classifier", "score"]
+"""What PEFT puts into `modules_to_save` of a classifier for which nothing was said, and appends to what was."""
+
+
+def head_modules(model: PreTrainedModel) -> list[str]:
+    """Names of the children that hold parameters and stand outside the backbone; none in a language model.
+
+    The backbone is what transformers calls ``base_model_prefix``, or else (T5 for question answering) the embedding,
+    the encoder and the decoder. BERT for classification has one other child (``classifier``), DistilBERT and DeBERTa
+    have two: a list of usual names would forget ``pre_classifier`` or ``pooler``, and the reloaded adapter would then
+    meet a random layer. The output layer of a language model is as old as its backbone, and stays frozen with it.
+    """
+    if model.get_output_embeddings() is not None:
+        return []
+    parts = (model.get_input_embeddings(), model.get_encoder(), model.get_decoder())
+    backbone = {id(part) for part in parts} if not hasattr(model, model.base_model_prefix) else set()
+    return [
+        name
+        for name, child in model.named_children()
+        if name != model.base_model_prefix and id(child) not in backbone and any(True for _ in child.parameters())
+    ]
+
+
+def is_saved_whole(name: str, modules_to_save: Iterable[str]) -> bool:
+    """Whether a module or a parameter, by its name in a saved file, is in a module that PEFT trains and saves whole.
+
+    PEFT compares the ends of modules' names: "classifier" is "pre_classifier" too.
+    """
+    parts = name.split(".")
+    ancestors = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    return any(ancestor.endswith(module) for ancestor in ancestors for module in modules_to_save)

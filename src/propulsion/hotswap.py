@@ -1,0 +1,80 @@
+"""Put another adapter's trained values into the place of a loaded one, in a model that may be compiled and serving."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft.utils import load_peft_weights
+from torch import Tensor, nn
+
+from propulsion.adapter_files import check_adapter_tensors, with_current_name
+from propulsion.config import PropulsionConfig
+from propulsion.errors import AdapterFileError, AdapterNameError, ConfigError, MergeError, near_misses
+from propulsion.fingerprint import check_fingerprint
+from propulsion.layers import PropulsionLayer
+
+# What the layers compute with beside the vectors; a compiled model has it as constants.
+FIXED = ("degree", "degree_pattern", "num_vectors", "pooling", "train_bias")
+
+
+def hotswap_adapter(
+    model: nn.Module,
+    model_name_or_path: str,
+    adapter_name: str = "default",
+    torch_device: str | torch.device | None = None,
+    **kwargs: Any,
+) -> None:
+    """Replace the values of a loaded adapter by those of a saved one, in place, so that nothing is compiled again.
+
+    The arguments are those of `peft.utils.hotswap.hotswap_adapter`, which is for LoRA alone.
+
+    Args:
+        model: A PEFT model, or what `torch.compile` made of it.
+        model_name_or_path: Folder or hub id of the saved adapter.
+        adapter_name: The loaded adapter; it keeps its name.
+        torch_device: Where the file is read to; None: the CPU.
+        **kwargs: For the hub, as in `PeftModel.from_pretrained`: ``subfolder``, ``revision``, ``token`` and so on.
+
+    Raises:
+        AdapterNameError: There is no such adapter in the model.
+        ConfigError: The saved adapter has other degrees, numbers of vectors or pooling, or is not Propulsion's.
+        AdapterFileError: It is damaged, or steers other layers or trains other modules than the loaded one.
+        BaseModelError: It belongs to another base model.
+        MergeError: The loaded adapter is merged.
+    """
+    model = getattr(model, "_orig_mod", model)
+    if not isinstance(model, PeftModel) or adapter_name not in model.peft_config:
+        hint = near_misses(adapter_name, getattr(model, "peft_config", {}))
+        raise AdapterNameError(f"Adapter {adapter_name} does not exist.{hint}")
+    config = PeftConfig.from_pretrained(model_name_or_path, **kwargs)
+    _check_config(config, model.peft_config[adapter_name], model_name_or_path)
+    layers = [layer for layer in model.modules() if isinstance(layer, PropulsionLayer)]
+    if any(adapter_name in layer.merged_adapters for layer in layers):
+        raise MergeError(f"The adapter {adapter_name!r} is merged: call unmerge_adapter() before it is replaced.")
+    if config.base_fingerprint:
+        check_fingerprint(config.base_fingerprint, dict(model.get_base_model().named_modules()))
+    saved = load_peft_weights(model_name_or_path, device=str(torch_device or "cpu"), **kwargs)
+    _copy({with_current_name(key): tensor for key, tensor in saved.items()}, model, adapter_name)
+
+
+def _check_config(saved: PeftConfig, loaded: PropulsionConfig, where: str) -> None:
+    if not isinstance(saved, PropulsionConfig):
+        raise ConfigError(f"{where} is an adapter of {saved.peft_type}, which cannot take the place of Propulsion's.")
+    for field in FIXED:
+        new, old = getattr(saved, field) or None, getattr(loaded, field) or None
+        if new != old:
+            raise ConfigError(
+                f"{where} has {field}={new!r} and the loaded adapter {old!r}: load it under a name of its own."
+            )
+
+
+def _copy(saved: dict[str, Tensor], model: PeftModel, adapter_name: str) -> None:
+    """Into the memory of the loaded values, after all of them have been compared."""
+    own = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    check_adapter_tensors(saved, own, adapter_name)
+    if more := sorted(saved.keys() - own.keys()):
+        raise AdapterFileError(f"The adapter has {more[0]}, which the loaded one does not train: load it beside it.")
+    for key, tensor in saved.items():  # a state's tensors share the parameters' memory, and have no gradient
+        own[key].copy_(tensor)

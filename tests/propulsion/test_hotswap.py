@@ -1,0 +1,99 @@
+"""One adapter's values in the place of another's, without a new compilation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch._dynamo.testing import CompileCounter
+
+from propulsion import hotswap_adapter
+from propulsion.errors import AdapterFileError, AdapterNameError, BaseModelError, ConfigError, MergeError
+from tests.propulsion.steered import batch, config, layers, result, steered_model, train_by_chance
+from tests.tiny_models import tiny_model
+
+
+def other(folder: Path, seed: int = 5, **fields: Any) -> PeftModel:
+    """A saved adapter with other values, and the model that it was saved from."""
+    model = get_peft_model(tiny_model("roberta", "cls"), config(**fields)).eval()
+    train_by_chance(model, seed=seed)
+    model.save_pretrained(folder)
+    return model
+
+
+def test_the_model_answers_as_the_other_did(tmp_path: Path) -> None:
+    model, inputs = steered_model("roberta", train_bias=True), batch("roberta")
+    expected = result(other(tmp_path, train_bias=True), inputs)
+    before = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+    hotswap_adapter(model, str(tmp_path))
+    assert torch.equal(result(model, inputs), expected)
+    assert {name: parameter.data_ptr() for name, parameter in model.named_parameters()} == before
+
+
+def test_a_compiled_model_is_not_compiled_again(tmp_path: Path) -> None:
+    expected = result(other(tmp_path), batch("roberta"))
+    counter = CompileCounter()
+    model = torch.compile(steered_model("roberta"), backend=counter)
+    first = result(model, batch("roberta"))
+    frames = counter.frame_count
+    assert frames > 0
+    hotswap_adapter(model, str(tmp_path))
+    second = result(model, batch("roberta"))
+    assert counter.frame_count == frames
+    torch.testing.assert_close(second, expected)
+    assert not torch.allclose(first, second)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"degree": 3}, ConfigError, "degree=3"),
+        ({"num_vectors": 2, "init_noise": 0.1}, ConfigError, "num_vectors=2"),
+        ({"target_modules": "attn"}, AdapterFileError, "no vector for"),
+    ],
+)
+def test_what_does_not_fit_changes_nothing(
+    fields: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    other(tmp_path, **fields)
+    model = steered_model("roberta")
+    expected = result(model, batch("roberta"))
+    with pytest.raises(error, match=message):
+        hotswap_adapter(model, str(tmp_path))
+    assert torch.equal(result(model, batch("roberta")), expected)
+
+
+def test_more_than_is_trained_here_is_refused(tmp_path: Path) -> None:
+    other(tmp_path, target_modules="mlp", modules_to_save=["query"])
+    model = steered_model("roberta", target_modules="mlp")
+    with pytest.raises(AdapterFileError, match="which the loaded one does not train"):
+        hotswap_adapter(model, str(tmp_path))
+
+
+def test_other_methods_bases_names_and_merged_adapters_are_refused(tmp_path: Path) -> None:
+    get_peft_model(tiny_model("roberta", "cls"), LoraConfig(task_type="SEQ_CLS")).save_pretrained(tmp_path / "lora")
+    other(tmp_path / "other")
+    model = steered_model("roberta")
+    with pytest.raises(ConfigError, match="LORA"):
+        hotswap_adapter(model, str(tmp_path / "lora"))
+    with pytest.raises(AdapterNameError, match="Did you mean 'default'"):
+        hotswap_adapter(model, str(tmp_path / "other"), "defualt")
+    stranger = get_peft_model(tiny_model("roberta", "cls", seed=7), config())
+    with pytest.raises(BaseModelError, match="another base model"):
+        hotswap_adapter(stranger, str(tmp_path / "other"))
+    model.merge_adapter()
+    with pytest.raises(MergeError, match="unmerge_adapter"):
+        hotswap_adapter(model, str(tmp_path / "other"))
+
+
+def test_a_weight_for_an_adapter_is_refused_with_the_way_out() -> None:
+    layer = next(layers(steered_model("roberta")))
+    layer.set_scale("default", 1.0)
+    layer.scale_layer(1.0)
+    with pytest.raises(ConfigError, match="add_weighted_adapter"):
+        layer.set_scale("default", 0.5)
+    with pytest.raises(ConfigError, match="add_weighted_adapter"):
+        layer.scale_layer(0.5)
