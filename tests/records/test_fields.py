@@ -26,6 +26,7 @@ from propulsion_tools.records.fields import (
     run_option,
     type_text,
 )
+from propulsion_tools.records.options import EvaluateOptions
 from propulsion_tools.records.run_spec import EVALUATE, PREDICT, REGRESS
 
 SAID: dict[str, Any] = {
@@ -116,18 +117,21 @@ def test_what_a_grid_says_elsewhere() -> None:
     }
 
 
-def test_one_source_of_rows_replaces_the_other() -> None:
-    @dataclass
-    class Given:
-        dataset_name: str | None = None
-
-    options = Given()
-    for name in names(lambda facts: EVALUATE in facts.override):
-        setattr(options, name, None)
+def test_what_is_not_given_stays_as_the_run_had_it() -> None:
     spec = RunSpec(data_dir="rows", num_beams=3)
-    assert spec.overridden(EVALUATE, options) == spec
-    options.dataset_name = "glue"
-    assert spec.overridden(EVALUATE, options) == replace(spec, data_dir=None, dataset_name="glue")
+    assert spec.overridden(EVALUATE, EvaluateOptions()) == spec
+    assert spec.overridden(EVALUATE, EvaluateOptions(num_beams=2)) == replace(spec, num_beams=2)
+
+
+@pytest.mark.parametrize(
+    ("before", "given"),
+    [
+        ({"data_dir": "rows"}, {"dataset_name": "glue", "dataset_config_name": "sst2"}),
+        ({"dataset_name": "glue", "dataset_config_name": "sst2"}, {"data_dir": "rows"}),
+    ],
+)
+def test_one_source_of_rows_replaces_the_other(before: dict[str, Any], given: dict[str, Any]) -> None:
+    assert RunSpec(**before).overridden(EVALUATE, EvaluateOptions(**given)) == RunSpec(**given)
 
 
 borrowed = partial(borrow, RunSpec)

@@ -37,7 +37,6 @@ def _number(wanted: str, holds: Callable[[Any], bool]) -> Values:
 
 ANY = Values("anything", lambda v: True)
 """Whatever the type allows; what uses the option may refuse more."""
-AT_LEAST_ONE = _number("an integer of at least 1", lambda v: isinstance(v, int) and v >= 1)
 NOT_NEGATIVE = _number("a number of at least 0", lambda v: math.isfinite(v) and v >= 0)
 ABOVE_ZERO = _number("a number above 0", lambda v: math.isfinite(v) and v > 0)
 SHARE = _number("a share of at least 0 and below 1", lambda v: 0 <= v < 1)
@@ -47,6 +46,9 @@ FINITE = _number("a finite number", math.isfinite)
 def at_least(least: int) -> Values:
     """Integers from `least` on."""
     return _number(f"an integer of at least {least}", lambda v: isinstance(v, int) and v >= least)
+
+
+AT_LEAST_ONE = at_least(1)
 
 
 def one_of(*choices: str) -> Values:

@@ -42,7 +42,7 @@ def _products(gradients: Sequence[Factors | Tensor]) -> Tensor:
 
 def _sum_of_products(blocks: Iterator[Tensor]) -> Tensor:
     """Σ B Bᵀ over blocks of columns, each of shape (n · C, width)."""
-    return sum((block @ block.T).double().cpu() for block in blocks)
+    return sum((block @ block.T).cpu().double() for block in blocks)
 
 
 def _direct_blocks(gradients: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -86,7 +86,7 @@ def _by_tokens(factors: Sequence[Factors]) -> Tensor:
         closeness = factor.inputs @ inputs.T
         slopes = (factor.grads.reshape(-1, d_out) @ grads.reshape(-1, d_out).T).view(outputs, -1, outputs, len(inputs))
         part.index_add_(2, owner, (slopes * closeness[None, :, None]).sum(1))
-    return result.permute(0, 1, 3, 2).reshape(count * outputs, -1).double().cpu()
+    return result.permute(0, 1, 3, 2).reshape(count * outputs, -1).cpu().double()
 
 
 def _cost_of_tokens(factors: Sequence[Factors]) -> int:

@@ -74,7 +74,7 @@ def outputs(model: nn.Module, rows: Sequence[Row], readout: Readout) -> Tensor:
     was_training = [module for module in model.modules() if module.training]
     model.eval()
     with torch.no_grad():
-        values = torch.stack([readout(model, row) for row in rows]).double().cpu()
+        values = torch.stack([readout(model, row) for row in rows]).cpu().double()
     for module in was_training:
         module.training = True
     return values
@@ -82,4 +82,4 @@ def outputs(model: nn.Module, rows: Sequence[Row], readout: Readout) -> Tensor:
 
 def _flat(model: nn.Module, names: Sequence[str]) -> Tensor:
     parameters = dict(model.named_parameters())
-    return torch.cat([parameters[name].detach().flatten() for name in names]).double().cpu()
+    return torch.cat([parameters[name].detach().flatten() for name in names]).cpu().double()

@@ -1,4 +1,4 @@
-"""How what was trained is kept and found again, for every method alike.
+"""How what was trained is saved and read, for every method alike.
 
 | Trained | Kept as | Read with |
 |---|---|---|
@@ -121,8 +121,6 @@ def _load(model: nn.Module, folder: Path, file: Path) -> None:
     tensors = load_file(str(file))
     if missing := sorted(_changed(model).keys() - tensors.keys()):
         raise AdapterFileError(f"{file} lacks {missing[0]}: it is incomplete, or of another model.")
-    found = model.load_state_dict(tensors, strict=False)
-    if found.unexpected_keys:
-        raise AdapterFileError(
-            f"{file} has {found.unexpected_keys[0]}, which this model lacks: it is of another model."
-        )
+    unknown = model.load_state_dict(tensors, strict=False).unexpected_keys
+    if unknown:
+        raise AdapterFileError(f"{file} has {unknown[0]}, which this model lacks: it is of another model.")
