@@ -1,0 +1,43 @@
+"""The types of options: what they take, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+_WORDS = {
+    str: ("text", "texts"),
+    int: ("integer", "integers"),
+    float: ("number", "numbers"),
+    bool: ("true or false", "booleans"),
+    NoneType: ("null", "nulls"),
+}
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types that a value of this type may have."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def takes_bool(hint: Any) -> bool:
+    """Whether true and false are values of this type."""
+    return bool in alternatives(hint)
+
+
+def in_words(hint: Any) -> str:
+    """A type for people, for example ``number or null`` for ``float | None``."""
+    words = [_one(kind) for kind in alternatives(hint)]
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _one(kind: Any) -> str:
+    if kind in _WORDS:
+        return _WORDS[kind][0]
+    container = get_origin(kind) or kind
+    if issubclass(container, Mapping):
+        return "mapping"
+    if issubclass(container, Collection):
+        (items, *_) = get_args(kind)
+        return f"list of {_WORDS[items][1]}"
+    raise TypeError(f"No words for the type {kind}: say them in cli/annotations.py.")
