@@ -23,7 +23,7 @@ version. `python -m propulsion` is the same command, and `torchrun --nproc_per_n
 two processes.
 
 - **Files.** Every option may also be set in a YAML file, under the same name: `--config FILE.yaml`. A flag overrides a
-  file.
+  file. `--print_config` prints every option as such a file and runs nothing.
 - **Spelling.** `--learning-rate` is the same as `--learning_rate`. `--bf16` alone means `--bf16 true`; this holds for
   every option that takes true or false.
 - **Values.** Lists and mappings are written as in YAML: `--target_modules "[query, value]"`, `--method_args "{r: 4}"`.
