@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from propulsion.errors import PropulsionError
-from propulsion_tools.cli import COMMANDS, _parse, main
+from propulsion_tools.cli import main
+from propulsion_tools.cli.commands import COMMANDS
+from propulsion_tools.cli.parsing import parse
 from propulsion_tools.compare.command import check_disk, check_folders
 from propulsion_tools.compare.grid import Grid
 from propulsion_tools.compare.grid_file import grid_from, read_grid
@@ -166,7 +168,7 @@ SPECS = st.builds(
 
 @given(SPECS)
 def test_the_words_of_a_run_are_its_spec(spec: RunSpec) -> None:
-    values = _parse("train", COMMANDS["train"], words(spec))
+    values = parse("train", COMMANDS["train"], words(spec))
     assert values is not None
     assert RunSpec(**values) == spec
 

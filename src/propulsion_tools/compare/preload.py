@@ -8,5 +8,8 @@ import yaml  # noqa: F401
 import propulsion_tools.training.console
 import propulsion_tools.training.run  # noqa: F401
 from propulsion_tools.methods import method_names
+from propulsion_tools.tasks import task_names
 
-method_names()  # imports every method
+# These import every method and every task.
+method_names()
+task_names()

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from propulsion_tools import cli
-from propulsion_tools.cli import COMMANDS, _parse, main
+from propulsion_tools.cli import dispatch, main
+from propulsion_tools.cli.commands import COMMANDS
+from propulsion_tools.cli.parsing import parse
 from propulsion_tools.records import RunSpec
 
 
-def parse(*words: str) -> RunSpec:
-    values = _parse("train", COMMANDS["train"], list(words))
+def spec_of(*words: str) -> RunSpec:
+    values = parse("train", COMMANDS["train"], list(words))
     assert values is not None
     return RunSpec(**values)
 
@@ -62,7 +61,7 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 def test_flags_and_yaml_have_the_same_names_and_flags_win(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("learning_rate: 1e-4\ntarget_modules: [query, value]\ndegree_pattern: {query: 5}\nbf16: true\n")
-    spec = parse("--config", str(file), "--learning_rate", "2e-3")
+    spec = spec_of("--config", str(file), "--learning_rate", "2e-3")
     assert spec == RunSpec(
         learning_rate=2e-3, target_modules=("query", "value"), degree_pattern={"query": 5}, bf16=True
     )
@@ -106,7 +105,7 @@ def test_unknown_key_in_a_file_is_refused(tmp_path: Path, capsys: pytest.Capture
     ],
 )
 def test_words_become_the_spec(words: list[str], wanted: dict[str, object]) -> None:
-    assert parse(*words) == RunSpec(**wanted)  # type: ignore[arg-type]
+    assert spec_of(*words) == RunSpec(**wanted)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
@@ -138,14 +137,6 @@ def test_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "text-classification" in capsys.readouterr().out
 
 
-def test_the_command_line_does_not_import_training_for_its_help() -> None:
-    code = "import sys; from propulsion_tools.cli import main; main(['--help']); assert 'datasets' not in sys.modules"
-    code += "; assert 'propulsion_tools.training.run' not in sys.modules and 'matplotlib' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert all(name in done.stdout for name in COMMANDS)
-
-
 @pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 2), (errno.EACCES, 2), (errno.ENOENT, None)])
 def test_a_full_disk_is_one_sentence_and_a_file_that_we_forgot_is_not(
     number: int, status: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -153,7 +144,7 @@ def test_a_full_disk_is_one_sentence_and_a_file_that_we_forgot_is_not(
     def fails(words: list[str]) -> None:
         raise OSError(number, os.strerror(number), "record.json")
 
-    monkeypatch.setattr(cli, "_dispatch", fails)
+    monkeypatch.setattr(dispatch, "dispatch", fails)
     if status is None:
         with pytest.raises(OSError, match=r"record\.json"):
             main(["tasks"])
