@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 from pathlib import Path
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 
 from propulsion.errors import AdapterFileError
-from propulsion_tools import records
 from propulsion_tools.errors import MissingExtraError, OptionError
 from propulsion_tools.inspection.distribution import start
 from propulsion_tools.inspection.gain_tables import BAR, bar, number
@@ -166,7 +166,7 @@ def test_a_failed_write_keeps_the_figure_that_was_there(save: Save, tmp_path: Pa
     file = tmp_path / "figure.svg"
     file.write_text("before")
     folder, full = save(bert_deltas(1)), OSError(28, "No space left")
-    with mock.patch.object(records.os, "replace", side_effect=full), pytest.raises(OptionError, match="No space left"):
+    with mock.patch.object(os, "replace", side_effect=full), pytest.raises(OptionError, match="No space left"):
         inspect_adapter(folder, file)
     assert file.read_text() == "before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "figure.svg"]

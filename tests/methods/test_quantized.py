@@ -12,7 +12,7 @@ from peft.tuners.lora import layer as lora_layer
 
 from propulsion_tools.methods import get_method
 from propulsion_tools.records import RunSpec
-from propulsion_tools.training.job import resolve
+from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.trained_files import open_adapter, save_trained
 from tests.methods.test_methods import Classification
 from tests.tiny_models import tiny_inputs, tiny_model

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from propulsion_tools.cli import main
-from propulsion_tools.compare.options import AblateOptions
 from propulsion_tools.compare.plan import cells, final_runs, rates
 from propulsion_tools.compare.results import all_results
 from propulsion_tools.errors import OptionError, UnknownNameError
+from propulsion_tools.records.options import AblateOptions
 from propulsion_tools.report import ablate as room
 from propulsion_tools.report.ablate import STUDIES, study_grid
 from tests.compare.conftest import Here

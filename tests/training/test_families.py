@@ -11,13 +11,16 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from propulsion_tools.errors import OptionError
 from propulsion_tools.records import RunSpec
+from propulsion_tools.records.options import EvaluateOptions, PredictOptions
 from propulsion_tools.tasks import get_task
-from propulsion_tools.training import job
+from propulsion_tools.training import build
+from propulsion_tools.training.data import load_data
 from propulsion_tools.training.evaluate import evaluate
-from propulsion_tools.training.options import EvaluateOptions, PredictOptions
 from propulsion_tools.training.predict import predict
+from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.run import train
 from propulsion_tools.training.smoke import build_tiny, tiny_config
+from propulsion_tools.training.trainer import make_trainer
 
 QUIET = {"disable_tqdm": True, "use_cpu": True}
 PIQA = {"goal": "open the jar", "sol1": "turn the lid", "sol2": "look at it"}
@@ -152,20 +155,19 @@ def test_accumulated_batches_are_one_batch_for_language_models(kind: str, llama:
     for name, sizes in (("one", (4, 1)), ("two", (2, 2))):
         changed = RunSpec(
             **{
-                **vars(job.resolve(spec)),
+                **vars(resolve(spec)),
                 "per_device_train_batch_size": sizes[0],
                 "gradient_accumulation_steps": sizes[1],
                 "max_steps": 1,
                 "output_dir": str(tmp_path / name),
             }
         )
-        task = job.get_task("piqa")
-        made = job.assemble(changed, task, job.load_data(changed))
+        made = build.build(changed, load_data(changed))
         made.model.train()
         for module in made.model.modules():
             if hasattr(module, "dropout") and isinstance(module.dropout, float):
                 module.dropout = 0.0
-        run = job.make_trainer(made, logging_steps=1, save_strategy="no", eval_strategy="no")
+        run = make_trainer(made, logging_steps=1, save_strategy="no", eval_strategy="no")
         run.train()
         norms[name] = next(entry["grad_norm"] for entry in run.state.log_history if "grad_norm" in entry)
     assert norms["one"] == pytest.approx(norms["two"], rel=1e-3)
@@ -191,7 +193,7 @@ def test_what_the_model_cannot_take_is_refused_before_its_weights_are_read(
     def never(*args: Any) -> None:
         raise AssertionError("the weights were read")
 
-    monkeypatch.setattr(job, "load_base", never)
+    monkeypatch.setattr(build, "load_base", never)
     with pytest.raises(ValueError, match=said):
         train(piqa_spec(llama, tmp_path, **changes))
 
@@ -199,7 +201,7 @@ def test_what_the_model_cannot_take_is_refused_before_its_weights_are_read(
 def test_a_wrong_model_is_refused_before_its_weights_are_read(
     llama: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "load_base", None)
+    monkeypatch.setattr(build, "load_base", None)
     with pytest.raises(OptionError, match="piqa needs a causal language model or an encoder-decoder, and bert is"):
         train(piqa_spec(llama, tmp_path, model_name_or_path=str(tiny_model), max_length=16))
 
@@ -235,7 +237,7 @@ def test_weights_are_quantized_and_the_head_is_whole(
     record = train(piqa_spec(llama, tmp_path, model_name_or_path=str(wide), **changes))
     again = evaluate(tmp_path / "run", EvaluateOptions(**QUIET))
     assert again["validation"] == pytest.approx(record.metrics["validation"], rel=1e-2)
-    made = job.assemble(record.spec, get_task(task), job.load_data(record.spec))
+    made = build.build(record.spec, load_data(record.spec))
     kinds = {name: type(parameter).__name__ for name, parameter in made.model.named_parameters()}
     quantized = [name for name, kind in kinds.items() if kind in ("Params4bit", "Int8Params")]
     assert any("q_proj" in name for name in quantized)

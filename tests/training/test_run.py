@@ -18,12 +18,16 @@ from propulsion.errors import AdapterFileError
 from propulsion_tools.errors import NotFiniteError, OptionError
 from propulsion_tools.methods import get_method, method_names
 from propulsion_tools.records import RunRecord, RunSpec
-from propulsion_tools.training import job, trainer
+from propulsion_tools.records.options import EvaluateOptions, PredictOptions
+from propulsion_tools.training import trainer
+from propulsion_tools.training.build import build
 from propulsion_tools.training.checkpoints import checkpoints
+from propulsion_tools.training.data import load_data
 from propulsion_tools.training.evaluate import evaluate
-from propulsion_tools.training.options import EvaluateOptions, PredictOptions
 from propulsion_tools.training.predict import predict
+from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.run import train
+from propulsion_tools.training.trainer import make_trainer
 
 MakeSpec = Callable[..., RunSpec]
 # Built by the same calls as others.
@@ -54,13 +58,13 @@ class KilledAt(TrainerCallback):
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """The next trainers die at this step; undone by `monkeypatch.undo`."""
-    original = job.RunTrainer
+    original = trainer.RunTrainer
 
     def made(**kwargs: Any) -> Any:
         kwargs["callbacks"] = [*kwargs["callbacks"], KilledAt(step)]
         return original(**kwargs)
 
-    monkeypatch.setattr(job, "RunTrainer", made)
+    monkeypatch.setattr(trainer, "RunTrainer", made)
 
 
 @pytest.mark.parametrize(
@@ -245,13 +249,12 @@ def test_accumulated_batches_are_one_batch(make_spec: MakeSpec, tmp_path: Path) 
     # The data has dropout only in BERT; with it off, two halves of a batch must give the gradient of the whole.
     norms = {}
     for name, changes in (("one", {"per_device_train_batch_size": 16}), ("two", {"gradient_accumulation_steps": 2})):
-        spec = job.resolve(make_spec(output_dir=str(tmp_path / name), max_steps=1, **changes))
-        task = job.get_task(str(spec.task))
-        made = job.assemble(spec, task, task.load(job.data_source(spec)))
+        spec = resolve(make_spec(output_dir=str(tmp_path / name), max_steps=1, **changes))
+        made = build(spec, load_data(spec))
         for module in made.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        run = job.make_trainer(made, logging_steps=1, save_strategy="no", eval_strategy="no")
+        run = make_trainer(made, logging_steps=1, save_strategy="no", eval_strategy="no")
         run.train()
         norms[name] = next(entry["grad_norm"] for entry in run.state.log_history if "grad_norm" in entry)
     assert norms["one"] == pytest.approx(norms["two"], rel=1e-4)
@@ -330,9 +333,8 @@ def test_bf16_trains_in_float32(make_spec: MakeSpec, tmp_path: Path, asked: dict
 
 
 def test_the_head_has_its_own_learning_rate_and_the_vectors_decay(make_spec: MakeSpec) -> None:
-    spec = job.resolve(make_spec(head_learning_rate=1e-4, weight_decay=0.1))
-    task = job.get_task(str(spec.task))
-    made = job.make_trainer(job.assemble(spec, task, task.load(job.data_source(spec))))
+    spec = resolve(make_spec(head_learning_rate=1e-4, weight_decay=0.1))
+    made = make_trainer(build(spec, load_data(spec)))
     names = {parameter: name for name, parameter in made.model.named_parameters()}
     for group in made.parameter_groups(made.model):
         for name in (names[parameter] for parameter in group["params"]):

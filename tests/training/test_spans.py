@@ -12,8 +12,8 @@ import pytest
 
 from propulsion_tools.errors import DataError, OptionError
 from propulsion_tools.records import RunRecord, RunSpec
+from propulsion_tools.records.options import EvaluateOptions, PredictOptions
 from propulsion_tools.training.evaluate import evaluate
-from propulsion_tools.training.options import EvaluateOptions, PredictOptions
 from propulsion_tools.training.predict import predict
 from propulsion_tools.training.run import train
 from tests.sentences import BAD, FILLER, GOOD

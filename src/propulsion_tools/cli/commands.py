@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from propulsion_tools.compare.options import AblateOptions, CompareOptions
 from propulsion_tools.records import RunSpec, write_atomically
-from propulsion_tools.training.options import (
+from propulsion_tools.records.options import (
+    AblateOptions,
     BoundOptions,
+    CompareOptions,
     DemoOptions,
     EvaluateOptions,
     InspectOptions,
@@ -56,27 +57,25 @@ class Command:
 def _train(spec: RunSpec) -> None:
     from propulsion_tools.tasks import get_task
     from propulsion_tools.training import console, processes
+    from propulsion_tools.training.notify import keep_quiet
 
-    notify = console.show if processes.is_first() else _ignore
+    notify = console.show if processes.is_first() else keep_quiet
     if spec.smoke:
         from propulsion_tools.training.smoke import smoke
 
         record = smoke(spec, notify)
-        processes.part()
+        processes.leave_process_group()
         notify(f"{record.spec.task} by {record.spec.method}: {record.spec.max_steps} steps taken, nothing kept.")
         return
     from propulsion_tools.training.run import train
 
     record = train(spec, notify)
-    processes.part()
-    metric = get_task(str(record.spec.task)).main_metric
-    split = next(iter(record.metrics), "validation")
-    table = console.run_table({record.spec.method: record}, metric, split)
-    notify(table, f"Written to {record.spec.output_dir}")
-
-
-def _ignore(*parts: object) -> None:
-    """What the other processes of a run have to say: nothing."""
+    processes.leave_process_group()
+    if processes.is_first():
+        metric = get_task(str(record.spec.task)).main_metric
+        split = next(iter(record.metrics), "validation")
+        table = console.run_table({record.spec.method: record}, metric, split)
+        console.show(table, f"Written to {record.spec.output_dir}")
 
 
 def _evaluate(adapter_dir: str, options: EvaluateOptions) -> None:

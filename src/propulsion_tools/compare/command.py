@@ -8,7 +8,6 @@ from pathlib import Path
 
 from propulsion_tools.compare.grid import Grid
 from propulsion_tools.compare.local_backend import Backend, LocalProcesses
-from propulsion_tools.compare.options import CompareOptions
 from propulsion_tools.compare.plan import Cell, cells, final_runs, selection_runs
 from propulsion_tools.compare.process import cores
 from propulsion_tools.compare.progress import GridProgress
@@ -17,9 +16,10 @@ from propulsion_tools.compare.results import CellResult, all_results
 from propulsion_tools.compare.runner import run_grid
 from propulsion_tools.errors import DataError, OptionError, RunsFailedError, require
 from propulsion_tools.records import RunRecord
+from propulsion_tools.records.options import CompareOptions
 from propulsion_tools.training.base_models import model_path
 from propulsion_tools.training.console import size
-from propulsion_tools.training.measure import weight_bytes
+from propulsion_tools.training.trained_files import weight_bytes
 
 OTHER_METHODS_SHARE, FILES_BESIDE = 0.05, 2 * 2**20  # of the base model's weights; tokenizer, answers, curves
 

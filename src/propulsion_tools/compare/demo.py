@@ -10,10 +10,10 @@ from pathlib import Path
 
 from propulsion.errors import PropulsionError
 from propulsion_tools.records import RunRecord, write_atomically
+from propulsion_tools.records.options import DemoOptions
 from propulsion_tools.tasks import get_task
 from propulsion_tools.training.base_models import MINILM
 from propulsion_tools.training.console import run_table, show
-from propulsion_tools.training.options import DemoOptions
 
 TASK = "docstrings"
 METHODS = ("head", "propulsion")

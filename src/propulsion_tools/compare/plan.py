@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from propulsion_tools.compare.grid import Grid, Settings
 from propulsion_tools.methods import get_method
-from propulsion_tools.records import RunSpec
-from propulsion_tools.training.job import resolve
+from propulsion_tools.records import RUN_FACTS, RunSpec, slug
+from propulsion_tools.training.resolve import resolve
 
 DEFAULTS: Settings = {"eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True}
 SELECTION: Settings = {"selection_fraction": 0.15, "seed": 42}
-# Where a run's files go, and what it shows, say nothing about what it computes.
-_NOT_IDENTITY = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "disable_tqdm", "report_to")
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ def _run(grid: Grid, cell: Cell, own: Mapping[str, Any], is_final: bool) -> Run:
     spec = resolve(RunSpec(**{**_settings(grid, cell), **own}))
     words = [cell.task, cell.row, f"n{cell.size}" if cell.size else "", f"lr{spec.learning_rate:.3g}"]
     words.append(f"seed{spec.seed}" if is_final else "selection")
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(filter(None, words)))
+    name = slug("-".join(filter(None, words)))
     return Run(cell, replace(spec, output_dir=f"{grid.folder}/{name}-{spec_hash(spec)}"), is_final)
 
 
@@ -104,7 +101,7 @@ def spec_hash(spec: RunSpec) -> str:
     told = {
         name: value
         for name, value in asdict(spec).items()
-        if name not in _NOT_IDENTITY and value != getattr(defaults, name)
+        if RUN_FACTS[name].identity and value != getattr(defaults, name)
     }
     text = json.dumps(told, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

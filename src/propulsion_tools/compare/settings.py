@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from functools import cache
 from typing import Any
 
 from propulsion_tools.errors import OptionError, require
-from propulsion_tools.records import RunSpec, refuse_unknown
-
-# What the grid itself decides, and where it is said instead.
-_ELSEWHERE = {
-    "learning_rate": "say it with learning_rates",
-    "seed": "say it with seeds",
-    "selection_fraction": "say it with selection",
-    "output_dir": "say it with the output_dir of the grid",
-    "overwrite_output_dir": "finished runs are kept, and others replaced",
-    "resume_from_checkpoint": "a grid goes on by itself where it was killed",
-}
+from propulsion_tools.records import RUN_FACTS, RunSpec, refuse_unknown
+from propulsion_tools.records.fields import hints, type_text
 
 
 def check_settings(settings: Mapping[str, Any], where: str, but: Collection[str] = ()) -> None:
@@ -36,8 +26,8 @@ def check_settings(settings: Mapping[str, Any], where: str, but: Collection[str]
     """
     refuse_unknown(settings, [item.name for item in fields(RunSpec)], f"field of a run (in {where})")
     for name, value in settings.items():
-        if name in _ELSEWHERE and name not in but:
-            raise OptionError(f"{name} does not belong in {where}: {_ELSEWHERE[name]}.")
+        if (elsewhere := RUN_FACTS[name].elsewhere) and name not in but:
+            raise OptionError(f"{name} does not belong in {where}: {elsewhere}.")
         _check_type(name, value, where)
     RunSpec(**settings)
 
@@ -47,7 +37,7 @@ def _check_type(name: str, value: Any, where: str) -> None:
     try:
         parser.parse_object({name: value})
     except require("jsonargparse", "train").ArgumentError as error:
-        wanted = RunSpec.__dataclass_fields__[name].type
+        wanted = type_text(RunSpec, name)
         raise OptionError(f"{name} cannot be {value!r} in {where}; it takes {wanted}.") from error
 
 
@@ -55,7 +45,7 @@ def _check_type(name: str, value: Any, where: str) -> None:
 def _parser() -> Any:
     """A parser with the types of a run's fields, the same as the command line's."""
     parser = require("jsonargparse", "train").ArgumentParser(exit_on_error=False)
-    hints = typing.get_type_hints(RunSpec)
+    types = hints(RunSpec)
     for item in fields(RunSpec):
-        parser.add_argument(f"--{item.name}", type=hints[item.name], default=item.default)
+        parser.add_argument(f"--{item.name}", type=types[item.name], default=item.default)
     return parser

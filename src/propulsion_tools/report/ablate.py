@@ -8,10 +8,11 @@ from typing import Any
 
 from propulsion_tools.compare.command import compare, require_a_finished_run
 from propulsion_tools.compare.grid import Grid, Settings
-from propulsion_tools.compare.options import AblateOptions
 from propulsion_tools.errors import UnknownNameError, near_misses
 from propulsion_tools.methods import get_method
-from propulsion_tools.records import RunSpec
+from propulsion_tools.records import RUN_FACTS, RunSpec
+from propulsion_tools.records.fields import borrowed_fields
+from propulsion_tools.records.options import AblateOptions
 from propulsion_tools.report.ablation_figure import study_figure
 from propulsion_tools.report.drawing import Figure
 from propulsion_tools.report.summary import Summary
@@ -115,11 +116,10 @@ def study_grid(name: str, options: AblateOptions) -> Grid:
     """
     study = get_study(name)
     tasks = (options.task,) if isinstance(options.task, str) else options.task
-    fields = ("model_name_or_path", "max_length", "max_train_samples", "max_eval_samples", "num_train_epochs")
+    fields = [name for name in borrowed_fields(AblateOptions) if RUN_FACTS[name].elsewhere is None]
     settings: dict[str, Any] = {field: value for field in fields if (value := getattr(options, field)) is not None}
-    settings |= {"per_device_train_batch_size": options.per_device_train_batch_size, "use_cpu": options.use_cpu}
     # Ten evaluations, for the score against the steps.
-    settings |= {"max_steps": options.max_steps, "logging_steps": 5, "eval_strategy": "steps", "eval_steps": 0.1}
+    settings |= {"logging_steps": 5, "eval_strategy": "steps", "eval_steps": 0.1}
     return Grid(
         name=f"ablate-{name}",
         title=f"{study.title} The ablation of {study.source}",

@@ -10,24 +10,14 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from propulsion_tools.errors import OptionError
 from propulsion_tools.tasks.model_kinds import ModelKind
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
-
-Metrics = Callable[..., dict[str, float]]
-"""Called batch by batch as ``metrics(eval_prediction, compute_result=False)``; see `TrainingArguments`."""
-
-
-@runtime_checkable
-class KeepsRows(Protocol):
-    """Metrics that still have what they scored last: ``labels`` and ``answers``, each of shape (rows,)."""
-
-    scored: dict[str, Any]
-
 
 Batch = Mapping[str, Any]
 """Tensors by name. Names that begin with ``eval_`` are for `Task.answer`, all others are the model's arguments."""
@@ -148,6 +138,17 @@ class Encoded:
 
     rows: Dataset
     notes: tuple[str, ...] = ()
+
+
+class Metrics(Protocol):
+    """Accumulates the answers of a split batch by batch; see ``batch_eval_metrics`` of `TrainingArguments`."""
+
+    @property
+    def scored(self) -> Mapping[str, np.ndarray]:
+        """``labels`` and ``answers``, or scores by name, one per row scored last; empty where none are kept."""
+
+    def __call__(self, prediction: Any, compute_result: bool = True) -> dict[str, float]:
+        """Add a batch, an ``EvalPrediction``; the scores of all of them with the last, and nothing before."""
 
 
 class Task(ABC):

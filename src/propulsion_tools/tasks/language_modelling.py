@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,6 +96,8 @@ class LanguageModelling(Generation):
 
 class Perplexity:
     """exp of the mean of −log p over all labelled tokens, streamed."""
+
+    scored: Mapping[str, np.ndarray] = MappingProxyType({})  # nothing is kept row by row
 
     def __init__(self) -> None:
         self._sums = np.zeros(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,8 @@ class SpanMetrics:
         threshold: A question is left without an answer if "no answer" is better than the best span by more than this;
             None: a question has always an answer.
     """
+
+    scored: Mapping[str, np.ndarray] = MappingProxyType({})  # nothing is kept row by row
 
     def __init__(
         self, contexts: Sequence[str], answers: Sequence[Mapping[str, list[Any]]], threshold: float | None

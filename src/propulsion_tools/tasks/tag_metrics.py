@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,8 @@ class TagMetrics:
         references: Tag ids of the split's rows.
         names: Of the tag ids.
     """
+
+    scored: Mapping[str, np.ndarray] = MappingProxyType({})  # nothing is kept row by row
 
     def __init__(self, references: Sequence[Sequence[int]], names: Sequence[str]) -> None:
         self.references = references

@@ -10,26 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from propulsion_tools.errors import OptionError
-from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunSpec, write_atomically
+from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RUN_FACTS, RunSpec, write_atomically
 
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 SPEC_FILE = "spec.json"
-# What neither the optimizer's state nor the order of the rows depends on, and what training and the head add.
-_MAY_CHANGE = {
-    *(
-        "output_dir",
-        "overwrite_output_dir",
-        "resume_from_checkpoint",
-        "num_train_epochs",
-        "max_steps",
-        "modules_to_save",
-    ),
-    *("device_map", "attn_implementation", "gradient_checkpointing", "use_cpu", "disable_tqdm", "report_to"),
-    *("eval_strategy", "eval_steps", "per_device_eval_batch_size", "max_eval_samples", "early_stopping_patience"),
-    *("save_strategy", "save_steps", "save_total_limit", "load_best_model_at_end", "logging_steps"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps"),  # which go with the number of devices
-    *("max_new_tokens", "num_beams", "null_score_diff_threshold"),
-}
 # Everything that a run writes beside its checkpoints; nothing else in the folder is ever removed.
 _OURS = (
     RECORD_FILE,
@@ -49,8 +33,8 @@ def checkpoints(folder: Path) -> list[Path]:
 
     A kill may leave half a checkpoint. `Trainer` writes trainer_state.json last, so one without it does not count.
     """
-    found = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _CHECKPOINT.match(path.name))]
-    return [path for _, path in sorted(found) if _is_complete(path)]
+    paths = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _CHECKPOINT.match(path.name))]
+    return [path for _, path in sorted(paths) if _is_complete(path)]
 
 
 def _is_complete(checkpoint: Path) -> bool:
@@ -63,8 +47,7 @@ def _is_complete(checkpoint: Path) -> bool:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint in `folder`, if there is one."""
-    found = checkpoints(folder)
-    return found[-1] if found else None
+    return next(reversed(checkpoints(folder)), None)
 
 
 def resume_point(spec: RunSpec, folder: Path) -> Path | None:
@@ -111,7 +94,8 @@ def _refuse_another_run(spec: RunSpec, checkpoint: Path) -> None:
     except (OSError, ValueError):
         return
     now = _with_whole_paths(spec)
-    other = [name for name in now if name not in _MAY_CHANGE and name in before and before[name] != now[name]]
+    fixed = [name for name, facts in RUN_FACTS.items() if not facts.may_change]
+    other = [name for name in fixed if name in before and before[name] != now[name]]
     if other:
         said = ", ".join(f"{name} {before[name]!r} and not {now[name]!r}" for name in other)
         raise OptionError(

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from propulsion_tools.errors import DataError, OptionError, near_misses
-from propulsion_tools.records import RunRecord, RunSpec
-from propulsion_tools.tasks import TaskData, get_task
-from propulsion_tools.training.job import Job, assemble, load_data, make_trainer
-from propulsion_tools.training.options import EvaluateOptions
-from propulsion_tools.training.run import scores
+from propulsion_tools.records import RunRecord
+from propulsion_tools.records.options import EvaluateOptions
+from propulsion_tools.records.run_spec import EVALUATE
+from propulsion_tools.tasks import TaskData
+from propulsion_tools.training.build import Job, build
+from propulsion_tools.training.data import load_data
+from propulsion_tools.training.notify import Notify, keep_quiet
+from propulsion_tools.training.scoring import score
+from propulsion_tools.training.trainer import make_trainer
 
 
-def evaluate(
-    adapter_dir: Path, options: EvaluateOptions, tell: Callable[[str], object] = str
-) -> dict[str, dict[str, float]]:
+def evaluate(adapter_dir: Path, options: EvaluateOptions, notify: Notify = keep_quiet) -> dict[str, dict[str, float]]:
     """The metrics of a finished run.
 
     Args:
         adapter_dir: The output folder of `train`.
         options: What differs from the run's own record.
-        tell: Is told what was guessed or left out.
+        notify: Is told what was guessed or left out.
 
     Returns:
         split → metric → value, as in record.json.
@@ -33,41 +34,16 @@ def evaluate(
         AdapterFileError: The weights are missing, damaged, or those of another model.
     """
     record = RunRecord.read(adapter_dir)
-    record = replace(record, spec=_changed(record.spec, options))
-    data = load_data(record.spec, training=False)
+    spec = replace(record.spec.overridden(EVALUATE, options), early_stopping_patience=None)
+    record = replace(record, spec=spec)
+    data = load_data(spec, training=False)
     for note in data.notes:
-        tell(note)
+        notify(note)
     _refuse_other_labels(data, record)
     data = replace(data, splits={name: data.splits[name] for name in _chosen(data, options.split)})
     job = restore(adapter_dir, record, data)
     trainer = make_trainer(job, eval_strategy="no", save_strategy="no", load_best_model_at_end=False)
-    return {split: scores(trainer, job, split).metrics for split in data.splits}
-
-
-_CHANGEABLE = (
-    "task",
-    "data_dir",
-    "dataset_name",
-    "dataset_config_name",
-    "text_column",
-    "text_pair_column",
-    "label_column",
-    "max_eval_samples",
-    "max_length",
-    "max_new_tokens",
-    "num_beams",
-    "null_score_diff_threshold",
-    "per_device_eval_batch_size",
-)
-
-
-def _changed(spec: RunSpec, options: EvaluateOptions) -> RunSpec:
-    given = {name: value for name in _CHANGEABLE if (value := getattr(options, name)) is not None}
-    if "data_dir" in given or "dataset_name" in given:  # one source of data, not the record's and another
-        given = {"data_dir": None, "dataset_name": None, "dataset_config_name": None} | given
-    return replace(
-        spec, **given, early_stopping_patience=None, disable_tqdm=options.disable_tqdm, use_cpu=options.use_cpu
-    )
+    return {split: score(trainer, job, split).metrics for split in data.splits}
 
 
 def _refuse_other_labels(data: TaskData, record: RunRecord) -> None:
@@ -102,6 +78,6 @@ def restore(adapter_dir: Path, record: RunRecord, data: TaskData | None = None) 
         AdapterFileError: The weights are missing, damaged, or those of another model.
     """
     data = data or TaskData(splits={}, label_names=record.label_names, notes=(), columns=record.columns)
-    job = assemble(record.spec, get_task(str(record.spec.task)), data, trained=adapter_dir, training=False)
+    job = build(record.spec, data, trained=adapter_dir, training=False)
     job.model.eval()
     return job

@@ -17,13 +17,6 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-WEIGHT_FILES = ("*.safetensors", "*.bin")
-
-
-def weight_bytes(folder: Path) -> int:
-    """Size of the files with weights in `folder`."""
-    return sum(file.stat().st_size for pattern in WEIGHT_FILES for file in folder.glob(pattern))
-
 
 def peak_memory() -> int:
     """Most bytes held so far: allocated on the GPU if there is one in use, else resident in this process."""

@@ -5,29 +5,30 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import torch
 from tqdm import tqdm
 from transformers.trainer_pt_utils import nested_concat
 
 from propulsion_tools.errors import DataError, OptionError
-from propulsion_tools.records import RunRecord
+from propulsion_tools.records import RunRecord, atomic
+from propulsion_tools.records.options import PredictOptions
+from propulsion_tools.records.run_spec import PREDICT
 from propulsion_tools.tasks.base import INDEX
 from propulsion_tools.tasks.metrics import to_numpy
+from propulsion_tools.training.build import Job
+from propulsion_tools.training.data import for_model, progress_bars
+from propulsion_tools.training.device import device_of
 from propulsion_tools.training.evaluate import restore
-from propulsion_tools.training.job import Job, for_model, progress_bars
-from propulsion_tools.training.options import PredictOptions
 
 Row = dict[str, Any]
 STANDARD_STREAM = "-"
-_CHANGEABLE = ("text_column", "text_pair_column", "max_new_tokens", "num_beams", "null_score_diff_threshold")
 
 
 def predict(adapter_dir: Path, options: PredictOptions) -> int:
@@ -46,11 +47,10 @@ def predict(adapter_dir: Path, options: PredictOptions) -> int:
     """
     record = RunRecord.read(adapter_dir)
     _check_output(options)
-    given = {name: value for name in _CHANGEABLE if (value := getattr(options, name)) is not None}
-    record = replace(record, spec=replace(record.spec, disable_tqdm=True, **given))
+    spec = replace(record.spec.overridden(PREDICT, options), disable_tqdm=True)
     with _opened(options.input) as stream:
-        job = restore(adapter_dir, record)
-        device = torch.device("cuda" if torch.cuda.is_available() and not options.use_cpu else "cpu")
+        job = restore(adapter_dir, replace(record, spec=spec))
+        device = device_of(spec)
         if not hasattr(job.model, "hf_device_map"):  # or its weights are where they were put
             job.model.to(device)
         rows = _rows(stream, options.input)
@@ -75,9 +75,9 @@ def label(job: Job, rows: list[Row], device: torch.device) -> list[Row]:
     for windows in _batches(encoded, len(rows)):
         batch = {name: value.to(device) for name, value in collate(windows).items()}
         with job.autocast(device):
-            found = job.task.answer(job.model, batch, job.setup)
-        found = tuple(map(to_numpy, found)) if isinstance(found, tuple) else to_numpy(found)
-        answers = found if answers is None else nested_concat(answers, found, padding_index=-100)
+            part = job.task.answer(job.model, batch, job.setup)
+        part = tuple(map(to_numpy, part)) if isinstance(part, tuple) else to_numpy(part)
+        answers = part if answers is None else nested_concat(answers, part, padding_index=-100)
         index += batch[INDEX].tolist()
     return job.task.decode(answers, index, unlabelled, job.setup)
 
@@ -145,17 +145,10 @@ def _batches(rows: Iterable[Row], length: int) -> Iterator[list[Row]]:
 
 
 @contextlib.contextmanager
-def _writer(name: str) -> Iterator[TextIO]:
+def _writer(name: str) -> Iterator[IO[str]]:
     """The output, which appears under its name only when all of it is there."""
     if name == STANDARD_STREAM:
         yield sys.stdout
         return
-    path = Path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.tmp")
-    try:
-        with partial.open("w", encoding="utf-8") as stream:
-            yield stream
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic(Path(name)) as stream:
+        yield stream

@@ -12,7 +12,7 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def part() -> None:
-    """Leave the others: a process that ends without it is now and then aborted by the threads of its connections."""
+def leave_process_group() -> None:
+    """Part from the others: a process that ends without it is now and then aborted by its connections' threads."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

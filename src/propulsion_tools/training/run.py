@@ -1,50 +1,37 @@
-"""One training run, in seven sentences: words → `RunSpec` → … → `RunRecord`."""
+"""One training run, in seven sentences: `train` reads from the words of a user to the record on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from propulsion_tools.errors import OptionError
 from propulsion_tools.methods.heads import count_parameters
 from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec
-from propulsion_tools.tasks import TaskData, get_task
-from propulsion_tools.tasks.base import KeepsRows
+from propulsion_tools.tasks import TaskData
+from propulsion_tools.training.build import Job, build
 from propulsion_tools.training.checkpoints import clear, resume_point
-from propulsion_tools.training.job import Job, assemble, check_device, load_data, make_trainer, resolve, split_metrics
+from propulsion_tools.training.data import load_data
+from propulsion_tools.training.device import check_device
 from propulsion_tools.training.loss_curve import draw_curves
-from propulsion_tools.training.measure import (
-    StepClock,
-    bytes_of_weights,
-    environment,
-    peak_memory,
-    reset_peak,
-    weight_bytes,
-)
+from propulsion_tools.training.measure import bytes_of_weights, environment, peak_memory, reset_peak
 from propulsion_tools.training.model_card import write_card
-from propulsion_tools.training.trained_files import save_trained
-from propulsion_tools.training.trainer import RunTrainer
+from propulsion_tools.training.notify import Notify, keep_quiet
+from propulsion_tools.training.resolve import resolve
+from propulsion_tools.training.scoring import Scores, remark, score
+from propulsion_tools.training.trained_files import save_trained, weight_bytes
+from propulsion_tools.training.trainer import RunTrainer, make_trainer
 
 
-class Scores(NamedTuple):
-    """What scoring one split gave."""
-
-    metrics: dict[str, float]
-    seconds: float
-    rows: dict[str, np.ndarray]
-    """``labels`` and ``answers``, one per row of the split; nothing where a task does not keep them."""
-
-
-def train(spec: RunSpec, tell: Callable[[str], object] = str, data: TaskData | None = None) -> RunRecord:
+def train(spec: RunSpec, notify: Notify = keep_quiet, data: TaskData | None = None) -> RunRecord:
     """Train, score, measure, and write it all to the output folder; the record comes last.
 
     Args:
         spec: What to run. Fields that are None are filled in by the task and the method.
-        tell: Is told what was guessed or left out, before the training starts, and what its end shows.
+        notify: Is told what was guessed or left out, before the training starts, and what its end shows.
         data: Rows to train on; None: those that the spec names.
 
     Returns:
@@ -55,29 +42,37 @@ def train(spec: RunSpec, tell: Callable[[str], object] = str, data: TaskData | N
         DataError: The data cannot be trained on.
         NotFiniteError: The loss or a gain left the finite range; the last good checkpoint is kept.
     """
+    # 1. Words are a spec, which the task and the method complete; it says where the run starts.
     spec = resolve(spec)
     check_device(spec)
     folder = _output_folder(spec)
-    resume = resume_point(spec, folder)
-    task = get_task(str(spec.task))
+    checkpoint = resume_point(spec, folder)
+
+    # 2. The task gives rows, and what was guessed about them.
     data = load_data(spec) if data is None else data
-    for note in data.notes:
-        tell(note)
-    job = assemble(spec, task, data)
-    for note in job.notes[len(data.notes) :]:
-        tell(note)
+    _notify_all(notify, data.notes)
+
+    # 3. The method wraps the base model, which says how the rows become tokens.
+    job = build(spec, data)
+    _notify_all(notify, job.notes)
+
+    # 4. The trainer of transformers trains, with the task's collator and metric.
     trainer = make_trainer(job)
     if trainer.is_world_process_zero():
-        clear(folder, keep_checkpoints=resume is not None)
-    start = reset_peak()
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    found = {split: scores(trainer, job, split) for split in job.eval_splits}
-    remarks = [remark for split, item in found.items() if (remark := one_answer(split, item))]
-    for remark in remarks:
-        tell(remark)
-    job = replace(job, notes=(*job.notes, *remarks))
-    record = measure(job, trainer, found, start)
-    return write_outputs(job, record, found, folder) if trainer.is_world_process_zero() else record
+        clear(folder, keep_checkpoints=checkpoint is not None)
+    bytes_before = reset_peak()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    # 5. The task's metric scores every split that was not trained on.
+    scores = {split: score(trainer, job, split) for split in job.eval_splits}
+    remarks = [sentence for split in scores if (sentence := remark(split, scores[split]))]
+    _notify_all(notify, remarks)
+
+    # 6. Time, memory and parameters are measured.
+    record = _record(job, trainer, scores, bytes_before, (*data.notes, *job.notes, *remarks))
+
+    # 7. Everything is written, and the record last: it says that all of it is there.
+    return _write(job, record, scores, folder) if trainer.is_world_process_zero() else record
 
 
 def _output_folder(spec: RunSpec) -> Path:
@@ -89,65 +84,38 @@ def _output_folder(spec: RunSpec) -> Path:
     return folder
 
 
-def measure(job: Job, trainer: RunTrainer, found: dict[str, Scores], start: int) -> RunRecord:
-    """The scores of every split but the training split, and the costs beside them; `start` are the bytes before."""
-    clock = next(item for item in trainer.callback_handler.callbacks if isinstance(item, StepClock))
+def _notify_all(notify: Notify, sentences: tuple[str, ...] | list[str]) -> None:
+    for sentence in sentences:
+        notify(sentence)
+
+
+def _record(
+    job: Job, trainer: RunTrainer, scores: dict[str, Scores], bytes_before: int, notes: tuple[str, ...]
+) -> RunRecord:
+    """The scores, and what they took; the size on disk is known only when the weights have been written."""
+    clock = trainer.step_clock
     return RunRecord(
         spec=job.spec,
-        metrics={split: item.metrics for split, item in found.items()},
+        metrics={split: item.metrics for split, item in scores.items()},
         parameters=count_parameters(job.model, job.heads),
         adapter_bytes=0,
         seconds={
             "train": clock.train,
             "steps": sum(clock.steps),
-            "evaluate": sum(item.seconds for item in found.values()),
+            "evaluate": sum(item.seconds for item in scores.values()),
             "per_step_median": clock.per_step_median,
         },
         peak_memory_bytes=peak_memory(),
-        memory_bytes={"weights": bytes_of_weights(job.model), "start": start},
+        memory_bytes={"weights": bytes_of_weights(job.model), "start": bytes_before},
         environment=environment(trainer.args.device),
         label_names=job.data.label_names,
-        history=history(job, trainer),
-        notes=job.notes,
+        history=_history(job, trainer),
+        notes=notes,
         columns=dict(job.data.columns),
     )
 
 
-def scores(trainer: RunTrainer, job: Job, split: str) -> Scores:
-    """The task's metrics and the loss on a split; not computed twice for equal weights."""
-    found = _just_found(trainer, job, split)
-    if found is None:
-        trainer.compute_metrics = split_metrics(job, split)
-        found = trainer.evaluate(job.encoded[split])
-    timings = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-    named = {name.removeprefix("eval_"): value for name, value in found.items() if name.startswith("eval_")}
-    metrics = {name: value for name, value in named.items() if name not in timings}
-    rows = trainer.compute_metrics.scored if isinstance(trainer.compute_metrics, KeepsRows) else {}
-    return Scores(metrics, named["runtime"], rows)
-
-
-def one_answer(split: str, found: Scores) -> str | None:
-    """What to say where every row of a split got the same class, though not all have it."""
-    answers, labels = found.rows.get("answers"), found.rows.get("labels")
-    if answers is None or labels is None or answers.dtype.kind not in "iu" or answers.ndim != 1:
-        return None
-    if len(np.unique(answers)) != 1 or len(np.unique(labels)) == 1:
-        return None
-    return (
-        f"All {len(answers):,} rows of {split} got the same answer: nothing was learned, or the training collapsed. "
-        "Try more steps where the loss has hardly moved, and a third of the learning rate where it fell and rose again."
-    )
-
-
-def _just_found(trainer: RunTrainer, job: Job, split: str) -> dict[str, float] | None:
-    """What the evaluation after the last training step gave, if there was one and the weights are still those."""
-    if split not in job.eval_splits[:1] or trainer.args.load_best_model_at_end:
-        return None
-    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_runtime" in entry), None)
-    return last if last and last["step"] == trainer.state.global_step else None
-
-
-def history(job: Job, trainer: RunTrainer) -> dict[str, list[list[float]]]:
+def _history(job: Job, trainer: RunTrainer) -> dict[str, list[list[float]]]:
     """The loss, and the main metric of the validation split, as [step, value] pairs without repetition."""
     curves: dict[str, dict[float, float]] = {}
     for entry in trainer.state.log_history:
@@ -157,13 +125,13 @@ def history(job: Job, trainer: RunTrainer) -> dict[str, list[list[float]]]:
     return {name: [[step, value] for step, value in sorted(points.items())] for name, points in curves.items()}
 
 
-def write_outputs(job: Job, record: RunRecord, found: dict[str, Scores], folder: Path) -> RunRecord:
-    """Adapter, tokenizer, answers, model card, loss curve; the record comes last, and says that all of it is there."""
+def _write(job: Job, record: RunRecord, scores: dict[str, Scores], folder: Path) -> RunRecord:
+    """Adapter, tokenizer, answers, model card, loss curve, record."""
     save_trained(job.model, folder)
     job.tokenizer.save_pretrained(str(folder))
     record = replace(record, adapter_bytes=weight_bytes(folder))
     rows: dict[str, Any] = {
-        f"{split}_{name}": values for split, item in found.items() for name, values in item.rows.items()
+        f"{split}_{name}": values for split, item in scores.items() for name, values in item.rows.items()
     }
     np.savez_compressed(folder / PREDICTIONS_FILE, **rows)
     write_card(record, job.task, folder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,36 +22,15 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from propulsion.heads import head_modules
 from propulsion_tools.errors import OptionError
-from propulsion_tools.records import RunRecord, RunSpec
+from propulsion_tools.records import RUN_FACTS, RunRecord, RunSpec
+from propulsion_tools.records.run_spec import SMOKE_LENGTH
 from propulsion_tools.tasks import TaskData, get_task
 from propulsion_tools.training.base_models import model_path, quiet_transformers
-from propulsion_tools.training.job import resolve
+from propulsion_tools.training.notify import Notify, keep_quiet
+from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.run import train
 
-LENGTH, POSITIONS, WIDTH = 64, 640, 32
-MOST = {"max_length": LENGTH, "max_target_length": LENGTH, "doc_stride": 8, "max_new_tokens": 8, "num_beams": 2}
-"""What is shortened, and to how much."""
-SHORT: dict[str, Any] = {
-    "data_dir": None,
-    "dataset_name": None,
-    "dataset_config_name": None,
-    "selection_fraction": 0.0,
-    "max_steps": 2,
-    "per_device_train_batch_size": 2,
-    "gradient_accumulation_steps": 1,
-    "eval_strategy": "no",
-    "save_strategy": "no",
-    "load_best_model_at_end": False,
-    "early_stopping_patience": None,
-    "resume_from_checkpoint": None,
-    "layers_to_transform": None,
-    "load_in_8bit": False,
-    "load_in_4bit": False,
-    "device_map": None,
-    "disable_tqdm": True,
-    "report_to": "none",
-}
-"""What a trial of two steps has no use for, or a tiny model no room."""
+POSITIONS, WIDTH = 640, 32
 ALIASES = {
     "minilm": "bert",
     "deberta-v3": "deberta-v2",
@@ -108,18 +87,18 @@ SIZES = {
     "decoder_ffn_dim": 48,
     "max_position_embeddings": POSITIONS,
     "n_positions": POSITIONS,
-    "sliding_window": LENGTH,
+    "sliding_window": SMOKE_LENGTH,
     "layer_types": None,
 }
 """What is small in a tiny model, whatever its architecture calls it."""
 
 
-def smoke(spec: RunSpec, tell: Callable[[str], object] = str) -> RunRecord:
+def smoke(spec: RunSpec, notify: Notify = keep_quiet) -> RunRecord:
     """Take two steps of a run and score them, in a folder that goes away.
 
     Args:
         spec: The run; its method and its options are kept, its model, its data and its lengths are made tiny.
-        tell: Is told what is tried.
+        notify: Is told what is tried.
 
     Returns:
         The record of the tiny run.
@@ -132,11 +111,14 @@ def smoke(spec: RunSpec, tell: Callable[[str], object] = str) -> RunRecord:
     data = task.toy()
     with tempfile.TemporaryDirectory() as folder:
         config = build_tiny(spec.model_name_or_path, task.name, data, Path(folder) / "model")
-        tell(f"A {config.model_type} of two layers with random weights, on rows made up here.")
-        lengths = {name: min(getattr(spec, name), most) for name, most in MOST.items()}
-        places = {"model_name_or_path": str(Path(folder) / "model"), "output_dir": str(Path(folder) / "run")}
-        tiny = replace(spec, **{**lengths, **places, **SHORT})
+        notify(f"A {config.model_type} of two layers with random weights, on rows made up here.")
+        tiny = replace(shortened(spec), model_name_or_path=f"{folder}/model", output_dir=f"{folder}/run")
         return train(tiny, data=data)
+
+
+def shortened(spec: RunSpec) -> RunSpec:
+    """A resolved spec without what a trial of two steps has no use for, or a tiny model no room."""
+    return replace(spec, **{name: facts.smoke(getattr(spec, name)) for name, facts in RUN_FACTS.items() if facts.smoke})
 
 
 def build_tiny(name: str, task: str, data: TaskData, folder: Path) -> PreTrainedConfig:

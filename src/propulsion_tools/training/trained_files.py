@@ -28,6 +28,7 @@ WHOLE_FILE = "model.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
 STATE_FILE = "method_state.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
+WEIGHT_FILES = ("*.safetensors", "*.bin")
 
 
 def save_trained(model: nn.Module, folder: Path) -> None:
@@ -39,6 +40,11 @@ def save_trained(model: nn.Module, folder: Path) -> None:
             model.save_pretrained(str(folder))
     else:
         save_file(_changed(model), str(folder / TRAINED_FILE), metadata={"format": "pt"})
+
+
+def weight_bytes(folder: Path) -> int:
+    """Size of the files with weights in `folder`."""
+    return sum(file.stat().st_size for pattern in WEIGHT_FILES for file in folder.glob(pattern))
 
 
 def _changed(model: nn.Module) -> dict[str, Tensor]:

@@ -1,26 +1,67 @@
-"""The `Trainer` of transformers, with a learning rate for the head and a stop at what is not finite."""
+"""The `Trainer` of transformers, with a learning rate for the head, and the checkpoints and the bar of a run."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from propulsion.adapter_files import PEFT_PREFIX
-from propulsion.layers import PropulsionLayer
 from propulsion_tools.errors import NotFiniteError
+from propulsion_tools.methods import get_method
 from propulsion_tools.methods.heads import is_head
 from propulsion_tools.methods.method_callback import MethodCallback
 from propulsion_tools.records import RunSpec
 from propulsion_tools.tasks import Setup, Task
-from propulsion_tools.training.checkpoints import last_checkpoint, write_spec
+from propulsion_tools.tasks.base import Metrics
+from propulsion_tools.training.arguments import training_arguments
+from propulsion_tools.training.build import Job
+from propulsion_tools.training.checkpoints import write_spec
+from propulsion_tools.training.finite_guard import FiniteGuard, not_finite
+from propulsion_tools.training.measure import StepClock
 from propulsion_tools.training.trained_files import load_tensors, load_trained, save_tensors, save_trained
+
+
+def make_trainer(job: Job, **overrides: Any) -> RunTrainer:
+    """The trainer of a job; it has seeded once more, so that training does not depend on how the model was built.
+
+    Args:
+        job: What to train or evaluate.
+        **overrides: Fields of `TrainingArguments` that replace the spec's.
+    """
+    spec, method = job.spec, get_method(job.spec.method)
+    watched = next(iter(job.eval_splits), None)
+    callbacks = [StepClock(), SpecKeeper(spec), *method.callbacks(job.model, spec)]
+    if spec.early_stopping_patience and watched and spec.eval_strategy != "no":
+        callbacks.append(EarlyStoppingCallback(spec.early_stopping_patience))
+    return RunTrainer(
+        heads=job.heads,
+        head_learning_rate=spec.head_learning_rate,
+        method_optimizer=method.optimizer,
+        task=job.task,
+        setup=job.setup,
+        loss_is_mean=job.kind.loss_is_mean,
+        model=job.model,
+        args=training_arguments(job, **overrides),
+        data_collator=job.task.collator(job.setup),
+        train_dataset=job.encoded.get("train"),
+        eval_dataset=job.encoded[watched] if watched else None,
+        processing_class=job.tokenizer,
+        compute_metrics=job.metrics(watched) if watched else None,
+        callbacks=callbacks,
+    )
 
 
 class RunTrainer(Trainer):
@@ -39,6 +80,7 @@ class RunTrainer(Trainer):
     """
 
     optimizer: torch.optim.Optimizer | None
+    compute_metrics: Metrics | None
 
     def __init__(
         self,
@@ -69,8 +111,8 @@ class RunTrainer(Trainer):
         if self.optimizer is None:
             model = self.model if model is None else model
             if self.method_optimizer is not None:
-                made = self.method_optimizer(model, self.args.learning_rate, self.args.weight_decay)
-                self.optimizer = self.with_head_group(made)
+                optimizer = self.method_optimizer(model, self.args.learning_rate, self.args.weight_decay)
+                self.optimizer = self.with_head_group(optimizer)
                 return self.optimizer
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(self.parameter_groups(model), **kwargs)
@@ -152,6 +194,11 @@ class RunTrainer(Trainer):
             return super().evaluate(*args, **kwargs)
 
     @property
+    def step_clock(self) -> StepClock:
+        """What timed the steps."""
+        return next(item for item in self.callback_handler.callbacks if isinstance(item, StepClock))
+
+    @property
     def method_callbacks(self) -> list[MethodCallback]:
         """The method's own hooks, at most one of which keeps tensors."""
         return [item for item in self.callback_handler.callbacks if isinstance(item, MethodCallback)]
@@ -175,32 +222,6 @@ class RunTrainer(Trainer):
             hook.load_tensors(load_tensors(checkpoint))
 
 
-class FiniteGuard(TrainerCallback):
-    """Stops before a gradient that is not finite is applied, and before weights that are not finite are kept."""
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
-        if not _all_finite(gradients):
-            raise not_finite("a gradient is no longer finite", kwargs["model"], args, state)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if control.should_save or control.should_training_stop:
-            self._check(kwargs["model"], args, state)
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if control.should_save:
-            self._check(kwargs["model"], args, state)
-
-    def _check(self, model: nn.Module, args: TrainingArguments, state: TrainerState) -> None:
-        trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
-        if not _all_finite(trained) or gain_that_is_not_finite(model):
-            raise not_finite("the trained weights are no longer finite", model, args, state)
-
-
 class SpecKeeper(TrainerCallback):
     """Writes into each checkpoint what it is of."""
 
@@ -211,51 +232,6 @@ class SpecKeeper(TrainerCallback):
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and checkpoint.is_dir():
             write_spec(self.spec, checkpoint)
-
-
-def _all_finite(tensors: Iterable[Tensor]) -> bool:
-    tensors = list(tensors)
-    if not tensors:
-        return True
-    # The largest magnitude is finite exactly if all are, and cannot overflow as a sum of squares could.
-    return bool(
-        torch.isfinite(torch.stack([norm.float() for norm in torch._foreach_norm(tensors, ord=float("inf"))])).all()
-    )
-
-
-def gains(model: nn.Module) -> dict[str, Tensor]:
-    """The pooled gain of every steered layer by its name."""
-    with torch.no_grad():
-        return {
-            name.removeprefix(PEFT_PREFIX): module.pooled_gain(adapter)
-            for name, module in model.named_modules()
-            if isinstance(module, PropulsionLayer)
-            for adapter in module.active_adapters
-            if adapter in module.propulsion_delta
-        }
-
-
-def gain_that_is_not_finite(model: nn.Module) -> str | None:
-    """The name of the first layer whose gain left the finite range, if there is one."""
-    return next((name for name, gain in gains(model).items() if not torch.isfinite(gain).all()), None)
-
-
-def not_finite(what: str, model: nn.Module, args: TrainingArguments, state: TrainerState) -> NotFiniteError:
-    """The error to raise, with the layer to blame, what was kept, and what to do."""
-    step = state.global_step + 1
-    if name := gain_that_is_not_finite(model):
-        culprit = f" The gain of {name} left the finite range."
-    elif largest := {name: gain.abs().max().item() for name, gain in gains(model).items()}:
-        name = max(largest, key=lambda key: largest[key])
-        culprit = f" Every gain is still finite; the largest is {largest[name]:.3g}, in {name}."
-    else:
-        culprit = ""
-    checkpoint = last_checkpoint(Path(args.output_dir))
-    kept = f"The last good checkpoint is {checkpoint}." if checkpoint else "No checkpoint had been written before."
-    return NotFiniteError(
-        f"Training stopped at step {step}: {what}.{culprit} {kept} "
-        f"Lower the learning rate (it is {args.learning_rate:g}) or the degree."
-    )
 
 
 class QuietProgress(ProgressCallback):

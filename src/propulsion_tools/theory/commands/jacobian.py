@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,15 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from propulsion.adapter_files import PEFT_PREFIX
-from propulsion_tools.errors import OptionError
 from propulsion_tools.inspection.figure_files import write_bytes, write_npz
 from propulsion_tools.inspection.places import place_of
 from propulsion_tools.records import to_json, write_atomically
+from propulsion_tools.records.options import JacobianOptions
 from propulsion_tools.theory.commands.study import Study, train_steps, trained_names
 from propulsion_tools.theory.linearization import Departure, Linearization
 from propulsion_tools.theory.tangent_kernel import jacobian
 from propulsion_tools.training.console import table
-from propulsion_tools.training.options import JacobianOptions
+from propulsion_tools.training.notify import Notify
 
 MOMENTS = 12  # at which the outputs are looked at, evenly spaced
 
@@ -37,14 +37,12 @@ class Observer(TrainerCallback):
             self.departures.append(self.expansion.depart(kwargs["model"], state.global_step))
 
 
-def measure_jacobian(
-    options: JacobianOptions, tell: Callable[..., object] = print
-) -> tuple[dict[str, Any], list[Departure], Path]:
+def measure_jacobian(options: JacobianOptions, notify: Notify = print) -> tuple[dict[str, Any], list[Departure], Path]:
     """Train for some steps, and write jacobian.npz, numbers.json and jacobian.png.
 
     Args:
         options: What to look at.
-        tell: Is told notes on the data.
+        notify: Is told notes on the data.
 
     Returns:
         What is in numbers.json, the departures from linearity, and the folder.
@@ -54,9 +52,7 @@ def measure_jacobian(
         DataError: The data cannot be used, or has fewer samples than were asked for.
         NotFiniteError: A derivative or an output is not finite.
     """
-    if options.steps < 1:
-        raise OptionError("steps must be at least 1 to compare before with after.")
-    study = Study.of(options, "jacobian", tell)
+    study = Study.of(options, "jacobian", notify)
     job = study.job()
     samples = study.samples(job)
     output, readout = study.readout(job)

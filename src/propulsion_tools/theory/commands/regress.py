@@ -7,23 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import EvalPrediction
 
 from propulsion_tools.errors import DataError, OptionError
 from propulsion_tools.records import RunRecord
-from propulsion_tools.tasks import get_task
+from propulsion_tools.records.options import RegressionOptions
+from propulsion_tools.records.run_spec import REGRESS
 from propulsion_tools.theory.alignment import Array, per_sample
 from propulsion_tools.theory.commands.study import encode, num_labels, trained_names
 from propulsion_tools.theory.gradients import Readout
 from propulsion_tools.theory.kernel_regression import kernel_regression, one_hot
 from propulsion_tools.theory.readout import check_readout, default_readout, make_readout
 from propulsion_tools.theory.tangent_kernel import empirical_ntk
+from propulsion_tools.training.build import Job, build
 from propulsion_tools.training.console import metrics_table
+from propulsion_tools.training.data import load_data
+from propulsion_tools.training.device import device_of
 from propulsion_tools.training.evaluate import restore
-from propulsion_tools.training.job import Job, assemble, load_data, make_trainer, split_metrics
-from propulsion_tools.training.options import RegressionOptions
-from propulsion_tools.training.run import scores
+from propulsion_tools.training.scoring import score
+from propulsion_tools.training.trainer import make_trainer
 
 Scores = dict[str, dict[str, float]]
 
@@ -51,9 +53,8 @@ def regress(adapter_dir: Path, options: RegressionOptions) -> dict[str, Any]:
     if options.output == "loss":
         raise OptionError("Predicting needs an output that does not read the label: choose difference, sum or classes.")
     record = RunRecord.read(adapter_dir)
-    limit = options.max_eval_samples or record.spec.max_eval_samples
-    spec = replace(record.spec, max_eval_samples=limit, disable_tqdm=options.disable_tqdm, use_cpu=options.use_cpu)
-    job = assemble(spec, get_task(str(spec.task)), load_data(spec))
+    spec = record.spec.overridden(REGRESS, options)
+    job = build(spec, load_data(spec))
     if (labels := num_labels(job)) is None:
         raise OptionError("Kernel regression predicts the label of a text: pass a run of a classification of texts.")
     if not job.eval_splits:
@@ -68,13 +69,13 @@ def regress(adapter_dir: Path, options: RegressionOptions) -> dict[str, Any]:
             inside, cross = kernel[: len(known), : len(known)], kernel[part, : len(known)]
             predictions, ridges[name] = kernel_regression(inside, cross, targets)
             prediction = EvalPrediction(predictions=predictions, label_ids=np.array(job.data.splits[split]["label"]))
-            scored[split][name] = split_metrics(job, split)(prediction, compute_result=True)
+            scored[split][name] = job.metrics(split)(prediction, compute_result=True)
     return {"training_samples": len(known), "ridge": ridges, "scores": scored}
 
 
 def _kernels(job: Job, readout: Readout) -> dict[str, Array]:
     """The kernels over the training rows and then those of every other split, by what they are of."""
-    device = torch.device("cuda" if torch.cuda.is_available() and not job.spec.use_cpu else "cpu")
+    device = device_of(job.spec)
     job.model.to(device).eval()
     rows = [row for split in ("train", *job.eval_splits) for row in encode(job, job.data.splits[split], device)]
     parts = {part: names for part, names in trained_names(job).items() if names}
@@ -100,7 +101,7 @@ def _trained_scores(adapter_dir: Path, record: RunRecord, job: Job) -> dict[str,
     data = replace(job.data, splits={split: job.data.splits[split] for split in job.eval_splits})
     trained = restore(adapter_dir, record, data)
     trainer = make_trainer(trained, eval_strategy="no", save_strategy="no", load_best_model_at_end=False)
-    return {split: {"trained adapter": scores(trainer, trained, split).metrics} for split in job.eval_splits}
+    return {split: {"trained adapter": score(trainer, trained, split).metrics} for split in job.eval_splits}
 
 
 def describe(result: dict[str, Any]) -> list[object]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,19 @@ import torch
 
 from propulsion_tools.errors import DataError, OptionError, near_misses
 from propulsion_tools.methods.heads import is_head
-from propulsion_tools.records import RunSpec
+from propulsion_tools.records import RunSpec, model_slug
+from propulsion_tools.records.fields import borrowed_fields
+from propulsion_tools.records.options import StudyOptions
 from propulsion_tools.tasks import Task, TaskData, get_task
 from propulsion_tools.tasks.model_kinds import SEQUENCE_CLASSIFIER
 from propulsion_tools.theory.gradients import Readout, Row
 from propulsion_tools.theory.readout import check_readout, default_readout, make_readout
-from propulsion_tools.training.job import Job, assemble, for_model, load_data, make_trainer, progress_bars, resolve
-from propulsion_tools.training.options import StudyOptions
+from propulsion_tools.training.build import Job, build
+from propulsion_tools.training.data import for_model, load_data, progress_bars
+from propulsion_tools.training.device import device_of
+from propulsion_tools.training.notify import Notify
+from propulsion_tools.training.resolve import resolve
+from propulsion_tools.training.trainer import make_trainer
 
 
 @dataclass(frozen=True)
@@ -50,26 +54,25 @@ class Study:
     options: StudyOptions
 
     @classmethod
-    def of(cls, options: StudyOptions, command: str, tell: Callable[..., object]) -> Study:
-        """Resolve the options, read the data, and tell the notes on it.
+    def of(cls, options: StudyOptions, command: str, notify: Notify) -> Study:
+        """Resolve the options, read the data, and pass on the notes on it.
 
         Raises:
             OptionError: An option is wrong.
             DataError: The data cannot be used, or has fewer samples than were asked for.
         """
         check_readout(options.output)
-        shared = {item.name for item in dataclasses.fields(RunSpec)} & {
-            item.name for item in dataclasses.fields(options)
+        given = {
+            name: value for name in borrowed_fields(type(options)) if (value := getattr(options, name)) is not None
         }
-        given = {name: value for name in shared if (value := getattr(options, name)) is not None}
         spec = resolve(RunSpec(**given))
         if options.output_dir is None:
-            model = re.sub(r"[^A-Za-z0-9._-]+", "-", spec.model_name_or_path.rstrip("/").rpartition("/")[2])
+            model = model_slug(spec.model_name_or_path)
             spec = replace(spec, output_dir=f"runs/{command}-{spec.task}-{spec.method}-{model}")
         data = load_data(spec)
         _check_samples(data, options)
         for note in data.notes:
-            tell(note)
+            notify(note)
         return cls(spec, get_task(str(spec.task)), data, options)
 
     @property
@@ -84,14 +87,14 @@ class Study:
     @property
     def device(self) -> torch.device:
         """Where the model runs."""
-        return torch.device("cuda" if torch.cuda.is_available() and not self.spec.use_cpu else "cpu")
+        return device_of(self.spec)
 
     def job(self, **changes: Any) -> Job:
         """The job at its start; the same seed gives the same head to every method."""
         spec = resolve(replace(self.spec, **changes))
         trains = getattr(self.options, "steps", 0) > 0
         splits = {name: rows for name, rows in self.data.splits.items() if name == "train" and trains}
-        job = assemble(spec, self.task, replace(self.data, splits=splits))
+        job = build(spec, replace(self.data, splits=splits))
         job.model.to(self.device).eval()
         return job
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from propulsion_tools.errors import OptionError, UnknownNameError
-from propulsion_tools.records import RunRecord, RunSpec, write_atomically
+from propulsion_tools.records import RunRecord, RunSpec
 
 NAMES = st.text(min_size=1, max_size=12)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -115,24 +115,6 @@ def test_a_value_out_of_range_is_refused_by_name(field: str, value: object) -> N
 def test_the_best_checkpoint_needs_evaluations() -> None:
     with pytest.raises(OptionError, match="eval_strategy"):
         RunSpec(load_best_model_at_end=True, eval_strategy="no")
-
-
-def test_every_field_has_help() -> None:
-    assert all(item.metadata["help"] for item in fields(RunSpec))
-
-
-def test_write_leaves_the_old_file_when_it_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "record.json"
-    write_atomically(file, "old")
-
-    def killed(source: object, target: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("os.replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(file, "new")
-    assert file.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_read_accepts_the_folder_and_names_what_is_missing(tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+"""Files that a reader, or a kill, never meets half of, and the names of files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def atomic(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
+    """A stream to write to, which becomes the file at its end, and leaves no trace after an error.
+
+    The file's folder is made if there is none.
+
+    Args:
+        path: The file; what was there stays until the end.
+        binary: Whether bytes are written, and not text in UTF-8.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_file = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with partial_file.open("wb" if binary else "w", encoding=None if binary else "utf-8") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())  # or a crash of the system leaves an empty file under the new name
+        os.replace(partial_file, path)
+    finally:
+        partial_file.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all."""
+    with atomic(path, binary=isinstance(content, bytes)) as stream:
+        stream.write(content)
+
+
+def slug(text: str) -> str:
+    """A text as part of a file's name: what is not a letter, a digit, a dot, a dash or an underscore is a dash."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
+
+
+def model_slug(model_name_or_path: str) -> str:
+    """The last part of a model's folder or hub id, as part of a file's name."""
+    return slug(model_name_or_path.rstrip("/").rpartition("/")[2])

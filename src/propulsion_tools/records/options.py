@@ -1,0 +1,206 @@
+"""What each command beside `train` is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from propulsion_tools.errors import OptionError, UnknownNameError, near_misses
+from propulsion_tools.records.fields import ABOVE_ZERO, AT_LEAST_ONE, Checked, at_least, borrow, option
+from propulsion_tools.records.run_spec import RunSpec
+
+_option, _borrowed = partial(option, "options"), partial(borrow, RunSpec)
+BACKENDS = ("local", "ray")
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(Checked):
+    """Score a finished run again, on its own data or on other data. What is not given is read from its record."""
+
+    task: str | None = _borrowed("task", text="another task of the same kind")
+    data_dir: str | None = _borrowed("data_dir", text="another folder of data")
+    dataset_name: str | None = _borrowed("dataset_name", text="another data set on the hub")
+    dataset_config_name: str | None = _borrowed("dataset_config_name")
+    text_column: str | None = _borrowed("text_column", text="column with the text")
+    text_pair_column: str | None = _borrowed("text_pair_column")
+    label_column: str | None = _borrowed("label_column", text="column with the label")
+    split: str | None = _option(None, "only this split (default: every split but train)")
+    max_eval_samples: int | None = _borrowed("max_eval_samples", text="use at most this many rows of each split")
+    max_length: int | None = _borrowed("max_length", text="longest input in tokens")
+    max_new_tokens: int | None = _borrowed("max_new_tokens", text="longest answer that is generated, in tokens")
+    num_beams: int | None = _borrowed("num_beams", text="beams of the generation")
+    null_score_diff_threshold: float | None = _borrowed(
+        "null_score_diff_threshold",
+        default=None,
+        text="leave a question unanswered if no answer scores better by more (the metrics name the best threshold)",
+    )
+    per_device_eval_batch_size: int | None = _borrowed(
+        "per_device_eval_batch_size", default=None, text="rows per batch"
+    )
+    output: str | None = _option(None, "also write the metrics to this JSON file")
+    disable_tqdm: bool = _borrowed("disable_tqdm")
+    use_cpu: bool = _borrowed("use_cpu")
+
+
+@dataclass(frozen=True)
+class PredictOptions(Checked):
+    """Answer for new rows with a finished run."""
+
+    input: str = _option("-", ".jsonl or .csv file, or - for standard input (JSON objects or plain lines)")
+    output: str = _option("predictions.jsonl", "where the rows go, each with its `prediction`; - for standard output")
+    text_column: str | None = _borrowed("text_column", text="column with the text; None: the one that the run has read")
+    text_pair_column: str | None = _borrowed(
+        "text_pair_column", text="column with the second text, for pairs; None: the one that the run has read"
+    )
+    max_new_tokens: int | None = _borrowed(
+        "max_new_tokens", text="longest answer that is generated, in tokens; None: as trained"
+    )
+    num_beams: int | None = _borrowed("num_beams", text="beams of the generation; None: as trained")
+    null_score_diff_threshold: float | None = _borrowed(
+        "null_score_diff_threshold",
+        default=None,
+        text="leave a question unanswered if no answer scores better by more; None: as trained",
+    )
+    per_device_eval_batch_size: int = _borrowed("per_device_eval_batch_size", text="rows per batch")
+    disable_tqdm: bool = _borrowed("disable_tqdm")
+    use_cpu: bool = _borrowed("use_cpu")
+
+
+@dataclass(frozen=True)
+class InspectOptions(Checked):
+    """Show what an adapter has learned: its targets, and the gains of each layer."""
+
+    figure: str | None = _option(None, "also draw the gains as a heat map, .html or .png")
+    distribution: str | None = _option(None, "also draw how z spreads before and after training, .png or .svg")
+
+
+@dataclass(frozen=True)
+class MethodsOptions(Checked):
+    """List the ways to fine-tune, or count what each of them trains in a model."""
+
+    counts: str | None = _option(None, "count parameters in this model: roberta-base, ..., a folder or a hub id")
+
+
+@dataclass(frozen=True)
+class DemoOptions(Checked):
+    """Train the head alone and Propulsion on the docstrings of installed packages, and compare them."""
+
+    output_dir: str = _borrowed("output_dir", default="runs/demo", text="where both runs go")
+    seed: int = _borrowed("seed", text="seed of both runs")
+    max_train_samples: int | None = _borrowed("max_train_samples")
+    max_eval_samples: int | None = _borrowed("max_eval_samples", text="use at most this many validation rows")
+    num_train_epochs: float = _borrowed("num_train_epochs", default=1.0)
+    disable_tqdm: bool = _borrowed("disable_tqdm")
+
+
+@dataclass(frozen=True)
+class StudyOptions(Checked):
+    """What the studies of the theory share: a model, a task, a method, and the samples to look at."""
+
+    model_name_or_path: str = _borrowed("model_name_or_path")
+    task: str | None = _borrowed("task")
+    data_dir: str | None = _borrowed("data_dir")
+    dataset_name: str | None = _borrowed("dataset_name")
+    dataset_config_name: str | None = _borrowed("dataset_config_name")
+    max_length: int | None = _borrowed("max_length", text="truncate to this many tokens; None: the task's")
+    method: str = _borrowed("method", text="the method beside full fine-tuning; see `propulsion methods`")
+    target_modules: str | tuple[str, ...] | None = _borrowed("target_modules")
+    degree: int = _borrowed("degree", text="degree k of the gain z^k")
+    learning_rate: float | None = _borrowed("learning_rate", text="step size of the method; None: the method's own")
+    per_device_train_batch_size: int = _borrowed("per_device_train_batch_size", text="rows per training step")
+    seed: int = _borrowed("seed", text="seed of the head, the adapter, the samples and the order of the data")
+    split: str = _option("train", "the samples are of this split")
+    num_samples: int = _option(64, "how many samples, evenly spaced in the order of their labels", AT_LEAST_ONE)
+    output: str | None = _option(
+        None, "what is differentiated: difference (of two logits), sum, classes, or loss; None: what suits the task"
+    )
+    memory: float = _option(2.0, "GiB for the gradients that are kept at once; less means more passes", ABOVE_ZERO)
+    output_dir: str | None = _borrowed(
+        "output_dir", text="where results go; None: runs/<command>-<task>-<method>-<model>"
+    )
+    disable_tqdm: bool = _borrowed("disable_tqdm")
+    use_cpu: bool = _borrowed("use_cpu")
+
+
+@dataclass(frozen=True)
+class NtkOptions(StudyOptions):
+    """The tangent kernels of full fine-tuning and of a method, beside each other (figure 6)."""
+
+    num_samples: int = _option(64, "how many samples, evenly spaced in the order of their labels", at_least(2))
+    steps: int = _option(0, "also train both for this many steps, and compare the kernels there", at_least(0))
+
+
+@dataclass(frozen=True)
+class JacobianOptions(StudyOptions):
+    """The Jacobian before and after training, and how well the model is linear in what is trained (figure 7)."""
+
+    num_samples: int = _option(32, "how many samples, evenly spaced in the order of their labels", AT_LEAST_ONE)
+    steps: int = _option(100, "train for this many steps", AT_LEAST_ONE)
+
+
+@dataclass(frozen=True)
+class BoundOptions(StudyOptions):
+    """The Johnson-Lindenstrauss bound at the model's own weights, and at random ones of growing width (theorem 1)."""
+
+    target_modules: str | tuple[str, ...] | None = _borrowed(
+        "target_modules", default="all", text="layers whose weights are looked at"
+    )
+
+
+@dataclass(frozen=True)
+class RegressionOptions(Checked):
+    """Predict by kernel regression with a finished run's tangent kernel at its start, beside the trained adapter."""
+
+    output: str | None = _option(None, "what is differentiated, as for `propulsion ntk`, but not the loss")
+    max_eval_samples: int | None = _borrowed("max_eval_samples")
+    result: str | None = _option(None, "also write the scores to this JSON file")
+    disable_tqdm: bool = _borrowed("disable_tqdm")
+    use_cpu: bool = _borrowed("use_cpu")
+
+
+@dataclass(frozen=True)
+class CompareOptions(Checked):
+    """Run a grid, and write its report."""
+
+    jobs: int | None = _option(
+        None, "runs at once (default: half the cores; with ray: one for each core)", AT_LEAST_ONE
+    )
+    backend: str = _option("local", "where runs run: local (processes of this machine) or ray")
+    ray_address: str | None = _option(None, "address of a running Ray cluster; None: one is started on this machine")
+    output_dir: str | None = _option(None, "where runs and report go (default: what the grid says, or runs/<name>)")
+    data_root: str | None = _option(None, "folder with a folder of data for each task, named like the task")
+    retry_failed: bool = _option(False, "run again what failed before")
+    report_only: bool = _option(False, "run nothing, write the report of what there is")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.backend not in BACKENDS:
+            hint = near_misses(self.backend, BACKENDS) or f" There are {' and '.join(BACKENDS)}."
+            raise UnknownNameError(f"There is no backend {self.backend!r}.{hint}")
+        if self.ray_address is not None and self.backend != "ray":
+            raise OptionError("ray_address goes with --backend ray.")
+
+
+@dataclass(frozen=True)
+class AblateOptions(CompareOptions):
+    """Run one of the paper's ablations on any task and model, and write its report."""
+
+    task: str | tuple[str, ...] = _option("docstrings", "one task or a list; see `propulsion tasks`")
+    model_name_or_path: str = _borrowed("model_name_or_path", text="a folder, a hub id, or 'minilm'")
+    seeds: tuple[int, ...] = _option((42,), "seeds of every row")
+    learning_rate: float | None = _borrowed(
+        "learning_rate", text="of every row (default: propulsion's at its usual degree, 1e-3)"
+    )
+    scale_rate: bool = _option(False, "divide the learning rate by the degree instead of one for every row")
+    max_length: int | None = _borrowed("max_length", text="truncate to this many tokens (default: the task's)")
+    max_train_samples: int | None = _borrowed("max_train_samples")
+    max_eval_samples: int | None = _borrowed("max_eval_samples")
+    num_train_epochs: float = _borrowed("num_train_epochs", default=1.0)
+    max_steps: int = _borrowed("max_steps", text="stop after this many steps")
+    per_device_train_batch_size: int = _borrowed("per_device_train_batch_size")
+    use_cpu: bool = _borrowed("use_cpu")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale_rate and self.learning_rate is not None:
+            raise OptionError("learning_rate is one for every row, and scale_rate one for each: give one of them.")

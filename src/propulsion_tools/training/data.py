@@ -1,0 +1,62 @@
+"""A task's rows, as they are read and as the base model takes them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import fields
+
+import datasets
+from torch import nn
+
+from propulsion_tools.records import RunSpec
+from propulsion_tools.tasks import DataSource, Setup, Task, TaskData, get_task
+from propulsion_tools.tasks.base import EVAL, Encoded, accepted_by
+from propulsion_tools.tasks.selection import set_aside
+from propulsion_tools.training.processes import is_first
+
+
+def load_data(spec: RunSpec, training: bool = True) -> TaskData:
+    """The rows of a resolved spec: train, validation and what else there is, or train and selection alone.
+
+    Args:
+        spec: A resolved spec.
+        training: Whether there must be a training split.
+
+    Raises:
+        DataError: The data cannot be trained on.
+    """
+    named = {item.name: getattr(spec, item.name) for item in fields(DataSource) if item.name != "training"}
+    data = get_task(str(spec.task)).load(DataSource(**named, training=training))
+    return set_aside(data, spec.selection_fraction) if spec.selection_fraction else data
+
+
+def encode_splits(spec: RunSpec, task: Task, data: TaskData, setup: Setup, training: bool) -> dict[str, Encoded]:
+    """The splits as token ids.
+
+    Args:
+        spec: Says whether progress is shown.
+        task: The task that the rows are of.
+        data: The rows.
+        setup: The tokenizer and what else the tokens depend on.
+        training: Whether the training split is trained on rather than scored.
+    """
+    with progress_bars(not spec.disable_tqdm and is_first()):
+        return {split: task.encode(rows, setup, training and split == "train") for split, rows in data.splits.items()}
+
+
+def for_model(rows: datasets.Dataset, model: nn.Module) -> datasets.Dataset:
+    """Encoded rows without the columns that this model's forward does not take, such as token types."""
+    taken = accepted_by(model)
+    return rows.select_columns([name for name in rows.column_names if name in taken or name.startswith(EVAL)])
+
+
+@contextlib.contextmanager
+def progress_bars(shown: bool) -> Iterator[None]:
+    """Whether `datasets` shows what it does."""
+    if not shown:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()

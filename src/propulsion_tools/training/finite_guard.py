@@ -1,0 +1,87 @@
+"""Training ends with a sentence, and not with nonsense, where a loss, a gradient or a gain is no longer finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from propulsion.adapter_files import PEFT_PREFIX
+from propulsion.layers import PropulsionLayer
+from propulsion_tools.errors import NotFiniteError
+from propulsion_tools.training.checkpoints import last_checkpoint
+
+
+class FiniteGuard(TrainerCallback):
+    """Stops before a gradient that is not finite is applied, and before weights that are not finite are kept."""
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
+        if not _all_finite(gradients):
+            raise not_finite("a gradient is no longer finite", kwargs["model"], args, state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if control.should_save or control.should_training_stop:
+            self._check(kwargs["model"], args, state)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if control.should_save:
+            self._check(kwargs["model"], args, state)
+
+    def _check(self, model: nn.Module, args: TrainingArguments, state: TrainerState) -> None:
+        trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
+        if not _all_finite(trained) or gain_that_is_not_finite(model):
+            raise not_finite("the trained weights are no longer finite", model, args, state)
+
+
+def _all_finite(tensors: Iterable[Tensor]) -> bool:
+    tensors = list(tensors)
+    if not tensors:
+        return True
+    # The largest magnitude is finite exactly if all are, and cannot overflow as a sum of squares could.
+    return bool(
+        torch.isfinite(torch.stack([norm.float() for norm in torch._foreach_norm(tensors, ord=float("inf"))])).all()
+    )
+
+
+def gains(model: nn.Module) -> dict[str, Tensor]:
+    """The pooled gain of every steered layer by its name."""
+    with torch.no_grad():
+        return {
+            name.removeprefix(PEFT_PREFIX): module.pooled_gain(adapter)
+            for name, module in model.named_modules()
+            if isinstance(module, PropulsionLayer)
+            for adapter in module.active_adapters
+            if adapter in module.propulsion_delta
+        }
+
+
+def gain_that_is_not_finite(model: nn.Module) -> str | None:
+    """The name of the first layer whose gain left the finite range, if there is one."""
+    return next((name for name, gain in gains(model).items() if not torch.isfinite(gain).all()), None)
+
+
+def not_finite(what: str, model: nn.Module, args: TrainingArguments, state: TrainerState) -> NotFiniteError:
+    """The error to raise, with the layer to blame, what was kept, and what to do."""
+    step = state.global_step + 1
+    if name := gain_that_is_not_finite(model):
+        culprit = f" The gain of {name} left the finite range."
+    elif largest := {name: gain.abs().max().item() for name, gain in gains(model).items()}:
+        name = max(largest, key=lambda key: largest[key])
+        culprit = f" Every gain is still finite; the largest is {largest[name]:.3g}, in {name}."
+    else:
+        culprit = ""
+    checkpoint = last_checkpoint(Path(args.output_dir))
+    kept = f"The last good checkpoint is {checkpoint}." if checkpoint else "No checkpoint had been written before."
+    return NotFiniteError(
+        f"Training stopped at step {step}: {what}.{culprit} {kept} "
+        f"Lower the learning rate (it is {args.learning_rate:g}) or the degree."
+    )

@@ -1,0 +1,42 @@
+"""From the words of a user to a spec that leaves nothing open."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
+
+from propulsion_tools.errors import OptionError, near_misses
+from propulsion_tools.methods import get_method
+from propulsion_tools.records import RunSpec, model_slug
+from propulsion_tools.tasks import get_task
+
+
+def resolve(spec: RunSpec) -> RunSpec:
+    """Fill in what the spec leaves to the task and to the method.
+
+    Raises:
+        UnknownNameError: There is no such task or method; names the near misses.
+        OptionError: There is no such optimizer or schedule, or the method refuses a field.
+    """
+    task = spec.task or ("text-classification" if spec.data_dir or spec.dataset_name else "docstrings")
+    lengths = asdict(get_task(task).lengths)
+    lengths = {name: value for name, value in lengths.items() if getattr(spec, name) is None}
+    method = get_method(spec.method)
+    method.check(spec)
+    _check_names(spec)
+    spec = replace(spec, **method.fixed)
+    rate = spec.learning_rate or method.learning_rate(spec)
+    head_rate = spec.head_learning_rate or method.head_learning_rate
+    folder = spec.output_dir or f"runs/{task}-{spec.method}-{model_slug(spec.model_name_or_path)}-seed{spec.seed}"
+    return replace(spec, task=task, learning_rate=rate, head_learning_rate=head_rate, output_dir=folder, **lengths)
+
+
+def _check_names(spec: RunSpec) -> None:
+    """What transformers would refuse, but only after data and weights are read."""
+    for name, kinds in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
+        value, known = getattr(spec, name), [str(kind.value) for kind in kinds]
+        if value not in known:
+            hint = near_misses(value, known) or f" There are {', '.join(known)}."
+            raise OptionError(f"There is no {name} {value!r}.{hint}")
