@@ -138,7 +138,8 @@ def section(record: dict[str, Any]) -> Iterable[str]:
     environment = ", ".join(f"{key} {value}" for key, value in record["environment"].items())
     yield f"## {record['benchmark'].replace('_', ' ').capitalize()}\n\n{environment}. Took {record['minutes_taken']} minutes.\n"
     for where, rows in _groups(record["rows"]):
-        yield f"### {where}\n"
+        if where:
+            yield f"### {where}\n"
         yield from TABLES[record["benchmark"]]([row for row in rows if "error" not in row])
         yield ""
 
@@ -170,11 +171,24 @@ def _ntk(rows: list[Row]) -> Iterable[str]:
         yield f"| {row['way']} | {numbers} |"
 
 
-TABLES = {"training_step": _training_step, "memory": _memory, "inference": _inference, "ntk": _ntk}
+def _command_line(rows: list[Row]) -> Iterable[str]:
+    yield "| words | seconds of the processor | seconds |\n|---|---|---|"
+    for row in rows:
+        yield f"| `{row['words']}` | {spread(row['processor_seconds'])} | {spread(row['seconds'])} |"
+
+
+TABLES = {
+    "training_step": _training_step,
+    "memory": _memory,
+    "inference": _inference,
+    "ntk": _ntk,
+    "command_line": _command_line,
+}
 
 
 def _where(row: Row) -> str:
-    return f"{row['model']}, {row['dtype']}, {row['batch']} × {row['length']} tokens"
+    """The model and its batch; nothing for a benchmark without a model."""
+    return "" if "model" not in row else f"{row['model']}, {row['dtype']}, {row['batch']} × {row['length']} tokens"
 
 
 def _groups(rows: list[Row]) -> Iterable[tuple[str, Iterable[Row]]]:

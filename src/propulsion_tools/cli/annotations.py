@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -34,10 +33,9 @@ def in_words(hint: Any) -> str:
 def _one(kind: Any) -> str:
     if kind in _WORDS:
         return _WORDS[kind][0]
-    container = get_origin(kind) or kind
-    if issubclass(container, Mapping):
+    container, parts = get_origin(kind), get_args(kind)
+    if container is dict:
         return "mapping"
-    if issubclass(container, Collection):
-        (items, *_) = get_args(kind)
-        return f"list of {_WORDS[items][1]}"
+    if container in (list, tuple) and parts[0] in _WORDS:
+        return f"list of {_WORDS[parts[0]][1]}"
     raise TypeError(f"No words for the type {kind}: say them in cli/annotations.py.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -70,15 +70,21 @@ def _parser(name: str, command: Command) -> ArgumentParser:
     if fields(command.options):
         parser.add_argument("--config", action="config", help="YAML file with any of these options")
     hints = get_type_hints(command.options)
-    groups: dict[str, Any] = {}
-    for item in fields(command.options):
-        title = item.metadata["group"]
-        if title not in groups:
-            groups[title] = parser.add_argument_group(title)
-        groups[title].add_argument(
-            f"--{item.name}", type=hints[item.name], default=item.default, help=item.metadata["help"]
-        )
+    for title, items in option_groups(command.options).items():
+        group = parser.add_argument_group(title)
+        for item in items:
+            group.add_argument(
+                f"--{item.name}", type=hints[item.name], default=item.default, help=item.metadata["help"]
+            )
     return parser
+
+
+def option_groups(options: type[Any]) -> dict[str, list[Field[Any]]]:
+    """The fields of a dataclass of options by the title that they stand under."""
+    groups: dict[str, list[Field[Any]]] = {}
+    for item in fields(options):
+        groups.setdefault(item.metadata["group"], []).append(item)
+    return groups
 
 
 def _underscored(word: str) -> str:

@@ -12,8 +12,6 @@ from propulsion_tools.tasks.names import TASK_MODULES, check_task_name
 if TYPE_CHECKING:
     from propulsion_tools.tasks.base import Task
 
-_TASKS: dict[str, Task] = {}
-
 
 def register(task: Task) -> Task:
     """Make a task known by its name.
@@ -21,8 +19,10 @@ def register(task: Task) -> Task:
     Raises:
         OptionError: There is a task of this name already.
     """
-    _load_all()
-    return _add(task)
+    if (known := _tasks().get(task.name)) is not None:
+        raise OptionError(f"There is already a task {task.name!r} ({known.description}).")
+    _tasks()[task.name] = task
+    return task
 
 
 def get_task(name: str) -> Task:
@@ -31,31 +31,24 @@ def get_task(name: str) -> Task:
     Raises:
         UnknownNameError: There is none; names the near misses.
     """
-    _load_all()
-    check_task_name(name, _TASKS)
-    return _TASKS[name]
+    check_task_name(name, _tasks())
+    return _tasks()[name]
 
 
 def task_names() -> list[str]:
     """The names of all tasks, in the order of names.py."""
-    _load_all()
-    return list(_TASKS)
-
-
-def _add(task: Task) -> Task:
-    if task.name in _TASKS:
-        raise OptionError(f"There is already a task {task.name!r} ({_TASKS[task.name].description}).")
-    _TASKS[task.name] = task
-    return task
+    return list(_tasks())
 
 
 @cache
-def _load_all() -> None:
+def _tasks() -> dict[str, Task]:
+    """Every task by its name, and those that were registered since."""
+    known: dict[str, Task] = {}
     for module in dict.fromkeys(TASK_MODULES.values()):
-        tasks = {task.name: task for task in import_module(f"propulsion_tools.tasks.{module}").TASKS}
+        defined = import_module(f"propulsion_tools.tasks.{module}").TASKS
         listed = [name for name, home in TASK_MODULES.items() if home == module]
-        if list(tasks) != listed:
-            odd = ", ".join(sorted({*tasks} ^ {*listed})) or "the same in another order"
+        if (names := [task.name for task in defined]) != listed:
+            odd = ", ".join(sorted({*names} ^ {*listed})) or "another order, or a name twice"
             raise LookupError(f"tasks/names.py and the TASKS of tasks/{module}.py differ: {odd}.")
-        for task in tasks.values():
-            _add(task)
+        known |= dict(zip(names, defined, strict=True))
+    return known
