@@ -12,6 +12,7 @@ import pytest
 from propulsion_tools.cli import main
 from propulsion_tools.cli.commands import COMMANDS
 from propulsion_tools.cli.parsing import parse
+from propulsion_tools.cli.reference import reference
 from propulsion_tools.recipes import recipe
 from propulsion_tools.records import RunSpec
 
@@ -49,7 +50,7 @@ def test_a_recipe_is_read_as_its_printed_file(more: list[str], file: str) -> Non
     assert (spec("--recipe", NAME, *more) == recipe(NAME).spec) is (not more)
 
 
-def test_a_file_goes_over_a_recipe_and_options_go_over_both(tmp_path: Path) -> None:
+def test_a_file_overrides_a_recipe_and_options_override_both(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("learning_rate: 0.5\nseed: 7\n")
     read = spec("--recipe", NAME, "--config", str(file), "--seed", "8")
@@ -125,3 +126,9 @@ sys.exit(f"imported {{heavy}}" if heavy else status)
         assert "imported" in done.stderr
         return
     assert done.returncode == status, done.stderr
+
+
+def test_the_reference_says_what_may_be_left_out_and_what_a_recipe_is_to_train() -> None:
+    page = reference()
+    assert "```sh\npropulsion recipes [name] [options]\n```" in page
+    assert page.count("`--recipe NAME`: ") == 1

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from propulsion_tools.cli.commands import Command
 
-RECIPE_HELP = "start from a recipe (see `propulsion recipes`); --config goes over it, and options go over both"
+RECIPE_HELP = "start from a recipe (see `propulsion recipes`); --config overrides it, and options override both"
 
 
 def parse(name: str, command: Command, words: list[str]) -> dict[str, Any] | None:
@@ -53,12 +53,9 @@ def parse(name: str, command: Command, words: list[str]) -> dict[str, Any] | Non
 
 
 def _parser(name: str, command: Command) -> ArgumentParser:
-    positional = f"{command.positional} " if command.positional else ""
-    if not command.positional_required:
-        positional = f"[{command.positional}] "
     parser: ArgumentParser = require("jsonargparse", "train").ArgumentParser(
         prog=f"propulsion {name}",
-        usage=f"propulsion {name} {positional}[options]",
+        usage=usage(name, command),
         description=command.description,
         exit_on_error=False,
     )
@@ -77,6 +74,12 @@ def _parser(name: str, command: Command) -> ArgumentParser:
                 f"--{item.name}", type=hints[item.name], default=item.default, help=item.metadata["help"]
             )
     return parser
+
+
+def usage(name: str, command: Command) -> str:
+    """How a command is called; what may be left out stands in brackets."""
+    positional = command.positional if command.positional_required else f"[{command.positional}]"
+    return " ".join(filter(None, ["propulsion", name, positional, "[options]" if fields(command.options) else None]))
 
 
 def option_groups(options: type[Any]) -> dict[str, list[Field[Any]]]:
