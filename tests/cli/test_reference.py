@@ -11,7 +11,7 @@ import pytest
 from propulsion_tools.cli.annotations import in_words, takes_bool
 from propulsion_tools.cli.commands import COMMANDS, Command
 from propulsion_tools.cli.reference import reference
-from propulsion_tools.records import option
+from propulsion_tools.records.fields import option
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 

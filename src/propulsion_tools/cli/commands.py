@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from propulsion_tools.errors import OptionError
 from propulsion_tools.records import RunSpec, write_atomically
 from propulsion_tools.records.options import (
     AblateOptions,
@@ -21,6 +22,7 @@ from propulsion_tools.records.options import (
     MethodsOptions,
     NtkOptions,
     PredictOptions,
+    RecipesOptions,
     RegressionOptions,
 )
 
@@ -43,6 +45,8 @@ class Command:
         run: Called with the positional argument, if there is one, and the options.
         positional: The name of that argument.
         positional_help: What it is.
+        positional_required: Whether it has to be given; if not, it is None.
+        takes_recipe: Whether `--recipe NAME` gives its options their values.
         packages: What is asked for before anything is imported, of the extra `train`.
     """
 
@@ -51,6 +55,8 @@ class Command:
     run: Callable[..., None]
     positional: str | None = None
     positional_help: str = "output_dir of a finished `propulsion train`"
+    positional_required: bool = True
+    takes_recipe: bool = False
     packages: tuple[str, ...] = PACKAGES
 
 
@@ -153,6 +159,23 @@ def _tasks(options: Nothing) -> None:
     show(table("Tasks", ["--task", "metric", "description"], rows))
 
 
+def _recipes(name: str | None, options: RecipesOptions) -> None:
+    from propulsion_tools.recipes import find_recipes, recipe
+
+    rows = find_recipes(name=name, table=options.table, model=options.model, task=options.task, method=options.method)
+    if options.print:
+        if name is None:
+            raise OptionError("--print writes one recipe: `propulsion recipes NAME --print`.")
+        from propulsion_tools.recipes.printing import yaml_text
+
+        print(yaml_text(recipe(name)), end="")
+        return
+    from propulsion_tools.recipes.listing import listing
+    from propulsion_tools.training.console import show
+
+    show(*listing(rows))
+
+
 def _demo(options: DemoOptions) -> None:
     from propulsion_tools.compare.demo import demo
 
@@ -180,8 +203,9 @@ def _ablate(study: str, options: AblateOptions) -> None:
 ADAPTER_DIR = "adapter_dir"
 STUDY_HELP = "degree, position, initialization, vectors or pooling"
 GRID_HELP = "YAML file with methods, tasks and settings, for example recipes/compare/quick.yaml"
+RECIPE_HELP = "one recipe, for example table1/roberta-base-sst2-propulsion-all (default: all)"
 COMMANDS = {
-    "train": Command("train an adapter and write it with its record", RunSpec, _train),
+    "train": Command("train an adapter and write it with its record", RunSpec, _train, takes_recipe=True),
     "evaluate": Command("score a finished run again, also on other data", EvaluateOptions, _evaluate, ADAPTER_DIR),
     "predict": Command("label texts with a finished run", PredictOptions, _predict, ADAPTER_DIR),
     "compare": Command("run a grid of methods and tasks, and report", CompareOptions, _compare, "grid", GRID_HELP),
@@ -193,5 +217,14 @@ COMMANDS = {
     "regress": Command("predict by a finished run's tangent kernel", RegressionOptions, _regress, ADAPTER_DIR),
     "methods": Command("list the ways to fine-tune, or count what each trains", MethodsOptions, _methods),
     "tasks": Command("list the tasks", Nothing, _tasks),
+    "recipes": Command(
+        "list the rows of the paper's tables that `train --recipe` runs, or print one",
+        RecipesOptions,
+        _recipes,
+        "name",
+        RECIPE_HELP,
+        positional_required=False,
+        packages=("rich",),
+    ),
     "demo": Command("head alone against Propulsion, without a download", DemoOptions, _demo),
 }

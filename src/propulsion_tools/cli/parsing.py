@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from propulsion_tools.cli.commands import Command
 
+RECIPE_HELP = "start from a recipe (see `propulsion recipes`); --config overrides it, and options override both"
+
 
 def parse(name: str, command: Command, words: list[str]) -> dict[str, Any] | None:
     """Read the words after a command.
@@ -25,7 +27,7 @@ def parse(name: str, command: Command, words: list[str]) -> dict[str, Any] | Non
         words: What comes after its name.
 
     Returns:
-        The options' values, from --config and flags, and that of the positional argument; None after --help.
+        The options' values, from --recipe, --config and flags, and that of the positional argument; None after --help.
 
     Raises:
         UnknownNameError: There is no such option; names the near misses.
@@ -33,11 +35,14 @@ def parse(name: str, command: Command, words: list[str]) -> dict[str, Any] | Non
     """
     known = [item.name for item in fields(command.options)]
     words = _with_bool_values([_underscored(word) for word in words], command.options)
-    _refuse_unknown_flags(words, known)
+    _refuse_unknown_flags(words, [*known, *(["recipe"] if command.takes_recipe else [])])
+    recipe = _recipe_values(words) if command.takes_recipe else {}
     _check_config_files(words, known)
     argument_error = require("jsonargparse", "train").ArgumentError
     try:
-        parsed = _parser(name, command).parse_args(words)
+        parser = _parser(name, command)
+        parser.set_defaults(recipe)
+        parsed = parser.parse_args(words)
     except argument_error as error:
         raise OptionError(_one_sentence(str(error), name, command.options)) from error
     except SystemExit as end:
@@ -48,15 +53,17 @@ def parse(name: str, command: Command, words: list[str]) -> dict[str, Any] | Non
 
 
 def _parser(name: str, command: Command) -> ArgumentParser:
-    positional = f" {command.positional}" if command.positional else ""
     parser: ArgumentParser = require("jsonargparse", "train").ArgumentParser(
         prog=f"propulsion {name}",
-        usage=f"propulsion {name}{positional} [options]",
+        usage=usage(name, command),
         description=command.description,
         exit_on_error=False,
     )
     if command.positional:
-        parser.add_argument(command.positional, type=str, help=command.positional_help)
+        nargs = None if command.positional_required else "?"
+        parser.add_argument(command.positional, type=str, nargs=nargs, help=command.positional_help)
+    if command.takes_recipe:
+        parser.add_argument("--recipe", type=str, help=RECIPE_HELP)
     if fields(command.options):
         parser.add_argument("--config", action="config", help="YAML file with any of these options")
     hints = get_type_hints(command.options)
@@ -67,6 +74,12 @@ def _parser(name: str, command: Command) -> ArgumentParser:
                 f"--{item.name}", type=hints[item.name], default=item.default, help=item.metadata["help"]
             )
     return parser
+
+
+def usage(name: str, command: Command) -> str:
+    """How a command is called; what may be left out stands in brackets."""
+    positional = command.positional if command.positional_required else f"[{command.positional}]"
+    return " ".join(filter(None, ["propulsion", name, positional, "[options]" if fields(command.options) else None]))
 
 
 def option_groups(options: type[Any]) -> dict[str, list[Field[Any]]]:
@@ -100,13 +113,32 @@ def _refuse_unknown_flags(words: list[str], known: list[str]) -> None:
     refuse_unknown(dict.fromkeys(flag for flag in flags if flag), [*known, "config", "print_config", "help"], "option")
 
 
-def _check_config_files(words: list[str], known: list[str]) -> None:
-    for number, word in enumerate(words):
-        if word != "--config" and not word.startswith("--config="):
+def _values_of(flag: str, words: list[str], wanted: str) -> list[str]:
+    """What stands behind each `flag` among the words."""
+    values = []
+    for word, following in zip(words, [*words, ""][1:], strict=True):
+        if word != flag and not word.startswith(f"{flag}="):
             continue
-        name = word.partition("=")[2] or "".join(words[number + 1 : number + 2])
-        if not name or name.startswith("--"):
-            raise OptionError("--config wants a YAML file after it.")
+        value = following if word == flag else word.partition("=")[2]
+        if not value or value.startswith("--"):
+            raise OptionError(f"{flag} wants {wanted} after it.")
+        values.append(value)
+    return values
+
+
+def _recipe_values(words: list[str]) -> dict[str, Any]:
+    names = _values_of("--recipe", words, "the name of a recipe (see `propulsion recipes`)")
+    if not names:
+        return {}
+    if len(names) > 1:
+        raise OptionError("--recipe can be given once.")
+    from propulsion_tools.recipes import recipe
+
+    return recipe(names[0]).values
+
+
+def _check_config_files(words: list[str], known: list[str]) -> None:
+    for name in _values_of("--config", words, "a YAML file"):
         file = Path(name)
         if not file.is_file():
             raise OptionError(f"There is no configuration file {str(file)!r}.")

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 from propulsion_tools.cli.annotations import in_words
 from propulsion_tools.cli.commands import COMMANDS, Command
-from propulsion_tools.cli.parsing import option_groups
+from propulsion_tools.cli.parsing import RECIPE_HELP, option_groups, usage
 
 HEAD = """# The command line
 
@@ -41,10 +41,11 @@ def reference() -> str:
 
 def _section(name: str, command: Command) -> str:
     groups, hints = option_groups(command.options), get_type_hints(command.options)
-    usage = ["propulsion", name, command.positional, "[options]" if groups else None]
-    parts = [f"## {name}", _sentence(command.description), f"```sh\n{' '.join(filter(None, usage))}\n```"]
+    parts = [f"## {name}", _sentence(command.description), f"```sh\n{usage(name, command)}\n```"]
     if command.positional:
         parts.append(f"`{command.positional}`: {command.positional_help}.")
+    if command.takes_recipe:
+        parts.append(f"`--recipe NAME`: {RECIPE_HELP}.")
     for title, items in groups.items():
         if len(groups) > 1:
             parts.append(f"### {name}: {title}")

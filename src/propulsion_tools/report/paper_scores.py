@@ -6,8 +6,8 @@ import re
 from functools import cache
 from pathlib import Path
 
-from propulsion_tools.methods.counts import paper_setting
 from propulsion_tools.methods.paper_results import PaperResult, paper_results
+from propulsion_tools.methods.paper_settings import paper_setting
 
 # What the paper calls our tasks, where more differs than case and punctuation.
 ALIASES = {

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from propulsion_tools.methods.counts import Count
 from propulsion_tools.methods.registry import Method
 from propulsion_tools.records import RunRecord
+
+if TYPE_CHECKING:  # counting needs torch, a table does not
+    from propulsion_tools.methods.counts import Count
 
 WIDTH_OF_A_FILE = 400
 
