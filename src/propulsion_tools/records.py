@@ -291,13 +291,13 @@ class RunRecord:
             raise OptionError(f"{file}: {error}") from error
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a kill, never meets half of it."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, or a kill, never meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_file = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with partial_file.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with partial_file.open("wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial_file, path)

@@ -75,14 +75,14 @@ class Notes:
 
     def __init__(self) -> None:
         self.ran: list[Run] = []
-        self.found: list[Run] = []
+        self.earlier: list[Run] = []
         self.hopeless = 0
 
     def started(self, run: Run) -> None:
         self.ran.append(run)
 
-    def ended(self, run: Run, ended: Outcome, before: bool = False) -> None:
-        self.found += [run] if before else []
+    def ended(self, run: Run, outcome: Outcome, before: bool = False) -> None:
+        self.earlier += [run] if before else []
 
     def skipped(self, runs: int) -> None:
         self.hopeless += runs

@@ -19,6 +19,7 @@ _ELSEWHERE = {
     "output_dir": "say it with the output_dir of the grid",
     "overwrite_output_dir": "finished runs are kept, and others replaced",
     "resume_from_checkpoint": "a grid goes on by itself where it was killed",
+    "smoke": "try the settings with `propulsion train --smoke`",
 }
 
 
