@@ -59,6 +59,8 @@ def test_a_grid_goes_on_from_its_archive(make_grid: MakeGrid) -> None:
     archive_runs(more, results)  # of a folder and of what was archived before
     remove_folders(grid.folder)
     assert all_results(more) == results
+    archive_runs(grid, all_results(grid))
+    assert all_results(more) == results  # what another form of the grid has run is not lost
 
 
 def test_an_archived_failure_can_be_retried(make_grid: MakeGrid) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from functools import cache
 from pathlib import Path
@@ -15,11 +16,11 @@ from propulsion_tools.compare.progress import GridProgress
 from propulsion_tools.compare.ray_backend import RayTasks
 from propulsion_tools.compare.results import CellResult, all_results
 from propulsion_tools.compare.run_archive import ARCHIVE_FILE, write_archive
-from propulsion_tools.compare.run_folders import FAILURE_FILE, Failure
+from propulsion_tools.compare.run_folders import RESULT_FILES
 from propulsion_tools.compare.run_store import RunStore
 from propulsion_tools.compare.runner import run_grid
 from propulsion_tools.errors import DataError, OptionError, RunsFailedError, require
-from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord
+from propulsion_tools.records import RunRecord
 from propulsion_tools.training.base_models import model_path
 from propulsion_tools.training.console import size
 from propulsion_tools.training.measure import weight_bytes
@@ -56,21 +57,22 @@ def _run(grid: Grid, options: CompareOptions) -> list[CellResult]:
 
 
 def archive_runs(grid: Grid, results: list[CellResult]) -> Path:
-    """Write what a report needs of every run that has ended into one file, which stands for the folders of the runs.
+    """Write the results of every run that has ended into one file, which stands for the folders of the runs.
 
     Args:
         grid: The grid.
         results: What came of its runs.
 
     Returns:
-        The archive: records and failures, and of the final runs the answers.
+        The archive: records, answers and failures. What it held of other runs before is still there.
     """
-    store, contents = RunStore(grid.folder), {}
-    for run, outcome in (pair for result in results for pair in result.runs):
-        names = (FAILURE_FILE,) if isinstance(outcome, Failure) else (RECORD_FILE, PREDICTIONS_FILE)[: 1 + run.is_final]
-        for name in names if outcome is not None else ():
-            if (content := store.read(run, name)) is not None:
-                contents[run.name, name] = content
+    store = RunStore(grid.folder)
+    ended = [run for result in results for run, outcome in result.runs if outcome is not None]
+    names = {run.name for run in ended}
+    contents = {key: content for key, content in store.archived.items() if key[0] not in names}
+    for run, name in itertools.product(ended, RESULT_FILES):
+        if (content := store.read(run, name)) is not None:
+            contents[run.name, name] = content
     write_archive(grid.folder / ARCHIVE_FILE, contents)
     return grid.folder / ARCHIVE_FILE
 

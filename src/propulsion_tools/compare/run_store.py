@@ -23,7 +23,12 @@ class RunStore:
         self.folder = folder
 
     @cached_property
-    def _archived(self) -> Results:
+    def archived(self) -> Results:
+        """What the grid's archive holds, also of runs that are no longer of the grid; nothing where there is none.
+
+        Raises:
+            OptionError: It is damaged, too large, or holds something else than results of runs.
+        """
         file = self.folder / ARCHIVE_FILE
         return read_archive(file) if file.is_file() else {}
 
@@ -36,7 +41,7 @@ class RunStore:
         if Path(run.folder).is_dir():
             file = Path(run.folder) / name
             return file.read_bytes() if file.is_file() else None
-        return self._archived.get((run.name, name))
+        return self.archived.get((run.name, name))
 
     def outcome(self, run: Run) -> Outcome | None:
         """How a run ended; None if it has not, or if what it left cannot be read.
