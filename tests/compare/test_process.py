@@ -32,11 +32,11 @@ def test_a_run_leaves_its_record_and_in_its_log_all_that_it_printed(
     spec: RunSpec, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
-    assert train_in_process(replace(spec, output_dir=str(folder)), threads=1) is None
+    assert train_in_process(replace(spec, method="propulsion", output_dir=str(folder)), threads=1) is None
     record, log = RunRecord.read(folder), (folder / LOG_FILE).read_text()
     assert record.environment["threads"] == 1
     assert f"Written to {folder}" in log
-    assert "head" in log
+    assert "adapter" in log
     assert "Warning" not in log
     assert capfd.readouterr() == ("", "")
 

@@ -41,13 +41,13 @@ def compare(grid: Grid, options: CompareOptions) -> list[CellResult]:
         SchemaVersionError: A record was written under another version of the schema.
     """
     require("plotly", "report")  # not only after all that was run
-    results = all_results(grid) if options.report_only else _run(grid, options)
+    results = all_results(grid) if options.report_only else _run_missing(grid, options)
     if options.archive:
         archive_runs(grid, results)
     return results
 
 
-def _run(grid: Grid, options: CompareOptions) -> list[CellResult]:
+def _run_missing(grid: Grid, options: CompareOptions) -> list[CellResult]:
     check_data(grid)
     check_folders(grid)
     check_disk(grid)
@@ -67,10 +67,10 @@ def archive_runs(grid: Grid, results: list[CellResult]) -> Path:
         The archive: records, answers and failures. What it held of other runs before is still there.
     """
     store = RunStore(grid.folder)
-    ended = [run for result in results for run, outcome in result.runs if outcome is not None]
-    names = {run.name for run in ended}
+    runs = [run for result in results for run, outcome in result.runs if outcome is not None]
+    names = {run.name for run in runs}
     contents = {key: content for key, content in store.archived.items() if key[0] not in names}
-    for run, name in itertools.product(ended, RESULT_FILES):
+    for run, name in itertools.product(runs, RESULT_FILES):
         if (content := store.read(run, name)) is not None:
             contents[run.name, name] = content
     write_archive(grid.folder / ARCHIVE_FILE, contents)

@@ -32,7 +32,7 @@ def demo(options: DemoOptions) -> None:
     folder = Path(options.output_dir)
     task = get_task(TASK)
     show(f"{task.description} (MiniLM, 22.7 M weights, on the CPU or whatever accelerator there is)", "")
-    records = {method: _run(method, folder / method, options) for method in METHODS}
+    records = {method: _train(method, folder / method, options) for method in METHODS}
     show(run_table(records, task.main_metric))
     texts = folder / "texts.jsonl"
     write_atomically(texts, "".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
@@ -40,7 +40,7 @@ def demo(options: DemoOptions) -> None:
     show("And with data of your own, train and validation files in one folder: propulsion train --data_dir FOLDER")
 
 
-def _run(method: str, folder: Path, options: DemoOptions) -> RunRecord:
+def _train(method: str, folder: Path, options: DemoOptions) -> RunRecord:
     """Train in a process of its own, so that its peak memory is its own."""
     spec = RunSpec(
         task=TASK,

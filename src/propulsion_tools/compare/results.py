@@ -72,7 +72,7 @@ def cell_result(grid: Grid, cell: Cell, outcome: Callable[[Run], Outcome | None]
     rate: float | None = None
     if not selection:
         rate = candidate_rates(grid, cell)[0]
-    elif all(ended is not None for _, ended in selection):
+    elif all(result is not None for _, result in selection):
         rate = choose([(run, record) for run, record in selection if isinstance(record, RunRecord)])
     final = () if rate is None else tuple((run, outcome(run)) for run in final_runs(grid, cell, rate))
     return CellResult(cell, selection, rate, final)

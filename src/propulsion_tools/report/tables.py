@@ -132,8 +132,8 @@ def _score(summary: Summary, row: str, column: Column) -> TableCell:
         hint = failures[-1][1].error if failures else "not run yet"
         return TableCell("failed" if failures else DASH, link=link, hint=hint)
     notes = [f"{name.replace('_', ' ')} {scale_of(name) * mean.mean:.1f}" for name, mean in score.others.items()]
-    if (said := summary.paper(row, column)) is not None:
-        notes.append(f"paper {said:.2f}")
+    if (paper := summary.paper(row, column)) is not None:
+        notes.append(f"paper {paper:.2f}")
     if missing := len(summary.grid.seeds) - score.main.count:
         notes.append(f"{missing} of {len(summary.grid.seeds)} seeds missing")
     return TableCell(
