@@ -182,6 +182,7 @@ class CompareOptions(Checked):
     data_root: str | None = _option(None, "folder with a folder of data for each task, named like the task")
     retry_failed: bool = _option(False, "run again what failed before")
     report_only: bool = _option(False, "run nothing, write the report of what there is")
+    archive: bool = _option(False, "also write runs.tar.xz, from which a report can be made without the runs' folders")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,11 +35,11 @@ def paper_score(model: str, method: str, task: str, metric: str) -> float | None
 
 @cache
 def _scores() -> dict[tuple[str, str, str, str], float]:
-    found: dict[tuple[str, str, str, str], float] = {}
+    scores: dict[tuple[str, str, str, str], float] = {}
     for row in paper_results():
         if row.value and (method := _method(row)) is not None:
-            found.setdefault((row.model.lower(), method, _plain(row.dataset), row.metric), float(row.value))
-    return found
+            scores.setdefault((row.model.lower(), method, _plain(row.dataset), row.metric), float(row.value))
+    return scores
 
 
 def _method(row: PaperResult) -> str | None:
