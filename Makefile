@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: help demo test check kernels clean
+.PHONY: help demo test check kernels reference clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ check: $(STAMP)  ## lint, types, import rules, spelling, the fast tests
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 -m 'not slow'
+
+reference: $(STAMP)  ## write docs/cli.md, which a test compares with the commands
+	$(BIN)/python -m propulsion_tools.cli.reference > docs/cli.md
 
 clean:  ## remove the environment and what the tools left
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info

@@ -236,7 +236,8 @@ def section(record: Record) -> Iterable[str]:
     environment = ", ".join(f"{key} {value}" for key, value in record["environment"].items())
     yield f"{environment}. Took {record['minutes_taken']} minutes.\n"
     for where, rows in _groups(record["rows"]):
-        yield f"### {where}\n"
+        if where:
+            yield f"### {where}\n"
         yield from TABLES[record["benchmark"]]([row for row in rows if "error" not in row])
         yield ""
 
@@ -268,12 +269,33 @@ def _ntk(rows: list[Row]) -> Iterable[str]:
         yield f"| {row['way']} | {numbers} |"
 
 
-TABLES = {"training_step": _training_step, "memory": _memory, "inference": _inference, "ntk": _ntk}
-TITLES = {"training_step": "Training step", "memory": "Memory", "inference": "Inference", "ntk": "Tangent kernels"}
+def _command_line(rows: list[Row]) -> Iterable[str]:
+    yield "| words | seconds of the processor | seconds |\n|---|---|---|"
+    for row in rows:
+        yield f"| `{row['words']}` | {spread(row['processor_seconds'])} | {spread(row['seconds'])} |"
+
+
+TABLES = {
+    "training_step": _training_step,
+    "memory": _memory,
+    "inference": _inference,
+    "ntk": _ntk,
+    "command_line": _command_line,
+}
+TITLES = {
+    "training_step": "Training step",
+    "memory": "Memory",
+    "inference": "Inference",
+    "ntk": "Tangent kernels",
+    "command_line": "Command line",
+}
 TIMED = ("training_step", "memory", "inference")  # whose rows are methods on a batch
 
 
 def _where(row: Row, dtype: bool = True) -> str:
+    """The model and its batch; nothing for a benchmark without a model."""
+    if "model" not in row:
+        return ""
     kind = f", {row['dtype']}" if dtype else ""
     return f"{row['model']}{kind}, {row['batch']} × {row['length']} tokens"
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -59,3 +61,11 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines.append(json.dumps({"text": " ".join(words), "label": "positive" if number % 2 else "negative"}))
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def make_grid(tiny_model: Path, data_dir: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Grids of 4 steps on 64 sentences; their runs go to tmp_path."""
+    from tests.grids import grids
+
+    return grids(tiny_model, data_dir, tmp_path)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import transformers
 
-from propulsion_tools import cli
+from propulsion_tools.cli import commands
+from propulsion_tools.cli.parsing import parse
 from tests.tiny_models import tiny_model
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +44,7 @@ def test_the_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPat
     (tmp_path / "run.yaml").write_text("task: docstrings\n")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     _, name, *words = shlex.split(command)
-    assert cli._parse(name, cli.COMMANDS[name], words) is not None
+    assert parse(name, commands.COMMANDS[name], words) is not None
 
 
 def test_there_are_commands_to_check() -> None:

@@ -6,7 +6,7 @@ ToolsError
 ├── DataError                the data cannot be trained on (also a ValueError)
 ├── NotFiniteError           the loss or a gain left the finite range (also an ArithmeticError)
 ├── GradientError            an output does not depend on the parameters in question (also a ValueError)
-├── RunsFailedError          every run of a grid failed (also a RuntimeError)
+├── RunsFailedError          every run of a grid failed, or one of the demo's (also a RuntimeError)
 ├── UnknownNameError         no task, method or key of this name; names the near misses (also a ValueError)
 └── MissingExtraError        an optional dependency is not installed (also an ImportError)
 
@@ -47,7 +47,7 @@ class GradientError(ToolsError, ValueError):
 
 
 class RunsFailedError(ToolsError, RuntimeError):
-    """Every run of a grid failed."""
+    """Every run of a grid failed, or one of the demo's."""
 
 
 class UnknownNameError(ToolsError, ValueError):

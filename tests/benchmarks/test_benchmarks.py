@@ -146,3 +146,27 @@ def test_runs_alternate_with_the_reference() -> None:
     assert order.count("b") == 5  # once to warm up
     longest = max(len(stretch) for stretch in "".join(order[6:]).split("a"))
     assert longest <= 2
+
+
+def test_the_command_line_is_timed_and_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import command_line
+
+    import report
+
+    monkeypatch.setattr(command_line, "WORDS", (["--version"], ["train", "--config", "unknown_key.yaml"]))
+    command_line.main(["--rounds", "2", "--output", str(tmp_path / "command_line.json")])
+    rows = json.loads((tmp_path / "command_line.json").read_text())["rows"]
+    assert [row["words"] for row in rows][1:] == ["propulsion --version", "propulsion train --config unknown_key.yaml"]
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(report, "PAGE", tmp_path / "performance.md")
+    report.main()
+    assert "| `propulsion --version` |" in (tmp_path / "performance.md").read_text()
+
+
+def test_a_command_line_that_fails_is_not_timed(tmp_path: Path) -> None:
+    import command_line
+
+    with pytest.raises(SystemExit, match="ZeroDivisionError"):
+        command_line.times(["-c", "1 / 0"], str(tmp_path))

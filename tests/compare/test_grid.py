@@ -12,14 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from propulsion.errors import PropulsionError
-from propulsion_tools.cli import COMMANDS, _parse, main
+from propulsion_tools.cli import main
+from propulsion_tools.cli.commands import COMMANDS
+from propulsion_tools.cli.parsing import parse
 from propulsion_tools.compare.command import check_disk, check_folders
 from propulsion_tools.compare.grid import Grid
 from propulsion_tools.compare.grid_file import grid_from, read_grid
-from propulsion_tools.compare.plan import cells, final_runs, rates, selection_runs, spec_hash, words
+from propulsion_tools.compare.plan import candidate_rates, cells, final_runs, selection_runs, spec_hash
 from propulsion_tools.errors import OptionError, ToolsError
 from propulsion_tools.records import RunSpec
-from tests.compare.conftest import MakeGrid
+from propulsion_tools.report.commands import flags
+from tests.grids import MakeGrid
 
 GOOD: dict[str, Any] = {"methods": ["head", "lora"], "tasks": ["docstrings"]}
 
@@ -34,6 +37,7 @@ GOOD: dict[str, Any] = {"methods": ["head", "lora"], "tasks": ["docstrings"]}
         ({"settings": {"max_length": "long"}}, "max_length cannot be 'long' in settings"),
         ({"settings": {"max_length": 0}}, "max_length"),
         ({"settings": {"learning_rate": 0.1}}, "learning_rates"),
+        ({"settings": {"smoke": True}}, "propulsion train --smoke"),
         ({"settings": ["max_length"]}, "settings must hold"),
         ({"variants": {"mine": {"method": "lora", "degre": 3}}}, "'degree'"),
         ({"variants": {"mine": {"degree": 3}}}, "There is no method named 'mine'"),
@@ -130,7 +134,7 @@ def test_the_count_is_that_of_the_runs() -> None:
 def test_rates_are_chosen_without_the_validation_split_and_finals_see_it() -> None:
     made = grid(rate_factors=[0.5, 1], selection={"num_train_epochs": 1})
     cell = cells(made)[1]
-    assert rates(made, cell) == (0.0005, 0.001)
+    assert candidate_rates(made, cell) == (0.0005, 0.001)
     assert all(run.spec.selection_fraction > 0 and run.spec.num_train_epochs == 1 for run in selection_runs(made, cell))
     assert all(run.spec.selection_fraction == 0 for run in final_runs(made, cell, 1e-3))
 
@@ -165,8 +169,8 @@ SPECS = st.builds(
 
 
 @given(SPECS)
-def test_the_words_of_a_run_are_its_spec(spec: RunSpec) -> None:
-    values = _parse("train", COMMANDS["train"], words(spec))
+def test_the_command_of_a_run_is_its_spec(spec: RunSpec) -> None:
+    values = parse("train", COMMANDS["train"], flags(spec))
     assert values is not None
     assert RunSpec(**values) == spec
 

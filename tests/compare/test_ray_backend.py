@@ -14,7 +14,8 @@ from propulsion_tools.compare.ray_backend import RayTasks, train_there
 from propulsion_tools.compare.results import all_results
 from propulsion_tools.compare.runner import run_grid
 from propulsion_tools.errors import OptionError
-from tests.compare.conftest import MakeGrid, Notes
+from propulsion_tools.records import RunSpec
+from tests.grids import MakeGrid, Notes
 
 pytest.importorskip("ray", reason="ray is not installed: pip install 'propulsion-peft[distributed]'")
 ROOT = Path(__file__).parents[2]
@@ -73,6 +74,6 @@ def test_no_cluster_at_the_address_is_one_sentence() -> None:
 
 
 def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
-    failure = train_there([], "runs", 1, str(tmp_path / "elsewhere"))
+    failure = train_there(RunSpec(output_dir="runs"), 1, str(tmp_path / "elsewhere"))
     assert failure is not None
     assert "does not see" in failure.error

@@ -19,11 +19,12 @@ from propulsion_tools.compare.command import require_a_finished_run
 from propulsion_tools.compare.local_backend import LocalProcesses
 from propulsion_tools.compare.progress import Estimate, GridProgress
 from propulsion_tools.compare.results import all_results
-from propulsion_tools.compare.run_folders import Failure, outcome
+from propulsion_tools.compare.run_folders import Failure
+from propulsion_tools.compare.run_store import RunStore
 from propulsion_tools.compare.runner import run_grid
 from propulsion_tools.errors import OptionError, RunsFailedError, SchemaVersionError
 from propulsion_tools.records import RunRecord
-from tests.compare.conftest import Here, MakeGrid, Notes
+from tests.grids import Here, MakeGrid, Notes
 
 
 def test_each_run_once_and_the_chosen_rate_is_the_best(make_grid: MakeGrid, tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_killed_anywhere_and_started_again_runs_the_rest(runs: int, make_grid: M
         run_grid(grid, Here(dies_after=runs), Notes())
     notes = Notes()
     run_grid(grid, Here(), notes)
-    assert (len(notes.found), len(notes.ran)) == (runs, 4 - runs)
+    assert (len(notes.earlier), len(notes.ran)) == (runs, 4 - runs)
 
 
 def test_a_broken_record_is_redone_and_one_of_another_schema_is_refused_by_name(
@@ -180,7 +181,7 @@ def test_a_process_that_is_killed_is_a_failure_with_its_signal(make_grid: MakeGr
     backend._started = kill  # type: ignore[method-assign]
     result = run_grid(grid, backend, Notes())[0]
     assert "SIGKILL" in result.failures[0][1].error
-    assert isinstance(outcome(result.failures[0][0].folder), Failure)
+    assert isinstance(RunStore(grid.folder).outcome(result.failures[0][0]), Failure)
 
 
 def test_two_processes_never_run_the_same_grid(make_grid: MakeGrid) -> None:

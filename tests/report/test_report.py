@@ -18,7 +18,7 @@ from propulsion_tools.compare.runner import run_grid
 from propulsion_tools.report.paper_scores import paper_score
 from propulsion_tools.report.summary import ranked
 from propulsion_tools.report.write import write_report
-from tests.compare.conftest import Here, MakeGrid, Notes, grids
+from tests.grids import Here, MakeGrid, Notes, grids
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,9 @@ from propulsion_tools.compare.process import cores
 from propulsion_tools.compare.progress import GridProgress
 from propulsion_tools.compare.ray_backend import RayTasks
 from propulsion_tools.compare.results import CellResult, all_results
+from propulsion_tools.compare.run_archive import ARCHIVE_FILE, write_archive
+from propulsion_tools.compare.run_folders import RESULT_FILES
+from propulsion_tools.compare.run_store import RunStore
 from propulsion_tools.compare.runner import run_grid
 from propulsion_tools.errors import DataError, OptionError, RunsFailedError, require
 from propulsion_tools.records import RunRecord
@@ -32,19 +36,45 @@ def compare(grid: Grid, options: CompareOptions) -> list[CellResult]:
         options: How to run it.
 
     Raises:
-        OptionError: The disk is too small for it, or another process runs it.
+        OptionError: The disk is too small for it, another process runs it, or its archive cannot be read.
         DataError: There is no folder of data where one is named.
         SchemaVersionError: A record was written under another version of the schema.
     """
     require("plotly", "report")  # not only after all that was run
-    if options.report_only:
-        return all_results(grid)
+    results = all_results(grid) if options.report_only else _run_missing(grid, options)
+    if options.archive:
+        archive_runs(grid, results)
+    return results
+
+
+def _run_missing(grid: Grid, options: CompareOptions) -> list[CellResult]:
     check_data(grid)
     check_folders(grid)
     check_disk(grid)
     backend = make_backend(options)
     with GridProgress(grid, backend.slots) as progress:
         return run_grid(grid, backend, progress, options.retry_failed)
+
+
+def archive_runs(grid: Grid, results: list[CellResult]) -> Path:
+    """Write the results of every run that has ended into one file, which stands for the folders of the runs.
+
+    Args:
+        grid: The grid.
+        results: What came of its runs.
+
+    Returns:
+        The archive: records, answers and failures. What it held of other runs before is still there.
+    """
+    store = RunStore(grid.folder)
+    runs = [run for result in results for run, outcome in result.runs if outcome is not None]
+    names = {run.name for run in runs}
+    contents = {key: content for key, content in store.archived.items() if key[0] not in names}
+    for run, name in itertools.product(runs, RESULT_FILES):
+        if (content := store.read(run, name)) is not None:
+            contents[run.name, name] = content
+    write_archive(grid.folder / ARCHIVE_FILE, contents)
+    return grid.folder / ARCHIVE_FILE
 
 
 def require_a_finished_run(results: list[CellResult], report: Path) -> None:
@@ -54,7 +84,7 @@ def require_a_finished_run(results: list[CellResult], report: Path) -> None:
         RunsFailedError: Runs failed, and none has finished.
     """
     failures = [failed for result in results for _, failed in result.failures]
-    finished = any(isinstance(ended, RunRecord) for item in results for _, ended in (*item.selection, *item.final))
+    finished = any(isinstance(outcome, RunRecord) for result in results for _, outcome in result.runs)
     if failures and not finished:
         raise RunsFailedError(f"Every run failed, see {report}; the first said: {failures[0].error}")
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-from propulsion.errors import PropulsionError
-from propulsion_tools.records import RunRecord, write_atomically
+from propulsion_tools.compare.process import train_in_process
+from propulsion_tools.errors import RunsFailedError
+from propulsion_tools.records import RunRecord, RunSpec, write_atomically
 from propulsion_tools.records.options import DemoOptions
 from propulsion_tools.tasks import get_task
 from propulsion_tools.training.base_models import MINILM
@@ -25,20 +23,16 @@ TEXTS = (
 )
 
 
-class DemoError(PropulsionError):
-    """One of the demo's runs failed; it has said why."""
-
-
 def demo(options: DemoOptions) -> None:
     """Train both, print a table and what to do next.
 
     Raises:
-        DemoError: One of the runs failed.
+        RunsFailedError: One of the runs failed.
     """
     folder = Path(options.output_dir)
     task = get_task(TASK)
     show(f"{task.description} (MiniLM, 22.7 M weights, on the CPU or whatever accelerator there is)", "")
-    records = {method: _run(method, folder / method, options) for method in METHODS}
+    records = {method: _train(method, folder / method, options) for method in METHODS}
     show(run_table(records, task.main_metric))
     texts = folder / "texts.jsonl"
     write_atomically(texts, "".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
@@ -46,28 +40,23 @@ def demo(options: DemoOptions) -> None:
     show("And with data of your own, train and validation files in one folder: propulsion train --data_dir FOLDER")
 
 
-def _run(method: str, folder: Path, options: DemoOptions) -> RunRecord:
+def _train(method: str, folder: Path, options: DemoOptions) -> RunRecord:
     """Train in a process of its own, so that its peak memory is its own."""
-    flags = {
-        "task": TASK,
-        "method": method,
-        "model_name_or_path": MINILM,
-        "output_dir": str(folder),
-        "seed": options.seed,
-        "num_train_epochs": options.num_train_epochs,
-        "max_train_samples": options.max_train_samples,
-        "max_eval_samples": options.max_eval_samples,
-        "disable_tqdm": str(options.disable_tqdm).lower(),
-        "save_strategy": "no",
-        "overwrite_output_dir": "true",
-    }
-    words = [f"--{name}={value}" for name, value in flags.items() if value is not None]
-    command = [sys.executable, "-m", "propulsion", "train", *words]
-    # Threads that spin while they wait triple the time on a machine that has something else to do.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
-    if done.returncode:
-        raise DemoError(f"The run with --method {method} failed (exit status {done.returncode}).")
+    spec = RunSpec(
+        task=TASK,
+        method=method,
+        model_name_or_path=MINILM,
+        output_dir=str(folder),
+        seed=options.seed,
+        num_train_epochs=options.num_train_epochs,
+        max_train_samples=options.max_train_samples,
+        max_eval_samples=options.max_eval_samples,
+        disable_tqdm=options.disable_tqdm,
+        save_strategy="no",
+        overwrite_output_dir=True,
+    )
+    if failure := train_in_process(spec, log=False):
+        raise RunsFailedError(f"The run with --method {method} failed: {failure.error}")
     return RunRecord.read(folder)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
-from propulsion_tools.compare.plan import Run, words
+from propulsion_tools.compare.plan import Run
 from propulsion_tools.compare.process import cores, train_in_process
 from propulsion_tools.compare.run_folders import Failure
+from propulsion_tools.records import RunSpec
 from propulsion_tools.training.checkpoints import last_checkpoint
 
 
@@ -49,7 +51,7 @@ class LocalProcesses:
 
     def _train(self, run: Run) -> Failure | None:
         try:
-            return train_in_process(command(run), run.folder, self._threads, partial(self._started, run.folder))
+            return train_in_process(spec_to_train(run), self._threads, on_start=partial(self._started, run.folder))
         finally:
             with self._lock:
                 self._running.pop(run.folder, None)
@@ -69,7 +71,7 @@ class LocalProcesses:
                 process.kill()
 
 
-def command(run: Run) -> list[str]:
-    """The words after `propulsion train`: from its last checkpoint, if it has one."""
-    resume = ["--resume_from_checkpoint=true"] if last_checkpoint(Path(run.folder)) else []
-    return [*words(run.spec), "--overwrite_output_dir=true", *resume]
+def spec_to_train(run: Run) -> RunSpec:
+    """What a run's process is given: its spec, from its last checkpoint, if it has one, and over what else is there."""
+    resume = True if last_checkpoint(Path(run.folder)) else None
+    return replace(run.spec, overwrite_output_dir=True, resume_from_checkpoint=resume)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from propulsion_tools.compare.grid import Grid, Settings
@@ -45,6 +46,11 @@ class Run:
         """Where it writes."""
         return str(self.spec.output_dir)
 
+    @property
+    def name(self) -> str:
+        """Of its folder, in that of the grid."""
+        return Path(self.folder).name
+
     def __str__(self) -> str:
         size = f" · {self.cell.size:,} rows" if self.cell.size else ""
         purpose = f"seed {self.spec.seed}" if self.is_final else "choosing"
@@ -56,7 +62,7 @@ def cells(grid: Grid) -> list[Cell]:
     return [Cell(row, task, size) for task in grid.tasks for size in grid.train_sizes for row in grid.methods]
 
 
-def rates(grid: Grid, cell: Cell) -> tuple[float, ...]:
+def candidate_rates(grid: Grid, cell: Cell) -> tuple[float, ...]:
     """The learning rates that the cell chooses from."""
     if explicit := grid.explicit_rates(cell.row):
         return explicit
@@ -67,7 +73,7 @@ def rates(grid: Grid, cell: Cell) -> tuple[float, ...]:
 
 def selection_runs(grid: Grid, cell: Cell) -> list[Run]:
     """The runs that choose the learning rate; none where there is but one."""
-    tried = rates(grid, cell)
+    tried = candidate_rates(grid, cell)
     if len(tried) == 1:
         return []
     return [_run(grid, cell, {**SELECTION, **grid.selection, "learning_rate": rate}, False) for rate in tried]
@@ -105,10 +111,3 @@ def spec_hash(spec: RunSpec) -> str:
     }
     text = json.dumps(told, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def words(spec: RunSpec) -> list[str]:
-    """The words after `propulsion train` that stand for a spec."""
-    defaults = asdict(RunSpec())
-    told = {name: value for name, value in asdict(spec).items() if value != defaults[name]}
-    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in told.items()]

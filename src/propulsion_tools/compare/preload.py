@@ -1,12 +1,13 @@
 """What every run needs, imported once by the process that the runs are forked from: it takes longer than a run may."""
 
-import jsonargparse  # noqa: F401
 import scipy.stats  # noqa: F401
 import sklearn.metrics  # noqa: F401
-import yaml  # noqa: F401
 
 import propulsion_tools.training.console
 import propulsion_tools.training.run  # noqa: F401
 from propulsion_tools.methods import method_names
+from propulsion_tools.tasks import task_names
 
-method_names()  # imports every method
+# These import every method and every task.
+method_names()
+task_names()

@@ -6,20 +6,24 @@ import ctypes
 import multiprocessing
 import multiprocessing.forkserver
 import os
-import runpy
 import signal
 import sys
+import textwrap
 import threading
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from propulsion_tools.compare.run_folders import LOG_FILE, Failure, forget_failure
+from propulsion_tools.compare.run_folders import LOG_FILE, Failure, forget_failure, read_failure, write_failure
+from propulsion_tools.errors import is_one_sentence
+from propulsion_tools.records import RunSpec
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+_REFUSED, _BROKEN, _INTERRUPTED = 2, 1, 130  # exit statuses, those of the command line
 _START = threading.Lock()
 
 
@@ -29,30 +33,33 @@ def cores() -> int:
 
 
 def train_in_process(
-    words: Sequence[str], folder: str, threads: int, started: Callable[[BaseProcess], object] = id
+    spec: RunSpec,
+    threads: int | None = None,
+    log: bool = True,
+    on_start: Callable[[BaseProcess], None] | None = None,
 ) -> Failure | None:
-    """Run `propulsion train`.
+    """Train, and leave a record or, if the run itself can tell why there is none, failure.json.
 
     Args:
-        words: What comes after `propulsion train`.
-        folder: Its output folder; what it prints goes to log.txt there.
-        threads: How many it may use.
-        started: Is told of the process, so that it can be ended.
+        spec: What to run; it names its output_dir.
+        threads: How many it may use; None: as many as there are cores.
+        log: Whether what it prints goes to log.txt in its output_dir; else it shows its progress on standard error.
+        on_start: Is given the process, so that it can be ended.
 
     Returns:
         None, or why there is no record.
     """
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    forget_failure(path)
+    folder = Path(str(spec.output_dir))
+    forget_failure(folder)
     begun = time.monotonic()
     with _START:
-        process = _context().Process(target=_run, args=(tuple(words), str(path / LOG_FILE), threads))  # type: ignore[attr-defined]
+        process = _context().Process(target=_train, args=(spec, threads, log))  # type: ignore[attr-defined]
         process.start()
-    started(process)
+    if on_start is not None:
+        on_start(process)
     process.join()
     status = process.exitcode or 0
-    return Failure(_last_words(path / LOG_FILE, status), status, time.monotonic() - begun) if status else None
+    return read_failure(folder) or Failure(_death(status), status, time.monotonic() - begun) if status else None
 
 
 def _context() -> BaseContext:
@@ -72,17 +79,42 @@ def _context() -> BaseContext:
     return context
 
 
-def _run(words: tuple[str, ...], log: str, threads: int) -> None:
-    """`python -m propulsion train`, with its output in a file."""
+def _train(spec: RunSpec, threads: int | None, log: bool) -> None:
+    """What the process does."""
     _die_with_grid()
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
+    folder, begun = Path(str(spec.output_dir)), time.monotonic()
+    _redirect(folder / LOG_FILE if log else None)
+    try:
+        _train_and_show(spec, threads)
+    except KeyboardInterrupt:  # of the grid: the run is no failure, and will go on with it
+        sys.exit(_INTERRUPTED)
+    except Exception as error:
+        refused = is_one_sentence(error)
+        if not refused:
+            traceback.print_exc()
+        reason = str(error) if refused else textwrap.shorten(f"{type(error).__name__}: {error}", 500)
+        status = _REFUSED if refused else _BROKEN
+        write_failure(folder, Failure(reason, status, time.monotonic() - begun))
+        sys.exit(status)
+
+
+def _redirect(log: Path | None) -> None:
+    """Both streams into a file, or nothing on standard output."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if log else os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2) if log else (1,):
         os.dup2(output, stream)
+
+
+def _train_and_show(spec: RunSpec, threads: int | None) -> None:
     import torch
 
-    torch.set_num_threads(threads)
-    sys.argv = ["propulsion", "train", *words]
-    runpy.run_module("propulsion", run_name="__main__")
+    from propulsion_tools.training.console import hide_harmless_warnings, show, show_run
+    from propulsion_tools.training.run import train
+
+    hide_harmless_warnings()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    show_run(train(spec, show))
 
 
 def _die_with_grid() -> None:
@@ -102,12 +134,9 @@ def _die_with_grid() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _last_words(log: Path, status: int) -> str:
-    """The sentence that tells why: that of our own error, or the last line, or the signal."""
-    if status < 0:
-        name = signal.Signals(-status).name
-        return f"ended by {name}" + (" (often: too little memory)" if name == "SIGKILL" else "")
-    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    lines = [line for line in text.splitlines() if line.strip()]
-    ours = [line.removeprefix("propulsion: ") for line in lines if line.startswith("propulsion: ")]
-    return (ours or lines or [f"exit status {status}"])[-1].strip()
+def _death(status: int) -> str:
+    """Why a process ended that could not say so itself."""
+    if status > 0:
+        return f"exit status {status}"
+    name = signal.Signals(-status).name
+    return f"ended by {name}" + (" (often: too little memory)" if name == "SIGKILL" else "")

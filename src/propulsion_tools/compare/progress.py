@@ -30,7 +30,7 @@ class GridProgress:
         self.left = Estimate(grid, slots)
         self._begun: dict[Run, float] = {}
         self._lines: dict[Run, TaskID] = {}
-        self._found: Counter[str] = Counter()
+        self._earlier: Counter[str] = Counter()
         self._bars = Progress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}", markup=False),
@@ -48,28 +48,28 @@ class GridProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._say_what_was_found()
+        self._say_what_ran_earlier()
         self._bars.stop()
 
     def started(self, run: Run) -> None:
         """A run begins."""
-        self._say_what_was_found()
+        self._say_what_ran_earlier()
         self._begun[run] = time.monotonic()
         self._lines[run] = self._bars.add_task(f"  {run}", total=None, left="", count="")
         self._bars.update(self._all, left=self.left.words())
 
-    def ended(self, run: Run, ended: Outcome, before: bool = False) -> None:
-        """A run has ended; `before`: it was found so."""
+    def ended(self, run: Run, outcome: Outcome, before: bool = False) -> None:
+        """A run has ended; `before`: an earlier start of the grid ran it."""
         seconds = None if before else time.monotonic() - self._begun.pop(run, time.monotonic())
         self.left.ended(run.cell, seconds)
         self._bars.update(self._all, advance=1, left=self.left.words(), count=f"{self.left.done}/{self.left.total}")
         if before:
-            self._found["failed" if isinstance(ended, Failure) else "finished"] += 1
+            self._earlier["failed" if isinstance(outcome, Failure) else "finished"] += 1
             return
         if run in self._lines:
             self._bars.remove_task(self._lines.pop(run))
         count = f"[{self.left.done:>{len(str(self.left.total))}}/{self.left.total}]"
-        parts = [f"{count} {run}: {result(run, ended)}", f"{seconds:.0f} s"]
+        parts = [f"{count} {run}: {in_words(run, outcome)}", f"{seconds:.0f} s"]
         parts += [self.left.words()] if not self.console.is_terminal else []
         self.console.print(" · ".join(filter(None, parts)), soft_wrap=True)
 
@@ -78,21 +78,21 @@ class GridProgress:
         self.left.total -= runs
         self._bars.update(self._all, total=self.left.total, count=f"{self.left.done}/{self.left.total}")
 
-    def _say_what_was_found(self) -> None:
-        if self._found:
-            there = " and ".join(f"{count} {what}" for what, count in self._found.items())
-            hint = "; --retry_failed runs failed ones again" if self._found["failed"] else ""
+    def _say_what_ran_earlier(self) -> None:
+        if self._earlier:
+            there = " and ".join(f"{count} {what}" for what, count in self._earlier.items())
+            hint = "; --retry_failed runs failed ones again" if self._earlier["failed"] else ""
             self.console.print(f"Found {there} from before{hint}.", soft_wrap=True)
-            self._found.clear()
+            self._earlier.clear()
 
 
-def result(run: Run, ended: Outcome) -> str:
+def in_words(run: Run, outcome: Outcome) -> str:
     """What came of a run, in words: its main metric on the split that it was for, or why it failed."""
-    if isinstance(ended, Failure):
-        return f"failed: {ended.error}"
+    if isinstance(outcome, Failure):
+        return f"failed: {outcome.error}"
     metric = get_task(str(run.spec.task)).main_metric
-    split = next(iter(ended.metrics), "")
-    value = ended.metrics.get(split, {}).get(metric)
+    split = next(iter(outcome.metrics), "")
+    value = outcome.metrics.get(split, {}).get(metric)
     return f"{metric} {'not finite' if value is None else f'{value:.4f}'} ({split})"
 
 

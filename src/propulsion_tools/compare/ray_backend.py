@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from propulsion_tools.compare.local_backend import command
+from propulsion_tools.compare.local_backend import spec_to_train
 from propulsion_tools.compare.plan import Run
 from propulsion_tools.compare.process import cores, train_in_process
 from propulsion_tools.compare.run_folders import Failure
 from propulsion_tools.errors import OptionError, require
+from propulsion_tools.records import RunSpec
 
 RETRIES = 3
 """How often a run is started again when the worker that it is on dies."""
@@ -36,7 +36,7 @@ class RayTasks:
         self._ray = require("ray", "distributed")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if address:
-            _knock(address)
+            _check_reachable(address)
         alone = {} if address else {"num_cpus": jobs or cores(), "include_dashboard": False}
         try:
             self._ray.init(address=address or "local", log_to_driver=False, logging_level="error", **alone)
@@ -50,16 +50,16 @@ class RayTasks:
 
     def submit(self, run: Run) -> Future[Failure | None]:
         """Start a run on whatever worker has room for it."""
-        reference = self._task.remote(command(run), run.folder, self._threads, os.getcwd())
+        reference = self._task.remote(spec_to_train(run), self._threads, os.getcwd())
         outer: Future[Failure | None] = Future()
         reference.future().add_done_callback(lambda inner: outer.set_result(self._result(inner)))
         return outer
 
-    def _result(self, ended: Future[Any]) -> Failure | None:
-        if error := ended.exception():
-            said = str(error).strip().splitlines() or [type(error).__name__]
-            return Failure(f"no worker of the cluster could finish it: {said[0]}", 1, 0.0)
-        failure: Failure | None = ended.result()
+    def _result(self, task: Future[Any]) -> Failure | None:
+        if error := task.exception():
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            return Failure(f"no worker of the cluster could finish it: {lines[0]}", 1, 0.0)
+        failure: Failure | None = task.result()
         return failure
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ class RayTasks:
         self._ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Refuse an address where nobody answers, for which Ray itself would wait for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():  # "auto", or a name that Ray resolves
@@ -78,10 +78,10 @@ def _knock(address: str) -> None:
         raise OptionError(f"There is no Ray cluster at {address!r}: {error.strerror or error}.") from error
 
 
-def train_there(words: Sequence[str], folder: str, threads: int, directory: str) -> Failure | None:
+def train_there(spec: RunSpec, threads: int, directory: str) -> Failure | None:
     """`train_in_process`, on a worker, in the directory that the grid was started in."""
     try:
         os.chdir(directory)
     except OSError as error:
         return Failure(f"the worker on {os.uname().nodename} does not see {directory}: {error.strerror}", 1, 0.0)
-    return train_in_process(words, folder, threads)
+    return train_in_process(spec, threads)

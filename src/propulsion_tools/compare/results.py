@@ -1,4 +1,4 @@
-"""What the folders of a grid's runs say, cell by cell: the learning rate that was chosen, and the final runs."""
+"""What came of a grid's runs, cell by cell: the learning rate that was chosen, and the final runs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from propulsion_tools.compare.grid import Grid
-from propulsion_tools.compare.plan import Cell, Run, cells, final_runs, rates, selection_runs
-from propulsion_tools.compare.run_folders import Failure, Outcome, outcome
+from propulsion_tools.compare.plan import Cell, Run, candidate_rates, cells, final_runs, selection_runs
+from propulsion_tools.compare.run_folders import Failure, Outcome
+from propulsion_tools.compare.run_store import RunStore
 from propulsion_tools.records import RunRecord
 from propulsion_tools.tasks import Task, get_task
 from propulsion_tools.tasks.selection import SELECTION
 
-Ended = tuple[Run, Outcome | None]
-Look = Callable[[str], Outcome | None]
+RunOutcome = tuple[Run, Outcome | None]
 
 
 @dataclass(frozen=True)
@@ -29,45 +29,52 @@ class CellResult:
     """
 
     cell: Cell
-    selection: tuple[Ended, ...]
+    selection: tuple[RunOutcome, ...]
     rate: float | None
-    final: tuple[Ended, ...]
+    final: tuple[RunOutcome, ...]
 
     @property
     def todo(self) -> list[Run]:
         """The runs that can be started now."""
-        waiting = [run for run, ended in self.selection if ended is None]
-        return waiting or [run for run, ended in self.final if ended is None]
+        waiting = [run for run, outcome in self.selection if outcome is None]
+        return waiting or [run for run, outcome in self.final if outcome is None]
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether there will be no final runs, because every run that was to choose a rate failed."""
+        return self.rate is None and all(outcome is not None for _, outcome in self.selection)
 
     @property
     def records(self) -> list[tuple[Run, RunRecord]]:
         """The final runs that finished."""
-        return [(run, ended) for run, ended in self.final if isinstance(ended, RunRecord)]
+        return [(run, outcome) for run, outcome in self.final if isinstance(outcome, RunRecord)]
 
     @property
     def failures(self) -> list[tuple[Run, Failure]]:
         """The runs that failed, of both kinds."""
-        return [(run, ended) for run, ended in (*self.selection, *self.final) if isinstance(ended, Failure)]
+        return [(run, outcome) for run, outcome in self.runs if isinstance(outcome, Failure)]
+
+    @property
+    def runs(self) -> tuple[RunOutcome, ...]:
+        """The runs of both kinds."""
+        return (*self.selection, *self.final)
 
 
-def look_at(grid: Grid, cell: Cell, look: Look = outcome) -> CellResult:
-    """How far a cell has come, by what is in the folders of its runs.
+def cell_result(grid: Grid, cell: Cell, outcome: Callable[[Run], Outcome | None]) -> CellResult:
+    """How far a cell has come, by the outcomes of its runs.
 
     Args:
         grid: The grid.
         cell: One of its cells.
-        look: Tells how the run in a folder ended.
-
-    Raises:
-        SchemaVersionError: A record was written under another version of the schema.
+        outcome: How a run ended; None if it has not.
     """
-    selection = tuple((run, look(run.folder)) for run in selection_runs(grid, cell))
+    selection = tuple((run, outcome(run)) for run in selection_runs(grid, cell))
     rate: float | None = None
     if not selection:
-        rate = rates(grid, cell)[0]
-    elif all(ended is not None for _, ended in selection):
-        rate = choose([(run, ended) for run, ended in selection if isinstance(ended, RunRecord)])
-    final = () if rate is None else tuple((run, look(run.folder)) for run in final_runs(grid, cell, rate))
+        rate = candidate_rates(grid, cell)[0]
+    elif all(result is not None for _, result in selection):
+        rate = choose([(run, record) for run, record in selection if isinstance(record, RunRecord)])
+    final = () if rate is None else tuple((run, outcome(run)) for run in final_runs(grid, cell, rate))
     return CellResult(cell, selection, rate, final)
 
 
@@ -91,5 +98,11 @@ def _merit(record: RunRecord, task: Task) -> tuple[float, float]:
 
 
 def all_results(grid: Grid) -> list[CellResult]:
-    """How far every cell has come."""
-    return [look_at(grid, cell) for cell in cells(grid)]
+    """How far every cell has come, by what its runs left.
+
+    Raises:
+        OptionError: The grid's archive is damaged, too large, or holds something else than results of runs.
+        SchemaVersionError: A record was written under another version of the schema.
+    """
+    store = RunStore(grid.folder)
+    return [cell_result(grid, cell, store.outcome) for cell in cells(grid)]

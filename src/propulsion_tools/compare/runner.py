@@ -12,15 +12,9 @@ from typing import Protocol
 from propulsion_tools.compare.grid import Grid
 from propulsion_tools.compare.local_backend import Backend
 from propulsion_tools.compare.plan import Cell, Run, cells
-from propulsion_tools.compare.results import CellResult, look_at
-from propulsion_tools.compare.run_folders import (
-    Failure,
-    Outcome,
-    forget_failure,
-    keep_proof_alone,
-    outcome,
-    write_failure,
-)
+from propulsion_tools.compare.results import CellResult, cell_result
+from propulsion_tools.compare.run_folders import Failure, Outcome, forget_failure, keep_results_only, write_failure
+from propulsion_tools.compare.run_store import RunStore
 from propulsion_tools.errors import OptionError
 
 LOCK_FILE = ".lock"
@@ -32,8 +26,8 @@ class Listener(Protocol):
     def started(self, run: Run) -> None:
         """A run begins."""
 
-    def ended(self, run: Run, ended: Outcome, before: bool = False) -> None:
-        """A run has ended; `before`: it was found so."""
+    def ended(self, run: Run, outcome: Outcome, before: bool = False) -> None:
+        """A run has ended; `before`: an earlier start of the grid ran it."""
 
     def skipped(self, runs: int) -> None:
         """So many final runs will never be, because no learning rate could be chosen for them."""
@@ -74,13 +68,14 @@ class _Work:
 
     def __init__(self, grid: Grid, backend: Backend, listener: Listener) -> None:
         self.grid, self.backend, self.listener = grid, backend, listener
-        self.results = {cell: look_at(grid, cell) for cell in cells(grid)}
+        self.store = RunStore(grid.folder)
+        self.results = {cell: cell_result(grid, cell, self.store.outcome) for cell in cells(grid)}
         self.waiting = deque(run for result in self.results.values() for run in result.todo)
         self.running: dict[Future[Failure | None], Run] = {}
 
     def run(self) -> None:
         """Start runs until none is left, those of a cell whose rate has just been chosen before those of the next."""
-        self._tell_what_was_there()
+        self._report_earlier_runs()
         while self.waiting or self.running:
             while self.waiting and len(self.running) < self.backend.slots:
                 run = self.waiting.popleft()
@@ -90,34 +85,36 @@ class _Work:
             for future in done:
                 self._end(self.running.pop(future), future.result())
 
-    def _tell_what_was_there(self) -> None:
+    def _report_earlier_runs(self) -> None:
         for result in self.results.values():
-            for run, ended in (*result.selection, *result.final):
-                if ended is not None:
-                    self.listener.ended(run, ended, before=True)
-            self._tell_if_hopeless(result)
+            for run, outcome in result.runs:
+                if outcome is not None:
+                    self.listener.ended(run, outcome, before=True)
+            self._report_if_hopeless(result)
 
-    def _end(self, run: Run, failed: Failure | None) -> None:
+    def _end(self, run: Run, failure: Failure | None) -> None:
         folder = Path(run.folder)
-        ended = outcome(folder)
-        if failed or ended is None:
-            ended = failed or Failure("it ended well, but left no record where this machine can see it", 0, 0.0)
-            write_failure(folder, ended)
+        outcome = failure or self.store.outcome(run)
+        if outcome is None:
+            outcome = failure = Failure("it ended well, but left no record where this machine can see it", 0, 0.0)
+        if failure:  # also one that the run itself could not write, because its machine died
+            write_failure(folder, failure)
         if not (run.is_final and self.grid.keep_weights):
-            keep_proof_alone(folder)
-        self.listener.ended(run, ended)
+            keep_results_only(folder)
+        self.listener.ended(run, outcome)
         self._go_on(run.cell)
 
     def _go_on(self, cell: Cell) -> None:
-        known = {run.folder: ended for run, ended in (*self.results[cell].selection, *self.results[cell].final)}
         before = self.results[cell]
-        result = self.results[cell] = look_at(self.grid, cell, lambda folder: known.get(folder) or outcome(folder))
+        known = {run.name: outcome for run, outcome in before.runs}
+        result = cell_result(self.grid, cell, lambda run: known.get(run.name) or self.store.outcome(run))
+        self.results[cell] = result
         if result.final and not before.final:
             self.waiting.extendleft(reversed(result.todo))
-        self._tell_if_hopeless(result)
+        self._report_if_hopeless(result)
 
-    def _tell_if_hopeless(self, result: CellResult) -> None:
-        if result.rate is None and all(ended is not None for _, ended in result.selection):
+    def _report_if_hopeless(self, result: CellResult) -> None:
+        if result.is_hopeless:
             self.listener.skipped(len(self.grid.seeds))
 
 

@@ -1,23 +1,24 @@
-"""The registry of methods: one file for each method or family, found by name, duplicates refused."""
+"""The registry of methods: the modules of names.py fill it when the first method is asked for, duplicates refused."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, Protocol
-
-from peft import PeftConfig
-from torch import nn
-from torch.optim import Optimizer
-from transformers import PreTrainedModel
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from propulsion_tools.errors import OptionError, UnknownNameError, near_misses
-from propulsion_tools.methods.method_callback import MethodCallback
+from propulsion_tools.methods.names import METHOD_MODULES, check_method_name
 from propulsion_tools.records import RunSpec
+
+if TYPE_CHECKING:  # so that a name that is not there is refused before these are imported
+    from torch import nn
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+    from propulsion_tools.methods.method_callback import MethodCallback
 
 
 class HasTaskType(Protocol):
@@ -96,6 +97,8 @@ class Method:
     @property
     def arguments(self) -> list[str]:
         """The fields of its configuration that `RunSpec.method_args` may set."""
+        from peft import PeftConfig
+
         elsewhere = {item.name for item in (*dataclasses.fields(RunSpec), *dataclasses.fields(PeftConfig))}
         names = [item.name for item in dataclasses.fields(self.config_class) if item.init]
         return [name for name in names if name not in elsewhere]
@@ -118,9 +121,10 @@ def register(method: Method) -> Method:
 
 @cache
 def _load_all() -> None:
-    package = importlib.import_module("propulsion_tools.methods")
-    for module in pkgutil.iter_modules(package.__path__, "propulsion_tools.methods."):
-        importlib.import_module(module.name)
+    for module in dict.fromkeys(METHOD_MODULES.values()):
+        import_module(f"propulsion_tools.methods.{module}")
+    if missing := [name for name in METHOD_MODULES if name not in _METHODS]:
+        raise LookupError(f"methods/names.py lists {', '.join(missing)}, which no module there registers.")
 
 
 def method_names() -> tuple[str, ...]:
@@ -136,7 +140,5 @@ def get_method(name: str) -> Method:
         UnknownNameError: There is none; names the near misses.
     """
     _load_all()
-    if name not in _METHODS:
-        hint = near_misses(name, _METHODS) or f" There are {', '.join(method_names())}."
-        raise UnknownNameError(f"There is no method named {name!r}.{hint}")
+    check_method_name(name, _METHODS)
     return _METHODS[name]

@@ -75,6 +75,17 @@ class InspectOptions(Checked):
 
 
 @dataclass(frozen=True)
+class RecipesOptions(Checked):
+    """List the rows of the paper's tables that can be run, or print one as a YAML file."""
+
+    table: int | None = _option(None, "only those of this table: 1, 2, 3 or 9 to 23")
+    model: str | None = _option(None, "only those of this model, by the paper's name, for example roberta-base")
+    task: str | None = _option(None, "only those of this task; see `propulsion tasks`")
+    method: str | None = _option(None, "only those of this method; see `propulsion methods`")
+    print: bool = _option(False, "write the recipe as YAML, with the origin of each value, for `train --config`")
+
+
+@dataclass(frozen=True)
 class MethodsOptions(Checked):
     """List the ways to fine-tune, or count what each of them trains in a model."""
 
@@ -171,6 +182,7 @@ class CompareOptions(Checked):
     data_root: str | None = _option(None, "folder with a folder of data for each task, named like the task")
     retry_failed: bool = _option(False, "run again what failed before")
     report_only: bool = _option(False, "run nothing, write the report of what there is")
+    archive: bool = _option(False, "also write runs.tar.xz, from which a report can be made without the runs' folders")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -299,6 +299,7 @@ class RunSpec(Checked):
         may_change=False,
         argument=NONE,
         override=(),
+        elsewhere="try the settings with `propulsion train --smoke`",
     )
 
     def __post_init__(self) -> None:

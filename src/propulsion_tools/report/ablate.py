@@ -1,171 +1,32 @@
-"""The ablations of the paper's section 4.5 and appendix F, as grids that are ready to run."""
+"""`propulsion ablate`: from one of the paper's ablations to its report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
+from propulsion_tools.compare.ablations import ablation_grid, get_ablation, row_label
 from propulsion_tools.compare.command import compare, require_a_finished_run
-from propulsion_tools.compare.grid import Grid, Settings
-from propulsion_tools.errors import UnknownNameError, near_misses
-from propulsion_tools.methods import get_method
-from propulsion_tools.records import RUN_FACTS, RunSpec
-from propulsion_tools.records.fields import borrowed_fields
 from propulsion_tools.records.options import AblateOptions
-from propulsion_tools.report.ablation_figure import study_figure
+from propulsion_tools.report.ablation_figure import ablation_figure
 from propulsion_tools.report.drawing import Figure
 from propulsion_tools.report.summary import Summary
 from propulsion_tools.report.write import write_report
 
-DEGREES = (0, 1, 5, 10, 15, 20, 25, 35, 50, 75, 100, 150, 200, 500)
-VECTORS = (1, 2, 3, 5, 10, 15, 20)
-NOISE = 0.02
-"""What tells the vectors of one layer apart: without it they would stay equal for ever."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """One question.
-
-    Attributes:
-        title: Of the report.
-        source: What of the paper it repeats.
-        axis: What is changed.
-        rows: Fields of `RunSpec` by the value that is tried; numbers are drawn on an axis, words as bars.
-        notes: What a reader has to know.
-    """
-
-    title: str
-    source: str
-    axis: str
-    rows: Mapping[int | str, Settings]
-    notes: tuple[str, ...] = ()
-
-
-def _initialization(name: str) -> Settings:
-    return {"init_weights": True if name == "ones (the identity)" else name}
-
-
-STUDIES: dict[str, Study] = {
-    "degree": Study(
-        "Which degree?",
-        "figure 5",
-        "degree k",
-        {degree: {"degree": degree} for degree in DEGREES},
-        ("Degree 0 steers nothing: the head alone is trained.",),
-    ),
-    "position": Study(
-        "Which layers?",
-        "table 5",
-        "steered layers",
-        {
-            name: {"method": f"propulsion-{preset}"}
-            for name, preset in (
-                ("Embedding", "embedding"),
-                ("MLP", "mlp"),
-                ("Key", "key"),
-                ("Value", "value"),
-                ("Query", "query"),
-                ("K+Q+V", "attn"),
-                ("All", "all"),
-            )
-        },
-    ),
-    "initialization": Study(
-        "Where to start?",
-        "figure 8",
-        "start of z",
-        {name: _initialization(name) for name in ("ones (the identity)", "zeros", "normal", "uniform", "xavier")},
-    ),
-    "vectors": Study(
-        "How many vectors?",
-        "figure 10",
-        "vectors per layer",
-        {count: {"num_vectors": count, "init_noise": NOISE if count > 1 else 0.0} for count in VECTORS},
-        (f"With more than one vector, each starts with noise of standard deviation {NOISE}, which tells them apart.",),
-    ),
-    "pooling": Study(
-        "How to pool several vectors?",
-        "figure 11",
-        "pooling",
-        {name: {"num_vectors": 2, "pooling": name, "init_noise": NOISE} for name in ("mean", "max", "min", "l2")},
-        (f"Two vectors per layer that start with noise of standard deviation {NOISE}, which tells them apart.",),
-    ),
-}
-
-
-def get_study(name: str) -> Study:
-    """The study of this name.
-
-    Raises:
-        UnknownNameError: There is none; names the near misses.
-    """
-    if name not in STUDIES:
-        hint = near_misses(name, STUDIES) or f" There are {', '.join(STUDIES)}."
-        raise UnknownNameError(f"There is no ablation {name!r}.{hint}")
-    return STUDIES[name]
-
-
-def study_grid(name: str, options: AblateOptions) -> Grid:
-    """The grid of a study.
-
-    Raises:
-        UnknownNameError: There is no such study, or no such task; names the near misses.
-        OptionError: A value is out of range.
-    """
-    study = get_study(name)
-    tasks = (options.task,) if isinstance(options.task, str) else options.task
-    fields = [name for name in borrowed_fields(AblateOptions) if RUN_FACTS[name].elsewhere is None]
-    settings: dict[str, Any] = {field: value for field in fields if (value := getattr(options, field)) is not None}
-    # Ten evaluations, for the score against the steps.
-    settings |= {"logging_steps": 5, "eval_strategy": "steps", "eval_steps": 0.1}
-    return Grid(
-        name=f"ablate-{name}",
-        title=f"{study.title} The ablation of {study.source}",
-        notes=(*study.notes, _rate_note(options)),
-        methods={_label(study, value): {"method": "propulsion", **row} for value, row in study.rows.items()},
-        tasks={task: {"task": task} for task in tasks},
-        settings=settings,
-        learning_rates={} if options.scale_rate else {"all": (_rate(options),)},
-        seeds=options.seeds,
-        data_root=options.data_root,
-        output_dir=options.output_dir,
-        keep_weights=False,
-    )
-
-
-def _label(study: Study, value: int | str) -> str:
-    return f"{study.axis} = {value}" if isinstance(value, int) else value
-
-
-def _rate(options: AblateOptions) -> float:
-    """One rate for every row; what the method takes at its usual degree, if none is given."""
-    return options.learning_rate or get_method("propulsion").learning_rate(RunSpec())
-
-
-def _rate_note(options: AblateOptions) -> str:
-    if options.scale_rate:
-        return "Each row at the learning rate 0.015 / degree: a step in z moves z^k about k times as far."
-    return f"Every row at the learning rate {_rate(options):g}; the head at its own."
-
 
 def ablate(name: str, options: AblateOptions) -> str:
-    """Run a study and write its report, the study's figure first.
+    """Run an ablation and write its report, its own figure first.
 
     Args:
-        name: One of `STUDIES`.
+        name: One of `ABLATIONS`.
         options: On what, and how.
 
     Returns:
         The path of report.html.
     """
-    study, grid = get_study(name), study_grid(name, options)
+    ablation, grid = get_ablation(name), ablation_grid(name, options)
     results = compare(grid, options)
-    values = {_label(study, value): value for value in study.rows}
+    values = {row_label(ablation, value): value for value in ablation.rows}
 
     def first(summary: Summary) -> list[Figure]:
-        return [study_figure(summary, study.title, study.axis, values)]
+        return [ablation_figure(summary, ablation.title, ablation.axis, values)]
 
     report = write_report(grid, results, first)
     require_a_finished_run(results, report)

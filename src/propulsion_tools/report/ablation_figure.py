@@ -9,11 +9,11 @@ from propulsion_tools.report.drawing import DASHES, GREY, OTHERS, SYMBOLS, Figur
 from propulsion_tools.report.summary import Column, Summary, scale_of
 
 
-def study_figure(summary: Summary, title: str, axis: str, values: Mapping[str, int | str]) -> Figure:
+def ablation_figure(summary: Summary, title: str, axis: str, values: Mapping[str, int | str]) -> Figure:
     """A line for each task over numbers, or bars for each task over words; an × where every seed failed.
 
     Args:
-        summary: The study's results.
+        summary: The ablation's results.
         title: Above the figure.
         axis: What was changed.
         values: The value of each row.
@@ -71,13 +71,13 @@ def _range(traces: list[Trace]) -> list[float]:
 
 
 def _failed(summary: Summary, values: Mapping[str, int | str]) -> list[Trace]:
-    found = [
-        (str(values[row]), f"{column.name}: {failures[-1][1].error}")
+    failures = [
+        (str(values[row]), f"{column.name}: {runs[-1][1].error}")
         for row in values
         for column in summary.columns
-        if not summary.scores[row, column].main and (failures := summary.result(row, column).failures)
+        if not summary.scores[row, column].main and (runs := summary.result(row, column).failures)
     ]
-    if not found:
+    if not failures:
         return []
     reached = [
         scale_of(column.metric) * mean.mean
@@ -85,7 +85,7 @@ def _failed(summary: Summary, values: Mapping[str, int | str]) -> list[Trace]:
         for column in summary.columns
         if (mean := summary.scores[row, column].main)
     ]
-    xs, why = zip(*found, strict=True)
+    xs, why = zip(*failures, strict=True)
     look = {"mode": "markers", "marker": {"symbol": "x-thin", "size": 12, "line": {"width": 3, "color": GREY}}}
     ys = [min(reached, default=0.0)] * len(xs)
     return [trace(list(xs), ys, "failed", **look, text=list(why), hovertemplate="%{text}<extra></extra>")]

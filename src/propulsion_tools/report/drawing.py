@@ -49,15 +49,15 @@ class Look:
 
 def looks(summary: Summary) -> dict[str, Look]:
     """A colour for each row, and a symbol and a dash that tell rows of one colour apart."""
-    found: dict[str, Look] = {}
+    by_row: dict[str, Look] = {}
     counts = {True: 0, False: 0}
     for row in summary.rows:
         ours = summary.is_propulsion(row)
         number, counts[ours] = counts[ours], counts[ours] + 1
         colour = PROPULSION if ours else OTHERS[number % len(OTHERS)]
         turn = number if ours else number // len(OTHERS)
-        found[row] = Look(colour, SYMBOLS[number % len(SYMBOLS)], DASHES[turn % len(DASHES)])
-    return found
+        by_row[row] = Look(colour, SYMBOLS[number % len(SYMBOLS)], DASHES[turn % len(DASHES)])
+    return by_row
 
 
 def trace(x: list[Any], y: list[float], name: str, **more: Any) -> Trace:

@@ -1,14 +1,16 @@
-"""The report's figures: what a score costs, with the Pareto front, and those of the other rooms."""
+"""The report's figures: what a score costs, how training went, and what each row costs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from propulsion_tools.report.bars import MEBI, bars, memory
-from propulsion_tools.report.curves import curves
 from propulsion_tools.report.drawing import GREY, Figure, Trace, looks, trace
-from propulsion_tools.report.summary import Costs, Summary
+from propulsion_tools.report.summary import Column, Costs, Summary, scale_of
+from propulsion_tools.training.loss_curve import running_mean
+
+MEBI = 2**20
+FIRST_STEPS = 300
 
 
 def figures(summary: Summary) -> list[Figure]:
@@ -70,3 +72,138 @@ def front(points: dict[str, tuple[float, float]]) -> list[str]:
         if score > best:
             best, chosen = score, [*chosen, row]
     return chosen
+
+
+def curves(summary: Summary) -> list[Figure]:
+    """Figure 3, left: loss and score of the first steps, one seed of each row."""
+    made = []
+    for what, title in (("loss", "Training loss against steps"), ("score", "Score against steps")):
+        variants = {column.name: _lines(summary, column, what) for column in summary.columns}
+        made.append(
+            Figure(
+                f"curve-{what}",
+                title,
+                f"The first {FIRST_STEPS} steps of the first seed"
+                + ("; a running mean." if what == "loss" else ", scored while training."),
+                {
+                    "xaxis": {"title": {"text": "step"}, "rangemode": "tozero"},
+                    "yaxis": {"title": {"text": "training loss" if what == "loss" else "score"}},
+                },
+                {name: lines for name, lines in variants.items() if lines},
+                height=320,
+            )
+        )
+    return made
+
+
+def _lines(summary: Summary, column: Column, what: str) -> list[Trace]:
+    looked, traces = looks(summary), []
+    for row in summary.rows:
+        points = _history(summary, row, column, column.metric if what == "score" else "loss")
+        if len(points) < 2:
+            continue
+        steps, values = ([point[axis] for point in points] for axis in (0, 1))
+        values = [scale_of(column.metric) * value for value in values] if what == "score" else running_mean(values)
+        line = {"color": looked[row].colour, "dash": looked[row].dash, "width": 2}
+        marker = {"symbol": looked[row].symbol, "size": 7}
+        mode = "lines" if what == "loss" else "lines+markers"
+        hover = "%{y:.3f}" if what == "loss" else "%{y:.1f}"
+        template = f"<b>%{{fullData.name}}</b><br>step %{{x}}: {hover}<extra></extra>"
+        traces.append(trace(steps, values, row, mode=mode, line=line, marker=marker, hovertemplate=template))
+    return traces
+
+
+def _history(summary: Summary, row: str, column: Column, name: str) -> list[list[float]]:
+    """Of the first final run, or of the run that chose its rate, if only that was scored while it trained."""
+    result = summary.result(row, column)
+    chosen = [outcome for run, outcome in result.selection if run.spec.learning_rate == result.rate]
+    for record in (*(record for _, record in result.records[:1]), *chosen):
+        points = [p for p in getattr(record, "history", {}).get(name, []) if p[0] <= FIRST_STEPS and p[1] is not None]
+        if len(points) > 1:
+            return points
+    return []
+
+
+def bars(
+    summary: Summary,
+    costs: dict[str, Costs],
+    title: str,
+    read: Callable[[Costs], float],
+    name: str,
+    log: bool = False,
+) -> Figure:
+    """Figure 3 of the paper, right: one bar for each row."""
+    colours = {row: look.colour for row, look in looks(summary).items()}
+    values = {row: read(cost) for row, cost in costs.items()}
+    if log:
+        values = {row: value for row, value in values.items() if value > 0}
+    trace = {
+        **_bar(list(values), list(values.values())),
+        "marker": {"color": [colours[row] for row in values]},
+        "text": [short(value) for value in values.values()],
+        "hovertemplate": "%{y}: %{x:,.4~r}<extra></extra>",
+        "showlegend": False,
+    }
+    axis = {"type": "log", "dtick": 1} if log else {"rangemode": "tozero"}
+    caption = "A logarithmic scale." if log else "The median over a row's final runs."
+    return Figure(f"bar-{name}", title, caption, _bar_layout(axis), {"": [trace]}, _bar_height(values))
+
+
+def memory(summary: Summary, costs: dict[str, Costs]) -> Figure:
+    """Figure 4: weights against what training adds to them."""
+    rows = [row for row, cost in costs.items() if cost.weight_bytes]
+    parts = (
+        ("weights", "#0072B2", [costs[row].weight_bytes / MEBI for row in rows]),
+        ("gradients, optimizer and activations", "#009E73", [costs[row].training_bytes / MEBI for row in rows]),
+    )
+    traces = [
+        {
+            **_bar(rows, values),
+            "name": name,
+            "marker": {"color": colour},
+            "text": [short(value) for value in values],
+            "textposition": "inside",
+            "insidetextanchor": "middle",
+            "hovertemplate": f"%{{y}}: %{{x:,.0f}} MiB {name}<extra></extra>",
+        }
+        for name, colour, values in parts
+    ]
+    layout = _bar_layout({"rangemode": "tozero"})
+    layout |= {"barmode": "stack", "uniformtext": {"minsize": 11, "mode": "hide"}}
+    caption = "The libraries' own memory, the same for all, is left out."
+    shown = {"": traces if rows else []}
+    return Figure("bar-memory", "Memory while training (MiB)", caption, layout, shown, _bar_height(rows))
+
+
+def _bar(rows: Sequence[str], values: Sequence[float]) -> Trace:
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "x": list(values),
+        "y": list(rows),
+        "textposition": "outside",
+        "cliponaxis": False,
+        "textangle": 0,
+    }
+
+
+def _bar_layout(axis: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "xaxis": {"showgrid": False, "showticklabels": False, "zeroline": False, **axis},
+        "yaxis": {"autorange": "reversed", "automargin": True, "ticks": "", "showgrid": False, "type": "category"},
+        "margin": {"r": 56, "t": 8, "b": 8, "l": 8},
+        "bargap": 0.35,
+    }
+
+
+def _bar_height(rows: Any) -> int:
+    return 30 + 24 * len(rows)
+
+
+def short(value: float) -> str:
+    """Three digits, with a unit of thousands where there are more."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= limit:
+            scale = {"G": 1e9, "M": 1e6, "k": 1e3}[unit]
+            return f"{value / scale:.3g} {unit}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

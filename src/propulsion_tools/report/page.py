@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from propulsion_tools.errors import require
+from propulsion_tools.report.commands import commands
 from propulsion_tools.report.drawing import Figure
 from propulsion_tools.report.figures import figures
 from propulsion_tools.report.summary import Summary
-from propulsion_tools.report.tables import Cell, Table, commands, tables
-from propulsion_tools.report.words import facts, title
+from propulsion_tools.report.tables import Table, TableCell, facts, tables, title
 
 
 def page(summary: Summary, first: Sequence[Figure] = ()) -> str:
@@ -32,7 +32,7 @@ def page(summary: Summary, first: Sequence[Figure] = ()) -> str:
         figure.name: {"layout": figure.layout, "height": figure.height, "variants": figure.variants}
         for figure in (*first, *others)
     }
-    own = files("propulsion_tools.compare")
+    own = files("propulsion_tools.report")
     links = [(table.name, table.title) for table in made] + [("figures", "Figures"), ("runs", "Commands")]
     return "\n".join(
         [
@@ -83,7 +83,7 @@ def _table(table: Table) -> str:
     )
 
 
-def _cell(cell: Cell, is_text: bool) -> str:
+def _cell(cell: TableCell, is_text: bool) -> str:
     text = html.escape(cell.text)
     if cell.mark:
         text = f"<b>{text}</b>" if cell.mark == 1 else f"<u>{text}</u>"

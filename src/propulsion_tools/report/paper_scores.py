@@ -6,8 +6,8 @@ import re
 from functools import cache
 from pathlib import Path
 
-from propulsion_tools.methods.counts import paper_setting
 from propulsion_tools.methods.paper_results import PaperResult, paper_results
+from propulsion_tools.methods.paper_settings import paper_setting
 
 # What the paper calls our tasks, where more differs than case and punctuation.
 ALIASES = {
@@ -35,11 +35,11 @@ def paper_score(model: str, method: str, task: str, metric: str) -> float | None
 
 @cache
 def _scores() -> dict[tuple[str, str, str, str], float]:
-    found: dict[tuple[str, str, str, str], float] = {}
+    scores: dict[tuple[str, str, str, str], float] = {}
     for row in paper_results():
         if row.value and (method := _method(row)) is not None:
-            found.setdefault((row.model.lower(), method, _plain(row.dataset), row.metric), float(row.value))
-    return found
+            scores.setdefault((row.model.lower(), method, _plain(row.dataset), row.metric), float(row.value))
+    return scores
 
 
 def _method(row: PaperResult) -> str | None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import statistics
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
 from propulsion_tools.compare.grid import Grid
-from propulsion_tools.compare.plan import SELECTION
+from propulsion_tools.compare.plan import SELECTION, Run
 from propulsion_tools.compare.results import CellResult
 from propulsion_tools.compare.run_folders import Failure
+from propulsion_tools.compare.run_store import RunStore
 from propulsion_tools.records import PREDICTIONS_FILE, RunRecord
 from propulsion_tools.report.paper_scores import paper_score
 from propulsion_tools.report.statistics import Difference, Mean, Rows, difference, mean_of, resampled
@@ -82,7 +83,8 @@ class Summary:
     def __init__(self, grid: Grid, results: Sequence[CellResult]) -> None:
         self.grid = grid
         self.results = {(result.cell.row, result.cell.task, result.cell.size): result for result in results}
-        self._kept: dict[tuple[str, Column], list[Rows]] = {}
+        self.store = RunStore(grid.folder)
+        self._rows: dict[tuple[str, Column], list[Rows]] = {}
 
     @cached_property
     def columns(self) -> list[Column]:
@@ -147,13 +149,13 @@ class Summary:
 
     def _differences(self, column: Column, means: Mapping[str, float]) -> dict[str, Difference]:
         drawn = {row: resampled(self._answers(row, column), column.metric) for row in means}
-        found = {}
+        gaps = {}
         for row in means:
             peer = self.best_peer(row, column, means)
             mine, other = drawn[row], drawn.get(peer or "")
             if peer and mine is not None and other is not None and self._is_paired(row, peer, column):
-                found[row] = difference(mine, other, means[row] - means[peer], peer)
-        return found
+                gaps[row] = difference(mine, other, means[row] - means[peer], peer)
+        return gaps
 
     def best_peer(self, row: str, column: Column, means: Mapping[str, float]) -> str | None:
         """The best other method that does not train every weight; for a form of Propulsion, the best that is none."""
@@ -175,10 +177,10 @@ class Summary:
         )
 
     def _answers(self, row: str, column: Column) -> list[Rows]:
-        if (row, column) not in self._kept:
+        if (row, column) not in self._rows:
             records = self.result(row, column).records
-            self._kept[row, column] = [read_answers(Path(run.folder), record) for run, record in records]
-        return self._kept[row, column]
+            self._rows[row, column] = [read_answers(self.store, run, record) for run, record in records]
+        return self._rows[row, column]
 
     def average(self, row: str) -> Mean | None:
         """The mean over the columns' main metrics, seed by seed; None where one is missing."""
@@ -235,17 +237,13 @@ class Summary:
     @property
     def failures(self) -> list[tuple[str, Failure]]:
         """Every run that failed, in words, and why."""
-        return [(str(run), failed) for result in self.results.values() for run, failed in result.failures]
+        return [(str(run), failure) for result in self.results.values() for run, failure in result.failures]
 
     @property
     def missing(self) -> int:
         """How many final runs have neither finished nor failed."""
         finished = sum(len(result.final) - len(result.todo) for result in self.results.values() if result.final)
-        hopeless = sum(
-            len(self.grid.seeds)
-            for result in self.results.values()
-            if result.rate is None and all(ended is not None for _, ended in result.selection)
-        )
+        hopeless = len(self.grid.seeds) * sum(result.is_hopeless for result in self.results.values())
         return len(self.results) * len(self.grid.seeds) - finished - hopeless
 
 
@@ -261,8 +259,8 @@ def scale_of(metric: str) -> int:
 
 def _values(result: CellResult, metric: str) -> list[float]:
     """By seed, in the order of the grid."""
-    found = [_scores(record).get(metric) for _, record in result.records]
-    return [value for value in found if value is not None and np.isfinite(value)]
+    values = [_scores(record).get(metric) for _, record in result.records]
+    return [value for value in values if value is not None and np.isfinite(value)]
 
 
 def _mean(result: CellResult, metric: str) -> Mean | None:
@@ -278,12 +276,13 @@ def ranked(values: Mapping[str, float], greater_is_better: bool) -> dict[str, in
     return {row: places.index(value) + 1 for row, value in values.items() if value in places}
 
 
-def read_answers(folder: Path, record: RunRecord) -> Rows:
+def read_answers(store: RunStore, run: Run, record: RunRecord) -> Rows:
     """``labels`` and ``answers`` of the split that is watched; nothing where they were not kept, or not whole."""
     split = next(iter(record.metrics), "")
     try:
-        with np.load(folder / PREDICTIONS_FILE, allow_pickle=False) as kept:
-            rows = {name: kept[f"{split}_{name}"] for name in ("labels", "answers")}
+        content = io.BytesIO(store.read(run, PREDICTIONS_FILE) or b"")
+        with np.load(content, allow_pickle=False) as arrays:
+            rows = {name: arrays[f"{split}_{name}"] for name in ("labels", "answers")}
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error):
         return {}
     counts = {array.shape[:1] for array in rows.values()}

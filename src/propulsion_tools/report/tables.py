@@ -1,13 +1,12 @@
-"""The report's tables, whatever writes them: cells with a text, a value to sort by, a mark and a link."""
+"""What a report says, whatever writes it: its opening sentences, and tables of cells with a mark and a link."""
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from propulsion_tools.compare.plan import Run, words
 from propulsion_tools.compare.run_folders import Failure
 from propulsion_tools.records import RunRecord
+from propulsion_tools.report.commands import anchor
 from propulsion_tools.report.statistics import Mean
 from propulsion_tools.report.summary import Column, Score, Summary, scale_of
 from propulsion_tools.training.console import size
@@ -16,7 +15,7 @@ DASH = "–"
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell.
 
     Attributes:
@@ -46,12 +45,42 @@ class Table:
     title: str
     caption: str
     headings: list[str]
-    rows: list[tuple[str, list[Cell]]] = field(default_factory=list)
+    rows: list[tuple[str, list[TableCell]]] = field(default_factory=list)
 
 
-def anchor(summary: Summary, row: str, column: Column) -> str:
-    """Where the commands of a cell stand."""
-    return f"run-{summary.rows.index(row) + 1}-{summary.columns.index(column) + 1}"
+def title(summary: Summary) -> str:
+    """The grid's title, or its name."""
+    return summary.grid.title or f"Comparison {summary.grid.name}"
+
+
+def facts(summary: Summary) -> list[str]:
+    """What was compared, how far it has come, where it ran, and what the grid's author says about it."""
+    grid = summary.grid
+    records = [record for row in summary.rows for record in summary.records(row)]
+    sentences = [f"{_models(records)}{grid.shape[0].upper()}{grid.shape[1:]}."]
+    left = [f"{summary.missing} final runs are still missing"] if summary.missing else []
+    left += [f"{len(summary.failures)} runs failed, see below"] if summary.failures else []
+    if left:
+        sentences.append(f"{' and '.join(left)}.")
+    return [*sentences, *grid.notes, *_where(records)]
+
+
+def _models(records: list[RunRecord]) -> str:
+    models = dict.fromkeys(record.spec.model_name_or_path for record in records)
+    return f"Base model {', '.join(models)}. " if models else ""
+
+
+def _threads(record: RunRecord) -> str:
+    count = record.environment["threads"]
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def _where(records: list[RunRecord]) -> list[str]:
+    places = dict.fromkeys(f"{record.environment.get('device', 'unknown')}, {_threads(record)}" for record in records)
+    versions = dict.fromkeys(
+        ", ".join(f"{name} {version}" for name, version in record.environment["versions"].items()) for record in records
+    )
+    return [f"Ran on {'; '.join(places)}; {'; '.join(versions)}."] if records else []
 
 
 def shown(mean: Mean, metric: str = "") -> str:
@@ -63,11 +92,11 @@ def shown(mean: Mean, metric: str = "") -> str:
 
 def tables(summary: Summary) -> list[Table]:
     """All of them, without those that have nothing to say."""
-    made = [scores(summary), differences(summary), costs(summary), rates(summary), failures(summary)]
-    return [table for table in made if table.rows]
+    makers = (scores_table, differences_table, costs_table, rates_table, failures_table)
+    return [table for make in makers if (table := make(summary)).rows]
 
 
-def scores(summary: Summary) -> Table:
+def scores_table(summary: Summary) -> Table:
     """Like the paper's tables 1 to 3."""
     seeds = len(summary.grid.seeds)
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
@@ -90,26 +119,24 @@ def _heading(column: Column) -> str:
     return f"{column.name} {column.metric.replace('_', ' ')}"
 
 
-def _parameters(summary: Summary, row: str) -> Cell:
-    cost = summary.costs(row)
-    return (
-        Cell(f"{cost.adapter:,}", cost.adapter, link=anchor(summary, row, summary.columns[0])) if cost else Cell(DASH)
-    )
+def _parameters(summary: Summary, row: str) -> TableCell:
+    cost, link = summary.costs(row), anchor(summary, row, summary.columns[0])
+    return TableCell(f"{cost.adapter:,}", cost.adapter, link=link) if cost else TableCell(DASH)
 
 
-def _score(summary: Summary, row: str, column: Column) -> Cell:
+def _score(summary: Summary, row: str, column: Column) -> TableCell:
     score = summary.scores[row, column]
     link = anchor(summary, row, column)
     if score.main is None:
-        failed = score.result.failures
-        hint = failed[-1][1].error if failed else "not run yet"
-        return Cell("failed" if failed else DASH, link=link, hint=hint)
+        failures = score.result.failures
+        hint = failures[-1][1].error if failures else "not run yet"
+        return TableCell("failed" if failures else DASH, link=link, hint=hint)
     notes = [f"{name.replace('_', ' ')} {scale_of(name) * mean.mean:.1f}" for name, mean in score.others.items()]
-    if (said := summary.paper(row, column)) is not None:
-        notes.append(f"paper {said:.2f}")
+    if (paper := summary.paper(row, column)) is not None:
+        notes.append(f"paper {paper:.2f}")
     if missing := len(summary.grid.seeds) - score.main.count:
         notes.append(f"{missing} of {len(summary.grid.seeds)} seeds missing")
-    return Cell(
+    return TableCell(
         shown(score.main, column.metric), score.main.mean, score.rank, link, " · ".join(notes), _rate_hint(score)
     )
 
@@ -118,13 +145,13 @@ def _rate_hint(score: Score) -> str:
     return f"learning rate {score.result.rate:.3g}" if score.result.rate else ""
 
 
-def _average(summary: Summary, row: str) -> Cell:
+def _average(summary: Summary, row: str) -> TableCell:
     mean = summary.average(row)
     link = anchor(summary, row, summary.columns[0])
-    return Cell(shown(mean), mean.mean, summary.average_ranks.get(row), link) if mean else Cell(DASH)
+    return TableCell(shown(mean), mean.mean, summary.average_ranks.get(row), link) if mean else TableCell(DASH)
 
 
-def differences(summary: Summary) -> Table:
+def differences_table(summary: Summary) -> Table:
     """Each row against its best peer, by paired bootstrap."""
     caption = (
         "Points that each method is ahead of (+) or behind (−) the best of the others, with the 95 % interval of a "
@@ -140,16 +167,16 @@ def differences(summary: Summary) -> Table:
     return Table("peers", "Against the best peer", caption, [column.name for column in summary.columns], rows)
 
 
-def _difference(summary: Summary, row: str, column: Column) -> Cell:
+def _difference(summary: Summary, row: str, column: Column) -> TableCell:
     gap = summary.scores[row, column].difference
     if gap is None:
-        return Cell(DASH)
+        return TableCell(DASH)
     sign = 1 if column.greater_is_better else -1
     kind = ("good" if sign * gap.mean > 0 else "bad") if gap.is_clear else ""
     scale = scale_of(column.metric)
     interval = f"[{scale * gap.low:+.1f}, {scale * gap.high:+.1f}]".replace("-", "−")
     text = f"{scale * gap.mean:+.1f}".replace("-", "−")
-    return Cell(
+    return TableCell(
         f"{text} {interval}",
         gap.mean,
         link=anchor(summary, row, column),
@@ -162,7 +189,7 @@ def _p(value: float) -> str:
     return "< 0.01" if value < 0.01 else f"= {value:.2f}"
 
 
-def costs(summary: Summary) -> Table:
+def costs_table(summary: Summary) -> Table:
     """What each row costs; figures 3 (right) and 4 as numbers."""
     caption = (
         "Medians over the final runs. Training is the time in optimizer steps, without evaluation. Peak memory is the "
@@ -176,16 +203,16 @@ def costs(summary: Summary) -> Table:
             first = next(column for column in summary.columns if summary.result(row, column).records)
             link = anchor(summary, row, first)
             cells = [
-                Cell(f"{cost.adapter:,}", cost.adapter),
-                Cell(f"{cost.head:,}", cost.head),
-                Cell(seconds(cost.train_seconds), cost.train_seconds),
-                Cell(f"{1000 * cost.step_seconds:.0f} ms", cost.step_seconds),
+                TableCell(f"{cost.adapter:,}", cost.adapter),
+                TableCell(f"{cost.head:,}", cost.head),
+                TableCell(seconds(cost.train_seconds), cost.train_seconds),
+                TableCell(f"{1000 * cost.step_seconds:.0f} ms", cost.step_seconds),
                 *(
-                    Cell(size(count), count)
+                    TableCell(size(count), count)
                     for count in (cost.peak_bytes, cost.weight_bytes, cost.training_bytes, cost.adapter_bytes)
                 ),
             ]
-            rows.append((row, [Cell(c.text, c.value, link=link) for c in cells]))
+            rows.append((row, [TableCell(c.text, c.value, link=link) for c in cells]))
     return Table("costs", "Costs", caption, headings, rows)
 
 
@@ -194,7 +221,7 @@ def seconds(value: float) -> str:
     return f"{value:.1f} s" if value < 10 else f"{value:.0f} s" if value < 100 else f"{value / 60:.1f} min"
 
 
-def rates(summary: Summary) -> Table:
+def rates_table(summary: Summary) -> Table:
     """Which learning rates were tried, and which was chosen."""
     caption = (
         f"Each rate was trained once and scored on {summary.selection_fraction:.0%} of the training rows, which were "
@@ -208,40 +235,24 @@ def rates(summary: Summary) -> Table:
     return Table("rates", "Learning rates", caption, [column.name for column in summary.columns], rows)
 
 
-def _tried(summary: Summary, row: str, column: Column) -> Cell:
+def _tried(summary: Summary, row: str, column: Column) -> TableCell:
     result = summary.result(row, column)
     parts = []
-    for run, ended in result.selection:
-        value = _selection_score(ended, column)
+    for run, outcome in result.selection:
+        value = _selection_score(outcome, column)
         parts.append(
             f"{run.spec.learning_rate:.2g}: {DASH if value is None else f'{scale_of(column.metric) * value:.1f}'}"
         )
     chosen = f"{result.rate:.2g}" if result.rate else DASH
-    return Cell(chosen, result.rate, 1, anchor(summary, row, column), " · ".join(parts))
+    return TableCell(chosen, result.rate, 1, anchor(summary, row, column), " · ".join(parts))
 
 
-def _selection_score(ended: RunRecord | Failure | None, column: Column) -> float | None:
-    return next(iter(ended.metrics.values()), {}).get(column.metric) if isinstance(ended, RunRecord) else None
+def _selection_score(outcome: RunRecord | Failure | None, column: Column) -> float | None:
+    return next(iter(outcome.metrics.values()), {}).get(column.metric) if isinstance(outcome, RunRecord) else None
 
 
-def failures(summary: Summary) -> Table:
+def failures_table(summary: Summary) -> Table:
     """What failed, and why."""
     caption = "A run that fails is a result too. Start the grid with --retry_failed to run these again."
-    rows = [(name, [Cell(failed.error)]) for name, failed in summary.failures]
+    rows = [(name, [TableCell(failure.error)]) for name, failure in summary.failures]
     return Table("failures", "Failures", caption, ["why"], rows)
-
-
-def commands(summary: Summary) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """For each cell of the grid its anchor, its title, and the runs behind it with the command of each."""
-    made = []
-    for row in summary.rows:
-        for column in summary.columns:
-            result = summary.result(row, column)
-            runs = [run for run, _ in (*result.final, *result.selection)]
-            made.append((anchor(summary, row, column), f"{row} · {column.name}", [(str(r), command(r)) for r in runs]))
-    return made
-
-
-def command(run: Run) -> str:
-    """The command that reproduces a run, beside it and not over it."""
-    return shlex.join(["propulsion", "train", *words(replace(run.spec, output_dir=f"{run.folder}-again"))])

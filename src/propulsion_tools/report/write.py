@@ -12,11 +12,11 @@ from typing import Any
 from propulsion_tools.compare.grid import Grid
 from propulsion_tools.compare.results import CellResult
 from propulsion_tools.records import write_atomically
+from propulsion_tools.report.commands import commands
 from propulsion_tools.report.drawing import Figure
 from propulsion_tools.report.page import page
 from propulsion_tools.report.summary import Summary
-from propulsion_tools.report.tables import Cell, Table, commands, tables
-from propulsion_tools.report.words import facts, title
+from propulsion_tools.report.tables import Table, TableCell, facts, tables, title
 
 Extra = Callable[[Summary], list[Figure]]
 
@@ -60,7 +60,7 @@ def as_markdown(table: Table) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _marked(cell: Cell) -> str:
+def _marked(cell: TableCell) -> str:
     text = _escaped(cell.text)
     if cell.mark:
         text = f"**{text}**" if cell.mark == 1 else f"<u>{text}</u>"

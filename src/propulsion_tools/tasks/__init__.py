@@ -1,19 +1,7 @@
 """What can be trained for: tasks by name, each with its data, its tensors and its scores."""
 
-from propulsion_tools.tasks import (
-    arithmetic,
-    classification_datasets,
-    commonsense,
-    language_modelling,
-    span_datasets,
-    summarization,
-)
 from propulsion_tools.tasks.base import DataSource, Lengths, Setup, Task, TaskData
 from propulsion_tools.tasks.model_kinds import ModelKind
 from propulsion_tools.tasks.registry import get_task, register, task_names
-
-for _family in (classification_datasets, span_datasets, summarization, commonsense, arithmetic, language_modelling):
-    for _task in _family.TASKS:
-        register(_task)
 
 __all__ = ["DataSource", "Lengths", "ModelKind", "Setup", "Task", "TaskData", "get_task", "register", "task_names"]

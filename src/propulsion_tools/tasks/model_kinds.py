@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from peft import TaskType
-
 from propulsion_tools.errors import OptionError
 
 
@@ -17,21 +15,21 @@ class ModelKind:
     Args:
         name: For messages.
         auto_class: The class of transformers that builds it.
-        peft_task_type: What PEFT calls it.
+        peft_task_type: What PEFT calls it, a name of `peft.TaskType`.
         loss_is_mean: Its loss is the mean over a batch, whatever `Trainer` says about accumulated ones.
     """
 
     name: str
     auto_class: str
-    peft_task_type: TaskType
+    peft_task_type: str
     loss_is_mean: bool = True
 
 
-SEQUENCE_CLASSIFIER = ModelKind("sequence classifier", "AutoModelForSequenceClassification", TaskType.SEQ_CLS)
-TOKEN_CLASSIFIER = ModelKind("token classifier", "AutoModelForTokenClassification", TaskType.TOKEN_CLS)
-QUESTION_ANSWERER = ModelKind("question answering model", "AutoModelForQuestionAnswering", TaskType.QUESTION_ANS)
-CAUSAL_LM = ModelKind("causal language model", "AutoModelForCausalLM", TaskType.CAUSAL_LM, loss_is_mean=False)
-SEQ2SEQ_LM = ModelKind("encoder-decoder", "AutoModelForSeq2SeqLM", TaskType.SEQ_2_SEQ_LM)
+SEQUENCE_CLASSIFIER = ModelKind("sequence classifier", "AutoModelForSequenceClassification", "SEQ_CLS")
+TOKEN_CLASSIFIER = ModelKind("token classifier", "AutoModelForTokenClassification", "TOKEN_CLS")
+QUESTION_ANSWERER = ModelKind("question answering model", "AutoModelForQuestionAnswering", "QUESTION_ANS")
+CAUSAL_LM = ModelKind("causal language model", "AutoModelForCausalLM", "CAUSAL_LM", loss_is_mean=False)
+SEQ2SEQ_LM = ModelKind("encoder-decoder", "AutoModelForSeq2SeqLM", "SEQ_2_SEQ_LM")
 
 
 def of_kind(task: str, config: Any, *kinds: ModelKind) -> ModelKind:

@@ -1,11 +1,16 @@
-"""Tasks by name."""
+"""Tasks by name: the modules of names.py define them, and are imported when the first task is asked for."""
 
 from __future__ import annotations
 
-from propulsion_tools.errors import OptionError, UnknownNameError, near_misses
-from propulsion_tools.tasks.base import Task
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-_TASKS: dict[str, Task] = {}
+from propulsion_tools.errors import OptionError
+from propulsion_tools.tasks.names import TASK_MODULES, check_task_name
+
+if TYPE_CHECKING:
+    from propulsion_tools.tasks.base import Task
 
 
 def register(task: Task) -> Task:
@@ -14,9 +19,9 @@ def register(task: Task) -> Task:
     Raises:
         OptionError: There is a task of this name already.
     """
-    if task.name in _TASKS:
-        raise OptionError(f"There is already a task {task.name!r} ({_TASKS[task.name].description}).")
-    _TASKS[task.name] = task
+    if (known := _tasks().get(task.name)) is not None:
+        raise OptionError(f"There is already a task {task.name!r} ({known.description}).")
+    _tasks()[task.name] = task
     return task
 
 
@@ -26,12 +31,24 @@ def get_task(name: str) -> Task:
     Raises:
         UnknownNameError: There is none; names the near misses.
     """
-    if name not in _TASKS:
-        hint = near_misses(name, _TASKS) or f" There are {', '.join(task_names())}."
-        raise UnknownNameError(f"There is no task {name!r}.{hint}")
-    return _TASKS[name]
+    check_task_name(name, _tasks())
+    return _tasks()[name]
 
 
 def task_names() -> list[str]:
-    """The names of all tasks, in the order of their registration."""
-    return list(_TASKS)
+    """The names of all tasks, in the order of names.py."""
+    return list(_tasks())
+
+
+@cache
+def _tasks() -> dict[str, Task]:
+    """Every task by its name, and those that were registered since."""
+    known: dict[str, Task] = {}
+    for module in dict.fromkeys(TASK_MODULES.values()):
+        defined = import_module(f"propulsion_tools.tasks.{module}").TASKS
+        listed = [name for name, home in TASK_MODULES.items() if home == module]
+        if (names := [task.name for task in defined]) != listed:
+            odd = ", ".join(sorted({*names} ^ {*listed})) or "another order, or a name twice"
+            raise LookupError(f"tasks/names.py and the TASKS of tasks/{module}.py differ: {odd}.")
+        known |= dict(zip(names, defined, strict=True))
+    return known

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from propulsion_tools.methods.counts import Count
 from propulsion_tools.methods.registry import Method
 from propulsion_tools.records import RunRecord
+from propulsion_tools.tasks import get_task
+
+if TYPE_CHECKING:  # counting needs torch, a table does not
+    from propulsion_tools.methods.counts import Count
 
 WIDTH_OF_A_FILE = 400
 
@@ -71,6 +76,17 @@ def run_table(records: Mapping[str, RunRecord], main_metric: str, split: str = "
         for name, record in records.items()
     ]
     return table("", ["method", *headings], rows, right=range(1, len(headings) + 1))
+
+
+def hide_harmless_warnings() -> None:
+    """PEFT asks transformers under an old name; nothing that a user could change."""
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+
+
+def show_run(record: RunRecord) -> None:
+    """What a run reached and what it cost, and where it is."""
+    metric, split = get_task(str(record.spec.task)).main_metric, next(iter(record.metrics), "validation")
+    show(run_table({record.spec.method: record}, metric, split), f"Written to {record.spec.output_dir}")
 
 
 def methods_tables(methods: Sequence[Method]) -> list[Table | str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from propulsion_tools.theory.projection import (
 )
 from propulsion_tools.training.build import Job
 from propulsion_tools.training.console import table
+from propulsion_tools.training.notify import Notify
 
 SHOWN = (0.2, 0.3)
 VECTORS = 128
@@ -35,12 +35,12 @@ LEGEND = (
 )
 
 
-def measure_bound(options: BoundOptions, tell: Callable[..., object] = print) -> tuple[dict[str, Any], Path]:
+def measure_bound(options: BoundOptions, notify: Notify = print) -> tuple[dict[str, Any], Path]:
     """Hold the bound against the weights of every steered linear layer, and write numbers.json and bound.png.
 
     Args:
         options: What to look at.
-        tell: Is told notes on the data.
+        notify: Is told notes on the data.
 
     Returns:
         What is in numbers.json, and the folder.
@@ -52,7 +52,7 @@ def measure_bound(options: BoundOptions, tell: Callable[..., object] = print) ->
     """
     if options.method != "propulsion":
         raise OptionError("The bound is a statement on the layers that the method propulsion steers.")
-    study = Study.of(options, "bound", tell)
+    study = Study.of(options, "bound", notify)
     job = study.job()
     _, readout = study.readout(job)
     inputs = layer_inputs(job.model, study.samples(job).rows, readout, steered_weights(job), VECTORS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from propulsion_tools.theory.commands.study import Study, train_steps, trained_n
 from propulsion_tools.theory.linearization import Departure, Linearization
 from propulsion_tools.theory.tangent_kernel import jacobian
 from propulsion_tools.training.console import table
+from propulsion_tools.training.notify import Notify
 
 MOMENTS = 12  # at which the outputs are looked at, evenly spaced
 
@@ -36,14 +37,12 @@ class Observer(TrainerCallback):
             self.departures.append(self.expansion.depart(kwargs["model"], state.global_step))
 
 
-def measure_jacobian(
-    options: JacobianOptions, tell: Callable[..., object] = print
-) -> tuple[dict[str, Any], list[Departure], Path]:
+def measure_jacobian(options: JacobianOptions, notify: Notify = print) -> tuple[dict[str, Any], list[Departure], Path]:
     """Train for some steps, and write jacobian.npz, numbers.json and jacobian.png.
 
     Args:
         options: What to look at.
-        tell: Is told notes on the data.
+        notify: Is told notes on the data.
 
     Returns:
         What is in numbers.json, the departures from linearity, and the folder.
@@ -53,7 +52,7 @@ def measure_jacobian(
         DataError: The data cannot be used, or has fewer samples than were asked for.
         NotFiniteError: A derivative or an output is not finite.
     """
-    study = Study.of(options, "jacobian", tell)
+    study = Study.of(options, "jacobian", notify)
     job = study.job()
     samples = study.samples(job)
     output, readout = study.readout(job)

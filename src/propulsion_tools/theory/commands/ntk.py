@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from propulsion_tools.theory.commands.study import Samples, Study, train_steps, 
 from propulsion_tools.theory.kernel_figure import KernelSnapshot
 from propulsion_tools.theory.tangent_kernel import empirical_ntk
 from propulsion_tools.training.build import Job
+from propulsion_tools.training.notify import Notify
 
 START = "before training"
 LEGEND = (
@@ -29,12 +29,12 @@ Kernels = dict[str, Tensor]
 """Part → kernel: "full body", "full head", "<method> body" and, where the method trains it, "<method> head"."""
 
 
-def measure_kernels(options: NtkOptions, tell: Callable[..., object] = print) -> tuple[dict[str, Any], Path]:
+def measure_kernels(options: NtkOptions, notify: Notify = print) -> tuple[dict[str, Any], Path]:
     """Compute both kernels, compare them, and write kernels.npz, numbers.json, kernels.png and kernels.html.
 
     Args:
         options: What to look at.
-        tell: Is told notes on the data.
+        notify: Is told notes on the data.
 
     Returns:
         What is in numbers.json, and the folder.
@@ -48,7 +48,7 @@ def measure_kernels(options: NtkOptions, tell: Callable[..., object] = print) ->
     require("plotly", "report")
     if options.method == "full":
         raise OptionError("The method full is what the others are compared with: choose another method.")
-    study = Study.of(options, "ntk", tell)
+    study = Study.of(options, "ntk", notify)
     moments: dict[str, Kernels] = {}
     for method in (options.method, "full"):
         changes = {} if method == options.method else {"method": method, "learning_rate": None, "target_modules": None}

@@ -1,0 +1,230 @@
+"""The commands: one entry of COMMANDS and one function each, which imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from propulsion_tools.errors import OptionError
+from propulsion_tools.records import RunSpec, write_atomically
+from propulsion_tools.records.options import (
+    AblateOptions,
+    BoundOptions,
+    CompareOptions,
+    DemoOptions,
+    EvaluateOptions,
+    InspectOptions,
+    JacobianOptions,
+    MethodsOptions,
+    NtkOptions,
+    PredictOptions,
+    RecipesOptions,
+    RegressionOptions,
+)
+
+PACKAGES = ("rich", "matplotlib", "datasets", "sklearn")
+"""What nearly every command needs of the extra `train`, beside the parser."""
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No options."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word after `propulsion`.
+
+    Args:
+        description: One line for the overview.
+        options: The dataclass whose fields are its options.
+        run: Called with the positional argument, if there is one, and the options.
+        positional: The name of that argument.
+        positional_help: What it is.
+        positional_required: Whether it has to be given; if not, it is None.
+        takes_recipe: Whether `--recipe NAME` gives its options their values.
+        packages: What is asked for before anything is imported, of the extra `train`.
+    """
+
+    description: str
+    options: type[Any]
+    run: Callable[..., None]
+    positional: str | None = None
+    positional_help: str = "output_dir of a finished `propulsion train`"
+    positional_required: bool = True
+    takes_recipe: bool = False
+    packages: tuple[str, ...] = PACKAGES
+
+
+def _train(spec: RunSpec) -> None:
+    from propulsion_tools.tasks import get_task
+    from propulsion_tools.training import console, processes
+    from propulsion_tools.training.notify import keep_quiet
+
+    notify = console.show if processes.is_first() else keep_quiet
+    if spec.smoke:
+        from propulsion_tools.training.smoke import smoke
+
+        record = smoke(spec, notify)
+        processes.leave_process_group()
+        notify(f"{record.spec.task} by {record.spec.method}: {record.spec.max_steps} steps taken, nothing kept.")
+        return
+    from propulsion_tools.training.run import train
+
+    record = train(spec, notify)
+    processes.leave_process_group()
+    if processes.is_first():
+        metric = get_task(str(record.spec.task)).main_metric
+        split = next(iter(record.metrics), "validation")
+        table = console.run_table({record.spec.method: record}, metric, split)
+        console.show(table, f"Written to {record.spec.output_dir}")
+
+
+def _evaluate(adapter_dir: str, options: EvaluateOptions) -> None:
+    from propulsion_tools.training import console
+    from propulsion_tools.training.evaluate import evaluate
+
+    metrics = evaluate(Path(adapter_dir), options, console.show)
+    console.show(console.metrics_table(metrics, adapter_dir))
+    if options.output:
+        write_atomically(Path(options.output), json.dumps(metrics, indent=2) + "\n")
+
+
+def _predict(adapter_dir: str, options: PredictOptions) -> None:
+    from propulsion_tools.training.predict import predict
+
+    count = predict(Path(adapter_dir), options)
+    print(f"{count:,} rows written to {options.output}", file=sys.stderr)
+
+
+def _inspect(adapter_dir: str, options: InspectOptions) -> None:
+    from propulsion_tools.inspection.inspect_adapter import inspect_adapter
+
+    files = [Path(file) if file else None for file in (options.figure, options.distribution)]
+    print(inspect_adapter(Path(adapter_dir), *files))
+
+
+def _ntk(options: NtkOptions) -> None:
+    from propulsion_tools.theory.commands.ntk import describe, measure_kernels
+    from propulsion_tools.training.console import show
+
+    show(*describe(*measure_kernels(options, show)))
+
+
+def _jacobian(options: JacobianOptions) -> None:
+    from propulsion_tools.theory.commands.jacobian import describe, measure_jacobian
+    from propulsion_tools.training.console import show
+
+    show(*describe(*measure_jacobian(options, show)))
+
+
+def _bound(options: BoundOptions) -> None:
+    from propulsion_tools.theory.commands.bound import describe, measure_bound
+    from propulsion_tools.training.console import show
+
+    show(*describe(*measure_bound(options, show)))
+
+
+def _regress(adapter_dir: str, options: RegressionOptions) -> None:
+    from propulsion_tools.theory.commands.regress import describe, regress
+    from propulsion_tools.training.console import show
+
+    scores = regress(Path(adapter_dir), options)
+    show(*describe(scores))
+    if options.result:
+        write_atomically(Path(options.result), json.dumps(scores, indent=2) + "\n")
+
+
+def _methods(options: MethodsOptions) -> None:
+    from propulsion_tools.methods import get_method, method_names
+    from propulsion_tools.training import console
+
+    if options.counts:
+        from propulsion_tools.methods.counts import counts
+
+        console.show(console.counts_table(counts(options.counts), options.counts))
+        return
+    console.show(*console.methods_tables([get_method(name) for name in method_names()]))
+
+
+def _tasks(options: Nothing) -> None:
+    from propulsion_tools.tasks import get_task, task_names
+    from propulsion_tools.training.console import show, table
+
+    rows = [[task.name, task.main_metric, task.description] for task in map(get_task, task_names())]
+    show(table("Tasks", ["--task", "metric", "description"], rows))
+
+
+def _recipes(name: str | None, options: RecipesOptions) -> None:
+    from propulsion_tools.recipes import find_recipes, recipe
+
+    rows = find_recipes(name=name, table=options.table, model=options.model, task=options.task, method=options.method)
+    if options.print:
+        if name is None:
+            raise OptionError("--print writes one recipe: `propulsion recipes NAME --print`.")
+        from propulsion_tools.recipes.printing import yaml_text
+
+        print(yaml_text(recipe(name)), end="")
+        return
+    from propulsion_tools.recipes.listing import listing
+    from propulsion_tools.training.console import show
+
+    show(*listing(rows))
+
+
+def _demo(options: DemoOptions) -> None:
+    from propulsion_tools.compare.demo import demo
+
+    demo(options)
+
+
+def _compare(path: str, options: CompareOptions) -> None:
+    from propulsion_tools.compare.command import compare, require_a_finished_run
+    from propulsion_tools.compare.grid_file import read_grid
+    from propulsion_tools.report.write import write_report
+
+    grid = read_grid(path, output_dir=options.output_dir, data_root=options.data_root)
+    results = compare(grid, options)
+    report = write_report(grid, results)
+    require_a_finished_run(results, report)
+    print(f"Written to {report}")
+
+
+def _ablate(study: str, options: AblateOptions) -> None:
+    from propulsion_tools.report.ablate import ablate
+
+    print(f"Written to {ablate(study, options)}")
+
+
+ADAPTER_DIR = "adapter_dir"
+STUDY_HELP = "degree, position, initialization, vectors or pooling"
+GRID_HELP = "YAML file with methods, tasks and settings, for example recipes/compare/quick.yaml"
+RECIPE_HELP = "one recipe, for example table1/roberta-base-sst2-propulsion-all (default: all)"
+COMMANDS = {
+    "train": Command("train an adapter and write it with its record", RunSpec, _train, takes_recipe=True),
+    "evaluate": Command("score a finished run again, also on other data", EvaluateOptions, _evaluate, ADAPTER_DIR),
+    "predict": Command("label texts with a finished run", PredictOptions, _predict, ADAPTER_DIR),
+    "compare": Command("run a grid of methods and tasks, and report", CompareOptions, _compare, "grid", GRID_HELP),
+    "ablate": Command("repeat one of the paper's ablations", AblateOptions, _ablate, "study", STUDY_HELP),
+    "inspect": Command("show what an adapter has learned", InspectOptions, _inspect, ADAPTER_DIR, packages=()),
+    "ntk": Command("compare a method's tangent kernel with that of full fine-tuning", NtkOptions, _ntk),
+    "jacobian": Command("see whether training stays in the kernel regime", JacobianOptions, _jacobian),
+    "bound": Command("hold the theorem's bound against a model's own weights", BoundOptions, _bound),
+    "regress": Command("predict by a finished run's tangent kernel", RegressionOptions, _regress, ADAPTER_DIR),
+    "methods": Command("list the ways to fine-tune, or count what each trains", MethodsOptions, _methods),
+    "tasks": Command("list the tasks", Nothing, _tasks),
+    "recipes": Command(
+        "list the rows of the paper's tables that `train --recipe` runs, or print one",
+        RecipesOptions,
+        _recipes,
+        "name",
+        RECIPE_HELP,
+        positional_required=False,
+        packages=("rich",),
+    ),
+    "demo": Command("head alone against Propulsion, without a download", DemoOptions, _demo),
+}

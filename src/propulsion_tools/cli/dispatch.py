@@ -1,0 +1,96 @@
+"""From the words after `propulsion` to a command, and from what it raises to a sentence and an exit status."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+import warnings
+from typing import Any
+
+from propulsion_tools.cli import GOES_ON, USAGE_ERROR
+from propulsion_tools.cli.commands import COMMANDS
+from propulsion_tools.cli.parsing import parse
+from propulsion_tools.errors import UnknownNameError, is_one_sentence, near_misses, require
+from propulsion_tools.methods.names import check_method_name
+from propulsion_tools.tasks.names import check_task_name
+
+NAMES = {"task": check_task_name, "method": check_method_name}
+"""Options whose values are names that are known before the module of any is imported."""
+
+# The disk is full or not ours to read or write, or a file is a folder: nothing that a traceback would tell more of.
+_DISK = ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "EISDIR", "ENOTDIR")
+
+
+def run(words: list[str]) -> int:
+    """Run one command.
+
+    Args:
+        words: Those after `propulsion`.
+
+    Returns:
+        The exit status: 0, or 2 after an error of ours, which is printed as one sentence.
+    """
+    debug = "--debug" in words or os.environ.get("PROPULSION_DEBUG", "0") not in ("", "0")
+    try:
+        dispatch([word for word in words if word != "--debug"])
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if (sentence := _sentence(error, debug)) is None:
+            raise
+        if debug:
+            traceback.print_exc()
+        print(f"propulsion: {sentence}", file=sys.stderr)
+        return USAGE_ERROR
+    return 0
+
+
+def dispatch(words: list[str]) -> None:
+    """Run the command that these words name, with the options that they give."""
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    name, *rest = words
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(f"propulsion {version('propulsion-peft')}")
+        return
+    if name not in COMMANDS:
+        hint = near_misses(name, COMMANDS) or f" There are {', '.join(COMMANDS)}."
+        raise UnknownNameError(f"There is no command {name!r}.{hint}")
+    command = COMMANDS[name]
+    if (values := parse(name, command, rest)) is not None:
+        positional = [values.pop(command.positional)] if command.positional else []
+        options = command.options(**values)
+        _check_names(options)
+        for package in command.packages:
+            require(package, "train")
+        # PEFT asks transformers under an old name; nothing that a user could change.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        command.run(*positional, options)
+
+
+def _overview() -> str:
+    lines = ["usage: propulsion COMMAND [options]", "", "commands:"]
+    lines += [f"  {name:<10} {command.description}" for name, command in COMMANDS.items()]
+    lines += ["", "`propulsion COMMAND --help` lists its options; each may also stand in a file: --config FILE.yaml"]
+    return "\n".join(lines)
+
+
+def _check_names(options: Any) -> None:
+    for option, check in NAMES.items():
+        value = getattr(options, option, None)
+        for name in (value,) if isinstance(value, str) else value or ():
+            check(name)
+
+
+def _sentence(error: Exception, debug: bool) -> str | None:
+    """What to print of an error; None: it is a fault of ours, and the traceback is what is needed."""
+    if is_one_sentence(error):
+        return str(error)
+    if isinstance(error, OSError) and not debug and errno.errorcode.get(error.errno or 0) in _DISK:
+        return f"{error.filename or 'a file'}: {error.strerror}; {GOES_ON}"
+    return None

@@ -1,0 +1,164 @@
+"""The words after a command, and the YAML files among them, become values of its options."""
+
+from __future__ import annotations
+
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from propulsion_tools.cli.annotations import in_words, takes_bool
+from propulsion_tools.errors import OptionError, require
+from propulsion_tools.records import refuse_unknown
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from propulsion_tools.cli.commands import Command
+
+RECIPE_HELP = "start from a recipe (see `propulsion recipes`); --config overrides it, and options override both"
+
+
+def parse(name: str, command: Command, words: list[str]) -> dict[str, Any] | None:
+    """Read the words after a command.
+
+    Args:
+        name: What the command is called.
+        command: The command.
+        words: What comes after its name.
+
+    Returns:
+        The options' values, from --recipe, --config and flags, and that of the positional argument; None after --help.
+
+    Raises:
+        UnknownNameError: There is no such option; names the near misses.
+        OptionError: A value is of the wrong type, something is missing, or a file cannot be read.
+    """
+    known = [item.name for item in fields(command.options)]
+    words = _with_bool_values([_underscored(word) for word in words], command.options)
+    _refuse_unknown_flags(words, [*known, *(["recipe"] if command.takes_recipe else [])])
+    recipe = _recipe_values(words) if command.takes_recipe else {}
+    _check_config_files(words, known)
+    argument_error = require("jsonargparse", "train").ArgumentError
+    try:
+        parser = _parser(name, command)
+        parser.set_defaults(recipe)
+        parsed = parser.parse_args(words)
+    except argument_error as error:
+        raise OptionError(_one_sentence(str(error), name, command.options)) from error
+    except SystemExit as end:
+        if end.code:
+            raise
+        return None
+    return {key: value for key, value in vars(parsed).items() if key in known or key == command.positional}
+
+
+def _parser(name: str, command: Command) -> ArgumentParser:
+    parser: ArgumentParser = require("jsonargparse", "train").ArgumentParser(
+        prog=f"propulsion {name}",
+        usage=usage(name, command),
+        description=command.description,
+        exit_on_error=False,
+    )
+    if command.positional:
+        nargs = None if command.positional_required else "?"
+        parser.add_argument(command.positional, type=str, nargs=nargs, help=command.positional_help)
+    if command.takes_recipe:
+        parser.add_argument("--recipe", type=str, help=RECIPE_HELP)
+    if fields(command.options):
+        parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    hints = get_type_hints(command.options)
+    for title, items in option_groups(command.options).items():
+        group = parser.add_argument_group(title)
+        for item in items:
+            group.add_argument(
+                f"--{item.name}", type=hints[item.name], default=item.default, help=item.metadata["help"]
+            )
+    return parser
+
+
+def usage(name: str, command: Command) -> str:
+    """How a command is called; what may be left out stands in brackets."""
+    positional = command.positional if command.positional_required else f"[{command.positional}]"
+    return " ".join(filter(None, ["propulsion", name, positional, "[options]" if fields(command.options) else None]))
+
+
+def option_groups(options: type[Any]) -> dict[str, list[Field[Any]]]:
+    """The fields of a dataclass of options by the title that they stand under."""
+    groups: dict[str, list[Field[Any]]] = {}
+    for item in fields(options):
+        groups.setdefault(item.metadata["group"], []).append(item)
+    return groups
+
+
+def _underscored(word: str) -> str:
+    """`--learning-rate` is `--learning_rate`, as in the scripts of transformers."""
+    flag, equals, value = word.partition("=")
+    name, dot, key = flag.partition(".")
+    return "--" + name[2:].replace("-", "_") + dot + key + equals + value if word.startswith("--") else word
+
+
+def _with_bool_values(words: list[str], options: type[Any]) -> list[str]:
+    """`--bf16` alone stands for `--bf16 true`, as it does in the scripts of transformers."""
+    switches = {f"--{name}" for name, hint in get_type_hints(options).items() if takes_bool(hint)}
+    done: list[str] = []
+    for word, following in zip(words, [*words[1:], "--"], strict=False):
+        done.append(word)
+        if word in switches and following.startswith("--"):
+            done.append("true")
+    return done
+
+
+def _refuse_unknown_flags(words: list[str], known: list[str]) -> None:
+    flags = [word[2:].split("=")[0].split(".")[0] for word in words if word.startswith("--")]
+    refuse_unknown(dict.fromkeys(flag for flag in flags if flag), [*known, "config", "print_config", "help"], "option")
+
+
+def _values_of(flag: str, words: list[str], wanted: str) -> list[str]:
+    """What stands behind each `flag` among the words."""
+    values = []
+    for word, following in zip(words, [*words, ""][1:], strict=True):
+        if word != flag and not word.startswith(f"{flag}="):
+            continue
+        value = following if word == flag else word.partition("=")[2]
+        if not value or value.startswith("--"):
+            raise OptionError(f"{flag} wants {wanted} after it.")
+        values.append(value)
+    return values
+
+
+def _recipe_values(words: list[str]) -> dict[str, Any]:
+    names = _values_of("--recipe", words, "the name of a recipe (see `propulsion recipes`)")
+    if not names:
+        return {}
+    if len(names) > 1:
+        raise OptionError("--recipe can be given once.")
+    from propulsion_tools.recipes import recipe
+
+    return recipe(names[0]).values
+
+
+def _check_config_files(words: list[str], known: list[str]) -> None:
+    for name in _values_of("--config", words, "a YAML file"):
+        file = Path(name)
+        if not file.is_file():
+            raise OptionError(f"There is no configuration file {str(file)!r}.")
+        yaml = require("yaml", "train")
+        try:
+            values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise OptionError(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
+        if not isinstance(values, dict):
+            raise OptionError(f"{file} must hold options as `name: value` lines.")
+        refuse_unknown(values, known, f"option in {file}")
+
+
+def _one_sentence(message: str, name: str, options: type[Any]) -> str:
+    """jsonargparse's report without the list of everything that was tried."""
+    lines = [line.strip() for line in message.splitlines()]
+    given = next((line.removeprefix("Given value: ") for line in lines if line.startswith("Given value: ")), None)
+    if lines[0].startswith("Parser key ") and given is not None:
+        key = lines[0].split('"')[1]
+        hints = get_type_hints(options)
+        wanted = f"; its type is {in_words(hints[key])}" if key in hints else ""
+        return f"{key} cannot be {given}{wanted}."
+    return f"{' '.join(lines)} (see `propulsion {name} --help`)"
