@@ -5,7 +5,7 @@ product at the price of a frozen layer. With y = z^k ⊙ v the gradient of the v
 
     ∂L/∂z = k z^(k-1) Σ_tokens (∂L/∂y ⊙ v) = (k / z) Σ_tokens (∂L/∂y ⊙ y)
 
-so all that has to be kept is y, which the next operation usually keeps anyway, and v can be overwritten.
+so all that has to be saved is y, which the next operation usually keeps anyway, and v can be overwritten.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from propulsion import kernels
 from propulsion.ownership import is_unshared
+from propulsion.upstream.torch_private import is_forward_mode, is_transformed
 
 # What stands in for z = 0 in place, by the output's dtype: far below its resolution, so that an output times it is zero
 # for every purpose, and far from underflow, so that y / z still gives v. Other dtypes never run in place.
@@ -64,7 +64,7 @@ def scale(
     output: Tensor,
     z: Tensor,
     in_place: bool = False,
-    again: Callable[[], Tensor] | None = None,
+    recompute: Callable[[], Tensor] | None = None,
     degree: int = 1,
 ) -> Tensor:
     """z^k ⊙ V, differentiable in both, with the cheapest backward that the situation allows.
@@ -73,21 +73,21 @@ def scale(
         output: V, the output of a frozen layer, of shape (..., d_out) or with the channels elsewhere.
         z: The vector, in float32 or wider, of a shape that broadcasts with `output`: (d_out,), (rows, 1, d_out), ...;
             or, with degree 1, any gain.
-        in_place: The caller owns `output`, nobody else has kept it, and nobody changes the result in place.
+        in_place: The caller owns `output`, nobody else has saved it, and nobody changes the result in place.
             It is then overwritten, and V is not kept for the backward.
-        again: Computes V, which has no gradient, once more, so that nothing of it has to be kept.
+        recompute: Computes V, which has no gradient, once more, so that nothing of it has to be saved.
         degree: k.
 
     Returns:
         The product, in the output's dtype.
     """
-    if torch.compiler.is_compiling() or kernels.is_transformed() or forward_ad._current_level >= 0:
+    if torch.compiler.is_compiling() or is_transformed() or is_forward_mode():
         # These read the program: they want the plain formula.
         return scale_reference(output, z, degree)
     in_place = in_place and output.dtype in NEARLY_ZERO and _has_room(output, z)
     if not torch.is_grad_enabled():
         return kernels.multiply(output, _power(z, degree), out=output if in_place else None)
-    return _Scale.apply(output, z, in_place, again, degree)
+    return _Scale.apply(output, z, in_place, recompute, degree)
 
 
 def _has_room(output: Tensor, z: Tensor) -> bool:
@@ -105,31 +105,31 @@ class _Scale(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, output: Tensor, z: Tensor, in_place: bool, again: Callable[[], Tensor] | None, degree: int
+        ctx: Any, output: Tensor, z: Tensor, in_place: bool, recompute: Callable[[], Tensor] | None, degree: int
     ) -> Tensor:
         trains = ctx.needs_input_grad[1]
-        divides = in_place and trains and again is None
-        ctx.again, ctx.degree, ctx.divides, ctx.shape = again, degree, divides, output.shape
+        divides = in_place and trains and recompute is None
+        ctx.recompute, ctx.degree, ctx.divides, ctx.shape = recompute, degree, divides, output.shape
         divisor = _guard(z, output.dtype) if divides else z
-        ctx.without_history = divisor, _power(divisor, degree)
+        ctx.detached = divisor, _power(divisor, degree)
         # .data: the result shares v's memory without being a view of v, so that autograd need not rebase v's history.
-        result = kernels.multiply(output, ctx.without_history[1], out=output.data if in_place else None)
-        ctx.save_for_backward((result if in_place else output) if trains and again is None else None, z)
+        result = kernels.multiply(output, ctx.detached[1], out=output.data if in_place else None)
+        ctx.save_for_backward((result if in_place else output) if trains and recompute is None else None, z)
         return result
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        kept, z = ctx.saved_tensors
+        saved, z = ctx.saved_tensors
         needs_output, needs_z = ctx.needs_input_grad[:2]
-        overwrite = needs_output and not kernels.is_transformed() and is_unshared(grad_outputs)
-        if needs_z and ctx.again is not None:
-            kept = ctx.again()
-        divisor, gains = ctx.without_history
+        overwrite = needs_output and not is_transformed() and is_unshared(grad_outputs)
+        if needs_z and ctx.recompute is not None:
+            saved = ctx.recompute()
+        divisor, gains = ctx.detached
         if torch.is_grad_enabled():  # for a second derivative
             divisor = z + (divisor - z).detach()
             gains = _power(divisor, ctx.degree)
         grad_output, grad_gains = kernels.multiply_backward(
-            grad_outputs[0], kept if needs_z else None, gains, needs_output, overwrite
+            grad_outputs[0], saved if needs_z else None, gains, needs_output, overwrite
         )
         if grad_output is not None and grad_output.shape != ctx.shape:
             grad_output = grad_output.sum_to_size(ctx.shape)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
-from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
-from torch.nn.modules import module
 
 from propulsion.config import PropulsionConfig
 from propulsion.errors import AdapterNameError, MergeError
@@ -18,6 +15,8 @@ from propulsion.initialization import initial_delta
 from propulsion.merging import MergeableLayer, OriginalParameters
 from propulsion.mixed_batches import names_of_rows
 from propulsion.pooling import pool, steer
+from propulsion.upstream.peft_private import device_and_dtype, quantization_of
+from propulsion.upstream.torch_private import SUBMODULES, is_watched, lookup_again
 
 
 class PropulsionLayer(nn.Module, MergeableLayer):
@@ -51,13 +50,12 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         self.propulsion_degree: dict[str, tuple[int, ...]] = {}
         self.propulsion_pooling: dict[str, str] = {}
         self.merged_adapters: list[str] = []
-        self.quantization_backend = resolve_quantization_backend(self.get_base_layer())
-        self._disable_adapters = False
+        self.quantization_backend = quantization_of(self.get_base_layer())
         self._owns_output = owns_output and type(base_layer) is self.base_class
         self.original_parameters: OriginalParameters | None = None
 
     def __getattr__(self, name: str) -> Any:
-        modules = self.__dict__.get("_modules", ())
+        modules = self.__dict__.get(SUBMODULES, ())
         if name in modules:  # at a third of the price of Module's own search, several times in each forward
             return modules[name]
         # Models read in_features, padding_idx, embed_scale and the like of their layers.
@@ -100,7 +98,7 @@ class PropulsionLayer(nn.Module, MergeableLayer):
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # Unlike PEFT's other methods, without casting to the base layer's dtype: z = 1.001 is 1 in bfloat16.
         if device is None:
-            device, _ = self._get_base_layer_device_and_dtype(self.get_base_layer())
+            device, _ = device_and_dtype(self)
         meta = torch.device("meta")
         for parameters in (self.propulsion_delta, self.propulsion_bias):
             if (
@@ -132,36 +130,35 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         in_place = self._owns_output and not self._is_watched()
         for adapter_name in self.active_adapters:
             if adapter_name in self.propulsion_delta:
-                output = self._steer(output, adapter_name, in_place, self._again(output, x))
+                output = self._steer(output, adapter_name, in_place, self._recompute(output, x))
                 in_place, x = False, None  # the backward of the first product keeps its result
         return output
 
-    def _again(self, output: Tensor, x: Tensor | None) -> Callable[[], Tensor] | None:
+    def _recompute(self, output: Tensor, x: Tensor | None) -> Callable[[], Tensor] | None:
         """What computes the output once more for nearly nothing, so that it need not be kept: looking it up."""
-        is_lookup = type(self.base_layer) is nn.Embedding and not self.base_layer._forward_pre_hooks
-        if x is None or not is_lookup or output.requires_grad or self._is_watched():
+        if x is None or type(self.base_layer) is not nn.Embedding or output.requires_grad or self._is_watched():
             return None
-        return partial(self.base_layer.forward, x)
+        return lookup_again(self.base_layer, x)
 
     def _steer(
-        self, output: Tensor, adapter_name: str, in_place: bool, again: Callable[[], Tensor] | None = None
+        self, output: Tensor, adapter_name: str, in_place: bool, recompute: Callable[[], Tensor] | None = None
     ) -> Tensor:
         degree = self.propulsion_degree[adapter_name]
         if adapter_name in self.propulsion_bias:
             output = (output + self._align(self.propulsion_bias[adapter_name])).to(output.dtype)
         if len(degree) == 1:  # its own pool: the power and its derivative belong to the product
             z = vectors(self.propulsion_delta[adapter_name])
-            return steer(output, self._align(z), in_place, again, degree[0])
-        return steer(output, self._align(self.pooled_gain(adapter_name)), in_place, again)
+            return steer(output, self._align(z), in_place, recompute, degree[0])
+        return steer(output, self._align(self.pooled_gain(adapter_name)), in_place, recompute)
 
     def pooled_gain(self, adapter_name: str) -> Tensor:
         """The pooled gains of an adapter: (1, d_out), or (2, d_out) for max and min pooling."""
         gains = gain(self.propulsion_delta[adapter_name], self.propulsion_degree[adapter_name])
         return pool(gains, self.propulsion_pooling[adapter_name])
 
-    def _align(self, vectors: Tensor) -> Tensor:
+    def _align(self, values: Tensor) -> Tensor:
         """(..., d_out) → (..., d_out, 1, ...), so that it meets the output's channels."""
-        return vectors if self.output_axis == -1 else vectors.reshape(*vectors.shape, *[1] * (-1 - self.output_axis))
+        return values if self.output_axis == -1 else values.reshape(*values.shape, *[1] * (-1 - self.output_axis))
 
     def _forward_mixed(self, output: Tensor, x: Tensor, adapter_names: Sequence[str]) -> Tensor:
         """Steer each row by the adapter of its name; "__base__" and adapters without this layer leave it alone."""
@@ -187,23 +184,13 @@ class PropulsionLayer(nn.Module, MergeableLayer):
             biases = [self.propulsion_bias[name] if name in self.propulsion_bias else zero for name in known]  # noqa: SIM401
             output = (output + torch.stack([zero, *biases])[rows].view(shape)).to(output.dtype)
         gains = [self.pooled_gain(name) for name in known]
-        gains = [gain.expand(max(map(len, gains)), -1) for gain in gains]
+        gains = [pooled.expand(max(map(len, gains)), -1) for pooled in gains]
         bank = torch.stack([torch.ones_like(gains[0]), *gains], dim=1)
         return steer(output, bank[:, rows].view(len(bank), *shape), in_place)
 
     def _is_watched(self) -> bool:
         """Whether somebody else may look at the base layer's output, or change what this layer makes of it."""
-        # By vars() because this runs in every forward of every layer, where a Module's attributes are slow.
-        base_layer = vars(self.base_layer)
-        return bool(
-            base_layer["_forward_hooks"]
-            or base_layer["_backward_hooks"]
-            or "forward" in base_layer
-            or vars(self)["_forward_hooks"]
-            or module._global_forward_hooks
-            or module._global_backward_hooks
-            or torch.compiler.is_compiling()
-        )
+        return is_watched(self, self.base_layer) or torch.compiler.is_compiling()
 
     def __repr__(self) -> str:
         return "propulsion." + super().__repr__()

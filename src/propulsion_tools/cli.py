@@ -29,6 +29,7 @@ from propulsion_tools.training.options import (
     PredictOptions,
     RegressionOptions,
 )
+from propulsion_tools.upstream.peft_private import OLD_NAME_WARNING
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 GOES_ON = "`train` goes on with --resume_from_checkpoint true, `compare` and `ablate` with the same command"
@@ -67,8 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("PROPULSION_DEBUG", "0") not in ("", "0")
     words = [word for word in words if word != "--debug"]
-    # PEFT asks transformers under an old name; nothing that a user could change.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=OLD_NAME_WARNING, category=FutureWarning)
     try:
         _dispatch(words)
     except (PropulsionError, ToolsError) as error:

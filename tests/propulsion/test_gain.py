@@ -405,28 +405,32 @@ def test_layers_against_the_formula(layer: str, degree: int) -> None:
     delta = (0.2 * random(1, 6, seed=2)).requires_grad_()
 
     def steered(delta: Tensor) -> Tensor:
-        again = partial(base, x) if layer == "embedding" else None
-        return scale(base(x), vectors(delta).squeeze(0), in_place=True, again=again, degree=degree)
+        recompute = partial(base, x) if layer == "embedding" else None
+        return scale(base(x), vectors(delta).squeeze(0), in_place=True, recompute=recompute, degree=degree)
 
     assert gradcheck(steered, (delta,))
     assert gradgradcheck(steered, (delta,))
     torch.testing.assert_close(steered(delta), base(x) * (1 + delta) ** degree)
 
 
-def test_what_can_be_had_again_is_not_kept() -> None:
+def test_what_can_be_recomputed_is_not_kept() -> None:
     embedding = nn.Embedding(11, 32).requires_grad_(False)
     ids, delta = torch.randint(11, (16, 8)), (0.1 * random(1, 32, dtype=torch.float32)).requires_grad_()
 
-    def steered(again: bool) -> Tensor:
-        return scale(embedding(ids), vectors(delta)[0], True, (lambda: embedding(ids)) if again else None, degree=15)
+    def steered(recompute: bool) -> Tensor:
+        return scale(
+            embedding(ids), vectors(delta)[0], True, (lambda: embedding(ids)) if recompute else None, degree=15
+        )
 
     assert saved_bytes(lambda: steered(True)) < 16 * 8 * 4 < saved_bytes(lambda: steered(False))
-    for grads in zip(*(torch.autograd.grad(steered(again).sum(), delta) for again in (True, False)), strict=True):
+    for grads in zip(
+        *(torch.autograd.grad(steered(recompute).sum(), delta) for recompute in (True, False)), strict=True
+    ):
         torch.testing.assert_close(*grads, rtol=1e-5, atol=0)
     model = steered_model("roberta", target_modules="embedding").train()
-    assert all(layer._again(torch.zeros(1), torch.zeros(1).long()) is not None for layer in layers(model))
+    assert all(layer._recompute(torch.zeros(1), torch.zeros(1).long()) is not None for layer in layers(model))
     next(layers(model)).base_layer.register_forward_hook(lambda module, args, output: output + 1)  # noise, say
-    assert next(layers(model))._again(torch.zeros(1), torch.zeros(1).long()) is None
+    assert next(layers(model))._recompute(torch.zeros(1), torch.zeros(1).long()) is None
 
 
 @pytest.mark.parametrize(("rows", "tokens"), list(itertools.product([1, 3], [0, 1, 5])))

@@ -116,7 +116,7 @@ def test_fast_path_has_the_gradients_of_the_formula(
     plain = copy.deepcopy(fast)
     fast(**inputs).loss.backward()
     monkeypatch.setattr(
-        pooling, "scale", lambda output, z, in_place, again, degree: gain.scale_reference(output, z, degree)
+        pooling, "scale", lambda output, z, in_place, recompute, degree: gain.scale_reference(output, z, degree)
     )
     plain(**inputs).loss.backward()
     gradients = {key: p.grad for key, p in plain.named_parameters() if p.grad is not None}

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
-from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -19,12 +18,13 @@ from propulsion import PropulsionConfig
 from propulsion.errors import AdapterFileError
 from propulsion.gain import gain
 from propulsion.pooling import pool
+from propulsion.upstream.peft_private import name_in_base, of_pattern
 from propulsion_tools.errors import NotFiniteError
 from propulsion_tools.inspection.places import Place, model_order, place_of
 
 Array = npt.NDArray[np.float64]
 
-PREFIX, DELTA, BIAS = "base_model.model.", ".propulsion_delta", ".propulsion_bias"
+DELTA, BIAS = ".propulsion_delta", ".propulsion_bias"
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def read_adapter(folder: Path) -> SavedAdapter:
     _check_kind(folder)
     config = PropulsionConfig.from_pretrained(str(folder))
     file = folder / SAFETENSORS_WEIGHTS_NAME
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(file).items()}
+    tensors = {name_in_base(name): tensor for name, tensor in load_file(file).items()}
     deltas = {name.removesuffix(DELTA): tensor for name, tensor in tensors.items() if name.endswith(DELTA)}
     if not deltas:
         raise AdapterFileError(f"{file} holds no vectors: the file is incomplete.")
@@ -130,8 +130,7 @@ def _layer(name: str, delta: Tensor, config: PropulsionConfig, file: Path) -> Sa
             f"{file}: the vectors of {name} have the shape {tuple(delta.shape)}, which does not fit "
             f"num_vectors={config.num_vectors} in {CONFIG_NAME}."
         )
-    patterns = config.degree_pattern or {}
-    degree = config.degrees_of(patterns.get(get_pattern_key(patterns, name), config.degree))
+    degree = config.degrees_of(of_pattern(config.degree_pattern or {}, name, config.degree))
     pooled = pool(gain(delta, degree), config.pooling)
     if not pooled.isfinite().all():
         degrees = ", ".join(map(str, degree))

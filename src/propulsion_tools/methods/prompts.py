@@ -15,6 +15,7 @@ from propulsion_tools.methods.method_callback import MethodCallback
 from propulsion_tools.methods.registry import Cost
 from propulsion_tools.methods.virtual_tokens import align
 from propulsion_tools.records import RunSpec
+from propulsion_tools.upstream.peft_private import prompt_encoder
 
 NUM_VIRTUAL_TOKENS = 20
 # Their attention takes no keys and values from outside.
@@ -101,7 +102,7 @@ class KeepNetwork(MethodCallback):
     """Keeps the network that makes the tokens in the checkpoints, of which PEFT saves the tokens alone."""
 
     def __init__(self, model: Any) -> None:
-        self.encoder: nn.Module = model.prompt_encoder[model.active_adapter]
+        self.encoder: nn.Module = prompt_encoder(model)
 
     def tensors(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.encoder.state_dict().items()}

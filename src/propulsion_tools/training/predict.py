@@ -15,7 +15,6 @@ from typing import Any, TextIO
 
 import torch
 from tqdm import tqdm
-from transformers.trainer_pt_utils import nested_concat
 
 from propulsion_tools.errors import DataError, OptionError
 from propulsion_tools.records import RunRecord
@@ -24,6 +23,7 @@ from propulsion_tools.tasks.metrics import to_numpy
 from propulsion_tools.training.evaluate import restore
 from propulsion_tools.training.job import Job, for_model, progress_bars
 from propulsion_tools.training.options import PredictOptions
+from propulsion_tools.upstream.transformers_private import nested_concat
 
 Row = dict[str, Any]
 STANDARD_STREAM = "-"

@@ -9,10 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from torch.nn.utils import get_total_norm
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from propulsion.layers import PropulsionLayer
+from propulsion.upstream.peft_private import name_in_base
 from propulsion_tools.errors import NotFiniteError
 from propulsion_tools.methods.heads import is_head
 from propulsion_tools.methods.method_callback import MethodCallback
@@ -20,9 +28,10 @@ from propulsion_tools.records import RunSpec
 from propulsion_tools.tasks import Setup, Task
 from propulsion_tools.training.checkpoints import last_checkpoint, write_spec
 from propulsion_tools.training.trained_files import load_tensors, load_trained, save_tensors, save_trained
+from propulsion_tools.upstream.transformers_private import OpenTrainer
 
 
-class RunTrainer(Trainer):
+class RunTrainer(OpenTrainer):
     """Trains any of our methods.
 
     Args:
@@ -53,7 +62,7 @@ class RunTrainer(Trainer):
         super().__init__(**kwargs)
         self.task, self.setup = task, setup
         if loss_is_mean:
-            self.model_accepts_loss_kwargs = False
+            self.take_loss_as_mean()
         self.heads = heads
         self.head_learning_rate = head_learning_rate
         self.method_optimizer = method_optimizer
@@ -129,7 +138,7 @@ class RunTrainer(Trainer):
         Raises:
             NotFiniteError: The loss is not finite.
         """
-        batch = self._prepare_inputs(inputs)
+        batch = self.on_device(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, batch, return_outputs=True)
             if not torch.isfinite(loss):
@@ -155,23 +164,18 @@ class RunTrainer(Trainer):
         """The method's own hooks, at most one of which keeps tensors."""
         return [item for item in self.callback_handler.callbacks if isinstance(item, MethodCallback)]
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+    def write_weights(self, folder: Path) -> None:
+        """What was trained, what the method keeps beside it, and the tokenizer."""
         save_trained(self.model, folder)
         save_tensors({key: value for hook in self.method_callbacks for key, value in hook.tensors().items()}, folder)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(str(folder))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self._restore(Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        self._restore(Path(self.state.best_model_checkpoint))
-
-    def _restore(self, checkpoint: Path) -> None:
-        load_trained(self.model, checkpoint)
+    def read_weights(self, folder: Path) -> None:
+        """What was trained, and what the method keeps beside it."""
+        load_trained(self.model, folder)
         for hook in self.method_callbacks:
-            hook.load_tensors(load_tensors(checkpoint))
+            hook.load_tensors(load_tensors(folder))
 
 
 class FiniteGuard(TrainerCallback):
@@ -213,20 +217,15 @@ class SpecKeeper(TrainerCallback):
 
 
 def _all_finite(tensors: Iterable[Tensor]) -> bool:
-    tensors = list(tensors)
-    if not tensors:
-        return True
     # The largest magnitude is finite exactly if all are, and cannot overflow as a sum of squares could.
-    return bool(
-        torch.isfinite(torch.stack([norm.float() for norm in torch._foreach_norm(tensors, ord=float("inf"))])).all()
-    )
+    return bool(torch.isfinite(get_total_norm(tensors, norm_type=float("inf"))))
 
 
 def gains(model: nn.Module) -> dict[str, Tensor]:
     """The pooled gain of every steered layer by its name."""
     with torch.no_grad():
         return {
-            name.removeprefix("base_model.model."): module.pooled_gain(adapter)
+            name_in_base(name): module.pooled_gain(adapter)
             for name, module in model.named_modules()
             if isinstance(module, PropulsionLayer)
             for adapter in module.active_adapters

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from propulsion.layers import PropulsionLayer
+from propulsion.upstream.peft_private import name_in_base
 from propulsion_tools.errors import OptionError
 from propulsion_tools.inspection.figure_files import write_bytes
 from propulsion_tools.records import to_json, write_atomically
@@ -59,7 +60,7 @@ def measure_bound(options: BoundOptions, tell: Callable[..., object] = print) ->
     _, readout = study.readout(job)
     found = layer_inputs(job.model, study.samples(job).rows, readout, steered_weights(job), VECTORS)
     layers = [
-        distortion(name.removeprefix("base_model.model.").removesuffix(".base_layer.weight"), weight, vectors)
+        distortion(name_in_base(name).removesuffix(".base_layer.weight"), weight, vectors)
         for name, (weight, vectors) in found.items()
     ]
     random = random_distortions(_first_inputs(found), options.seed)

@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from propulsion.upstream.peft_private import name_in_base
 from propulsion_tools.errors import OptionError
 from propulsion_tools.inspection.figure_files import write_bytes, write_npz
 from propulsion_tools.inspection.places import place_of
@@ -92,7 +93,7 @@ def _write(
     from propulsion_tools.theory.jacobian_figure import render
 
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    layers = [name.removeprefix("base_model.model.").partition(".propulsion_")[0] for name in names]
+    layers = [name_in_base(name).partition(".propulsion_")[0] for name in names]
     places = [place_of(layer).kind for layer, name in zip(layers, names, strict=True) for _ in range(sizes[name])]
     title = study.title("Jacobian", numbers["output"])
     write_npz(study.folder / "jacobian.npz", {**arrays, "layers": np.array(layers)})
