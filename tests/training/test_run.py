@@ -18,7 +18,7 @@ from propulsion.errors import AdapterFileError
 from propulsion_tools.errors import NotFiniteError, OptionError
 from propulsion_tools.methods import get_method, method_names
 from propulsion_tools.records import RunRecord, RunSpec
-from propulsion_tools.training import job, trainer
+from propulsion_tools.training import job
 from propulsion_tools.training.checkpoints import checkpoints
 from propulsion_tools.training.evaluate import evaluate
 from propulsion_tools.training.options import EvaluateOptions, PredictOptions
@@ -233,7 +233,7 @@ def test_a_nan_loss_leaves_a_good_checkpoint_behind(
         loss = original(self, *args, **kwargs)
         return loss * float("nan") if self.state.global_step == 5 else loss
 
-    monkeypatch.setattr(trainer.Trainer, "training_step", poisoned)
+    monkeypatch.setattr(Trainer, "training_step", poisoned)
     with pytest.raises(NotFiniteError, match="checkpoint-4"):
         train(make_spec(save_strategy="steps", save_steps=2))
     monkeypatch.undo()
