@@ -4,11 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
+OLDEST := .venv-oldest
+WORKERS ?= 2
 
-.PHONY: help demo test check kernels reference clean
+.PHONY: help demo test test-oldest check kernels reference clean
 
 help:  ## show the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 $(STAMP): EXTRAS := dev
 $(DEMO_STAMP): EXTRAS := demo
@@ -24,9 +26,17 @@ demo: $(DEMO_STAMP)  ## train the packaged MiniLM on sentences of docstrings, he
 test: $(STAMP)  ## run the whole suite, without network
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2
 
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e '.[test]'
+	touch $@
+
+test-oldest: $(OLDEST)/.installed  ## run the fast tests with the oldest versions that we allow (7 GB, Python 3.11)
+	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -q -n $(WORKERS) -m 'not slow'
+
 kernels: $(STAMP)  ## run the Triton kernels in Triton's interpreter, without a GPU (installs Triton, 1 GB)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,kernels]'
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/adapter/test_kernels.py -k interpreter
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/propulsion/test_kernels.py -k interpreter
 
 check: $(STAMP)  ## lint, types, import rules, spelling, the fast tests
 	$(BIN)/ruff check .
@@ -40,4 +50,4 @@ reference: $(STAMP)  ## write docs/cli.md, which a test compares with the comman
 	$(BIN)/python -m propulsion_tools.cli.reference > docs/cli.md
 
 clean:  ## remove the environment and what the tools left
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info

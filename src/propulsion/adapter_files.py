@@ -12,9 +12,9 @@ from torch import Tensor
 
 from propulsion.errors import AdapterFileError, BaseModelError
 from propulsion.heads import is_saved_whole
+from propulsion.upstream.peft_private import name_in_base
 
 DELTA, BIAS = "propulsion_delta.weight", "propulsion_bias.weight"
-PEFT_PREFIX = "base_model.model."
 VECTOR_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # PEFT saves these with an adapter whose model's vocabulary was resized, or if they are targeted by name.
 EMBEDDINGS = {"embed_tokens", "lm_head", "word_embeddings", "wte", "embed_in", "embed_out", "shared"}
@@ -60,7 +60,7 @@ def check_adapter_folder(folder: str, num_vectors: int, modules_to_save: Collect
                 _check_key(key, parameter, shape, num_vectors, modules_to_save, path)
                 check_finite({key: file.get_tensor(key)}, path)
                 if parameter == DELTA:
-                    shapes[name.removeprefix(PEFT_PREFIX)] = shape
+                    shapes[name_in_base(name)] = shape
     except (SafetensorError, OSError) as error:
         raise AdapterFileError(f"{path} is damaged ({error}): get or train the adapter again.") from error
     return shapes

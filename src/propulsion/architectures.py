@@ -11,6 +11,7 @@ an embedding nor in a block: the linears between embedding and first block (ELEC
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
@@ -74,9 +75,18 @@ class Architecture:
 
 @cache
 def _pattern(architecture: Architecture, preset: str) -> re.Pattern[str]:
-    endings = [re.escape(ending).replace(r"\*", "[^.]*") for ending in architecture.endings(preset)]
+    return re.compile(rf"(?:.+\.)?{any_of(architecture.endings(preset))}")
+
+
+def any_of(endings: Iterable[str]) -> str:
+    """A regular expression for any of some entries of the table; for nothing if there are none.
+
+    Args:
+        endings: Ends of modules' names, in which `*` stands for any characters but a dot.
+    """
+    alternatives = [re.escape(ending).replace(r"\*", "[^.]*") for ending in endings]
     nothing = "(?!)"
-    return re.compile(rf"(?:.+\.)?(?:{'|'.join(endings) or nothing})")
+    return f"(?:{'|'.join(alternatives) or nothing})"
 
 
 BERT = Architecture(

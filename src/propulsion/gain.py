@@ -5,7 +5,7 @@ product at the price of a frozen layer. With y = z^k ⊙ v the gradient of the v
 
     ∂L/∂z = k z^(k-1) Σ_tokens (∂L/∂y ⊙ v) = (k / z) Σ_tokens (∂L/∂y ⊙ y)
 
-so all that has to be kept is y, which the next operation usually keeps anyway, and v can be overwritten.
+so all that has to be saved is y, which the next operation usually keeps anyway, and v can be overwritten.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional
 
 from propulsion import kernels
 from propulsion.ownership import is_unshared
+from propulsion.upstream.torch_private import is_forward_mode, is_transformed
 
 # What stands in for z = 0 in place, by the output's dtype: far below its resolution, so that an output times it is zero
 # for every purpose, and far from underflow, so that y / z still gives v. Other dtypes never run in place.
@@ -74,7 +74,7 @@ def scale(
         output: V, the output of a frozen layer, of shape (..., d_out) or with the channels elsewhere.
         z: The vector, in float32 or wider, of a shape that broadcasts with `output`: (d_out,), (rows, 1, d_out), ...;
             or, with degree 1, any gain.
-        in_place: The caller owns `output`, nobody else has kept it, and nobody changes the result in place.
+        in_place: The caller owns `output`, nobody else has saved it, and nobody changes the result in place.
             It is then overwritten, and V is not kept for the backward.
         lookup: A table, which has no gradient, and ids with V = table[ids]: V is looked up again in the backward, so
             that only the ids, which must be nobody else's to change, are kept of it.
@@ -83,7 +83,7 @@ def scale(
     Returns:
         The product, in the output's dtype.
     """
-    if torch.compiler.is_compiling() or kernels.is_transformed() or forward_ad._current_level >= 0:
+    if torch.compiler.is_compiling() or is_transformed() or is_forward_mode():
         # These read the program: they want the plain formula.
         return scale_reference(output, z, degree)
     in_place = in_place and output.dtype in NEARLY_ZERO and _has_room(output, z)
@@ -113,9 +113,9 @@ class _Scale(torch.autograd.Function):
         divides = in_place and trains and lookup is None
         ctx.degree, ctx.divides, ctx.shape = degree, divides, output.shape
         divisor = _guard(z, output.dtype) if divides else z
-        ctx.without_history = divisor, _power(divisor, degree)
+        ctx.detached = divisor, _power(divisor, degree)
         # .data: the result shares v's memory without being a view of v, so that autograd need not rebase v's history.
-        result = kernels.multiply(output, ctx.without_history[1], out=output.data if in_place else None)
+        result = kernels.multiply(output, ctx.detached[1], out=output.data if in_place else None)
         values = (None, *lookup) if lookup else (result if in_place else output, None, None)
         ctx.save_for_backward(z, *(values if trains else (None, None, None)))
         return result
@@ -125,10 +125,10 @@ class _Scale(torch.autograd.Function):
         # Saved, not closed over: autograd says so if one of them has been changed since.
         z, values, table, ids = ctx.saved_tensors
         needs_output, needs_z = ctx.needs_input_grad[:2]
-        overwrite = needs_output and not kernels.is_transformed() and is_unshared(grad_outputs)
+        overwrite = needs_output and not is_transformed() and is_unshared(grad_outputs)
         if table is not None:
             values = functional.embedding(ids, table)
-        divisor, gains = ctx.without_history
+        divisor, gains = ctx.detached
         if torch.is_grad_enabled():  # for a second derivative
             divisor = z + (divisor - z).detach()
             gains = _power(divisor, ctx.degree)

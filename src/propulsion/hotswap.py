@@ -14,6 +14,7 @@ from propulsion.config import PropulsionConfig
 from propulsion.errors import AdapterFileError, AdapterNameError, ConfigError, MergeError, near_misses
 from propulsion.fingerprint import check_fingerprint
 from propulsion.layers import PropulsionLayer
+from propulsion.upstream.torch_private import uncompiled
 
 # What the layers compute with beside the vectors; a compiled model has it as constants.
 FIXED = ("degree", "degree_pattern", "num_vectors", "pooling", "train_bias")
@@ -44,7 +45,7 @@ def hotswap_adapter(
         BaseModelError: It belongs to another base model.
         MergeError: The loaded adapter is merged.
     """
-    model = getattr(model, "_orig_mod", model)
+    model = uncompiled(model)
     if not isinstance(model, PeftModel) or adapter_name not in model.peft_config:
         hint = near_misses(adapter_name, getattr(model, "peft_config", {}))
         raise AdapterNameError(f"Adapter {adapter_name} does not exist.{hint}")

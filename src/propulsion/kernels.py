@@ -13,14 +13,18 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from propulsion import triton_kernels
+from propulsion.upstream.torch_private import (
+    batch_norm_backward,
+    batch_norm_out,
+    has_storage,
+    is_transformed,
+    layer_norm_backward,
+    without_modes,
+)
 
 FEW = 1 << 14  # activations for which one more operation costs more than their copies
-_batch_norm = torch.ops.aten.native_batch_norm.out
-_batch_norm_backward = torch.ops.aten.native_batch_norm_backward.default
-_layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
 
 
 class _Piece(NamedTuple):
@@ -29,11 +33,6 @@ class _Piece(NamedTuple):
     gains: Tensor
     after: int  # activations that follow one another in each channel
     activations: tuple[Tensor, ...]
-
-
-def is_transformed() -> bool:
-    """Whether torch.func is at work, whose tensors only the plain formulas take."""
-    return torch._C._are_functorch_transforms_active()
 
 
 def multiply(values: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor:
@@ -59,60 +58,60 @@ def multiply(values: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor
         image = _image(value, len(gains), after)
         into = image if result is value else _image(result, len(gains), after)
         # The bias is -0 because -0 · 1 + 0 would lose the sign of a zero.
-        _batch_norm(
+        batch_norm_out(
             image, gains, minus_zeros, zeros, ones, False, 0.0, 0.0, out=into, save_mean=unused, save_invstd=unused
         )
     return out
 
 
 def multiply_backward(
-    grad: Tensor, kept: Tensor | None, scale: Tensor, needs_values: bool = True, overwrite: bool = False
+    grad: Tensor, saved: Tensor | None, scale: Tensor, needs_values: bool = True, overwrite: bool = False
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of `multiply` with respect to the values and the gains.
 
     Args:
         grad: ∂L/∂y, of y's shape.
-        kept: What ∂L/∂y is multiplied with for the gains' gradient, v or y; None if that gradient is not wanted.
+        saved: What ∂L/∂y is multiplied with for the gains' gradient, v or y; None if that gradient is not wanted.
         scale: s.
         needs_values: Whether ∂L/∂v is wanted.
         overwrite: Whether ∂L/∂v may take the memory of `grad`, which has to be contiguous then.
 
     Returns:
-        ∂L/∂v = s ⊙ ∂L/∂y, and Σ ∂L/∂y ⊙ kept over all that `scale` was broadcast over, in the gains' dtype.
+        ∂L/∂v = s ⊙ ∂L/∂y, and Σ ∂L/∂y ⊙ saved over all that `scale` was broadcast over, in the gains' dtype.
     """
-    many_at_once = is_transformed() or not torch._C._has_storage(grad)
+    many_at_once = is_transformed() or not has_storage(grad)
     if torch.is_grad_enabled() or many_at_once:  # enabled for a second derivative
         grad_values = (grad * scale).to(grad.dtype) if needs_values else None
-        return grad_values, None if kept is None else _product_sum_reference(grad, kept, scale)
+        return grad_values, None if saved is None else _product_sum_reference(grad, saved, scale)
     grad = grad.contiguous()
-    if kept is not None and kept.shape == grad.shape and triton_kernels.suits(grad, scale):
-        return triton_kernels.multiply_backward(grad, kept.contiguous(), scale, needs_values, overwrite)
-    grad_scale = None if kept is None else _product_sum(grad, kept, scale)
+    if saved is not None and saved.shape == grad.shape and triton_kernels.suits(grad, scale):
+        return triton_kernels.multiply_backward(grad, saved.contiguous(), scale, needs_values, overwrite)
+    grad_scale = None if saved is None else _product_sum(grad, saved, scale)
     return multiply(grad, scale, out=grad if overwrite else None) if needs_values else None, grad_scale
 
 
-def _product_sum(grad: Tensor, kept: Tensor, scale: Tensor) -> Tensor:
-    """Σ grad ⊙ kept over all that `scale` was broadcast over."""
-    pieces = None if grad.numel() < FEW else _by_channel(scale, grad, kept.contiguous())
+def _product_sum(grad: Tensor, saved: Tensor, scale: Tensor) -> Tensor:
+    """Σ grad ⊙ saved over all that `scale` was broadcast over."""
+    pieces = None if grad.numel() < FEW else _by_channel(scale, grad, saved.contiguous())
     if pieces is None:
-        return _product_sum_reference(grad, kept, scale)
+        return _product_sum_reference(grad, saved, scale)
     sums = [_product_sum_of(*piece) for piece in pieces]
     return (sums[0] if len(sums) == 1 else torch.stack(sums)).view(scale.shape)
 
 
 def _product_sum_of(gains: Tensor, after: int, activations: tuple[Tensor, ...]) -> Tensor:
-    grad, kept = activations
+    grad, saved = activations
     channels, wanted = len(gains), [False, True, False]
     if after == 1 and grad.dtype == gains.dtype and grad.shape[-1] == channels:
         zeros, ones = _zeros_and_ones(grad.numel() // channels, gains.dtype)
-        return _layer_norm_backward(grad, kept, [channels], zeros, ones, gains, None, wanted)[1]
+        return layer_norm_backward(grad, saved, [channels], zeros, ones, gains, None, wanted)[1]
     zeros, ones = _zeros_and_ones(channels, gains.dtype)
     images = (_image(tensor, channels, after) for tensor in activations)
-    return _batch_norm_backward(*images, gains, zeros, ones, None, None, False, 0.0, wanted)[1]
+    return batch_norm_backward(*images, gains, zeros, ones, None, None, False, 0.0, wanted)[1]
 
 
-def _product_sum_reference(grad: Tensor, kept: Tensor, scale: Tensor) -> Tensor:
-    product = grad.to(scale.dtype) * kept
+def _product_sum_reference(grad: Tensor, saved: Tensor, scale: Tensor) -> Tensor:
+    product = grad.to(scale.dtype) * saved
     return product if product.shape == scale.shape else product.sum_to_size(scale.shape)
 
 
@@ -144,13 +143,13 @@ def _suits(tensor: Tensor, shape: torch.Size) -> bool:
 
 @lru_cache(maxsize=64)
 def _zeros_and_ones(size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False), _disable_current_modes():
+    with torch.inference_mode(False), without_modes():
         return torch.zeros(size, dtype=dtype, device="cpu"), torch.ones(size, dtype=dtype, device="cpu")
 
 
 @lru_cache(maxsize=64)
 def _minus_zeros(size: int, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False), _disable_current_modes():
+    with torch.inference_mode(False), without_modes():
         return torch.full((size,), -0.0, dtype=dtype, device="cpu")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import nn
 from transformers.pytorch_utils import Conv1D as TransformersConv1D
 
 from propulsion.errors import LayerError
 from propulsion.layers import PropulsionLayer
+from propulsion.upstream.peft_private import quantization_of
+from propulsion.upstream.torch_private import is_called_by_its_weight
+from propulsion.upstream.transformers_private import is_rms_norm
 
 
 class Linear(PropulsionLayer):
@@ -75,11 +77,11 @@ def kind_of(module: nn.Module, name: str) -> type[PropulsionLayer]:
     """
     base_layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     class_name = type(base_layer).__name__
-    if class_name == "NonDynamicallyQuantizableLinear":
+    if is_called_by_its_weight(base_layer):
         raise LayerError(
             f"{name} belongs to nn.MultiheadAttention, which does not call its forward: leave it out of target_modules."
         )
-    if "RMSNorm" in class_name:
+    if is_rms_norm(base_layer):
         raise LayerError(
             f"{name} is a {class_name}: some of these multiply with 1 + weight, so that it cannot be merged; target "
             "the linear layers after it."
@@ -87,7 +89,7 @@ def kind_of(module: nn.Module, name: str) -> type[PropulsionLayer]:
     for kind in KINDS:
         if isinstance(base_layer, kind.base_class):
             return kind
-    backend = resolve_quantization_backend(base_layer)
+    backend = quantization_of(base_layer)
     if backend is not None and backend.layer_type == "linear":
         return Linear
     supported = ", ".join(kind.base_class.__name__ for kind in KINDS)

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
-from torch.nn.modules import module
 
 from propulsion.config import PropulsionConfig
 from propulsion.errors import AdapterNameError, ConfigError, MergeError
@@ -17,6 +15,8 @@ from propulsion.initialization import initial_delta
 from propulsion.merging import MergeableLayer, OriginalParameters
 from propulsion.mixed_batches import names_of_rows
 from propulsion.pooling import pool, steer
+from propulsion.upstream.peft_private import device_and_dtype, quantization_of
+from propulsion.upstream.torch_private import SUBMODULES, is_watched, may_change_inputs
 from propulsion.vectors import Vectors
 
 
@@ -52,13 +52,12 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         self.propulsion_degree: dict[str, tuple[int, ...]] = {}
         self.propulsion_pooling: dict[str, str] = {}
         self.merged_adapters: list[str] = []
-        self.quantization_backend = resolve_quantization_backend(self.get_base_layer())
-        self._disable_adapters = False
+        self.quantization_backend = quantization_of(self.get_base_layer())
         self._owns_output = owns_output and type(base_layer) is self.base_class
         self.original_parameters: OriginalParameters | None = None
 
     def __getattr__(self, name: str) -> Any:
-        modules = self.__dict__.get("_modules", ())
+        modules = self.__dict__.get(SUBMODULES, ())
         if name in modules:  # at a third of the price of Module's own search, several times in each forward
             return modules[name]
         # Models read in_features, padding_idx, embed_scale and the like of their layers.
@@ -101,7 +100,7 @@ class PropulsionLayer(nn.Module, MergeableLayer):
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # Unlike PEFT's other methods, without casting to the base layer's dtype: z = 1.001 is 1 in bfloat16.
         if device is None:
-            device, _ = self._get_base_layer_device_and_dtype(self.get_base_layer())
+            device, _ = device_and_dtype(self)
         meta = torch.device("meta")
         for trained in self._trained(adapter_name):
             if device is not None and meta not in (device, trained.weight.device):
@@ -157,10 +156,10 @@ class PropulsionLayer(nn.Module, MergeableLayer):
     def _lookup(self, output: Tensor, x: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """The table and the ids that the output was looked up by, for nearly nothing, so that it need not be kept."""
         base_layer = self.base_layer
-        is_lookup = type(base_layer) is nn.Embedding and not base_layer._forward_pre_hooks
-        if x is None or not is_lookup or output.requires_grad or not torch.is_grad_enabled() or self._is_watched():
+        is_plain = type(base_layer) is nn.Embedding and base_layer.max_norm is None  # which changes the table each time
+        if x is None or not is_plain or output.requires_grad or not torch.is_grad_enabled() or self._is_watched():
             return None
-        if base_layer.max_norm is not None:  # each forward changes the table in place
+        if may_change_inputs(base_layer):
             return None
         return base_layer.weight, x.clone()  # a loader may fill its buffer with the next batch before the backward
 
@@ -180,9 +179,9 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         gains = gain(self.propulsion_delta[adapter_name](), self.propulsion_degree[adapter_name])
         return pool(gains, self.propulsion_pooling[adapter_name])
 
-    def _align(self, vectors: Tensor) -> Tensor:
+    def _align(self, values: Tensor) -> Tensor:
         """(..., d_out) → (..., d_out, 1, ...), so that it meets the output's channels."""
-        return vectors if self.output_axis == -1 else vectors.reshape(*vectors.shape, *[1] * (-1 - self.output_axis))
+        return values if self.output_axis == -1 else values.reshape(*values.shape, *[1] * (-1 - self.output_axis))
 
     def _forward_mixed(self, output: Tensor, x: Tensor, adapter_names: Sequence[str]) -> Tensor:
         """Steer each row by the adapter of its name; "__base__" and adapters without this layer leave it alone."""
@@ -208,23 +207,13 @@ class PropulsionLayer(nn.Module, MergeableLayer):
             biases = [self.propulsion_bias[name]() if name in self.propulsion_bias else zero for name in known]
             output = (output + torch.stack([zero, *biases])[rows].view(shape)).to(output.dtype)
         gains = [self.pooled_gain(name) for name in known]
-        gains = [gain.expand(max(map(len, gains)), -1) for gain in gains]
+        gains = [pooled.expand(max(map(len, gains)), -1) for pooled in gains]
         bank = torch.stack([torch.ones_like(gains[0]), *gains], dim=1)
         return steer(output, bank[:, rows].view(len(bank), *shape), in_place)
 
     def _is_watched(self) -> bool:
         """Whether somebody else may look at the base layer's output, or change what this layer makes of it."""
-        # By vars() because this runs in every forward of every layer, where a Module's attributes are slow.
-        base_layer = vars(self.base_layer)
-        return bool(
-            base_layer["_forward_hooks"]
-            or base_layer["_backward_hooks"]
-            or "forward" in base_layer
-            or vars(self)["_forward_hooks"]
-            or module._global_forward_hooks
-            or module._global_backward_hooks
-            or torch.compiler.is_compiling()
-        )
+        return is_watched(self, self.base_layer) or torch.compiler.is_compiling()
 
     def __repr__(self) -> str:
         return "propulsion." + super().__repr__()

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
-from peft.utils.quantization_utils import Bnb4bitBackend
 from torch import Tensor, nn
 
 from propulsion.errors import MergeError
 from propulsion.pooling import folds_into_weights
+from propulsion.upstream.peft_private import is_four_bit
 
 
 class MergeableLayer(BaseTunerLayer):
@@ -47,7 +47,7 @@ class MergeableLayer(BaseTunerLayer):
                 f"pooling={pooling!r} gives outputs of either sign a gain of their own, which no weight can do: leave "
                 f"the adapter {adapter_name!r} unmerged, or train with pooling='mean' or 'l2'."
             )
-        if isinstance(self.quantization_backend, Bnb4bitBackend) and base_layer.weight.device.type == "cpu":
+        if is_four_bit(self.quantization_backend) and base_layer.weight.device.type == "cpu":
             raise MergeError(
                 "4-bit weights on the CPU are repacked at the first forward pass, so that merging into them would be "
                 "wrong: merge into the model loaded without load_in_4bit, or on a GPU."

@@ -13,13 +13,10 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from propulsion.errors import AdapterNameError, LayerError, near_misses
+from propulsion.upstream.transformers_private import repeats_rows
 
 MAIN_INPUTS = ("0", "input_ids", "inputs", "inputs_embeds", "pixel_values", "input_features", "decoder_input_ids")
 BASE_MODEL = "__base__"  # PEFT's name for a row without adapter
-
-# Modules that repeat one row of a steered layer's output for the whole batch (DeBERTa's relative positions), so that
-# the rows cannot be steered one by one within them: they run once for each adapter.
-RUN_BY_ADAPTER = ("DisentangledSelfAttention",)
 
 
 def check_adapter_names(adapter_names: Any, known: Sequence[str], inputs: Mapping[str, Any]) -> bool:
@@ -85,7 +82,7 @@ def steering_each_row(model: nn.Module, adapter_names: Sequence[str], repeats: b
             handles.append(module.register_forward_pre_hook(rows.pass_names, with_kwargs=True))
         elif isinstance(module, ModulesToSaveWrapper):
             handles.append(module.register_forward_hook(rows.forward_head, with_kwargs=True))
-        elif type(module).__name__ in RUN_BY_ADAPTER:
+        elif repeats_rows(module):  # whose rows cannot be steered one by one: it runs once for each adapter
             replaced.append((module, vars(module).get("forward")))
             module.forward = partial(rows.forward_by_adapter, module.forward)
     try:

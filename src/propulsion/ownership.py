@@ -7,7 +7,6 @@ through a reshape are, and references of Python's count as well, for they are in
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_storage_references = getattr(torch._C, "_storage_Use_Count", None)
+from propulsion.upstream.torch_private import reference_counts
 
 
 def is_unshared(grad_outputs: tuple[Tensor, ...]) -> bool:
@@ -24,34 +23,8 @@ def is_unshared(grad_outputs: tuple[Tensor, ...]) -> bool:
     Args:
         grad_outputs: All that the backward was given, as one tuple.
     """
-    counts = references(grad_outputs)
+    counts = reference_counts(grad_outputs)
     return counts is not None and counts in unshared_references()
-
-
-def references(grad_outputs: tuple[Tensor, ...]) -> tuple[int, ...] | None:
-    """How often the first gradient, its storage and what it is a view of are referred to; None if nothing tells."""
-    # No variable holds what is counted: a debugger that reads this frame's variables would count as well.
-    if not _owns_memory(grad_outputs[0]):
-        return None
-    counts = (
-        sys.getrefcount(grad_outputs[0]),
-        grad_outputs[0]._use_count(),
-        _storage_references(grad_outputs[0].untyped_storage()._cdata),  # type: ignore[misc]
-    )
-    if not grad_outputs[0]._is_view():
-        return counts
-    return (*counts, sys.getrefcount(grad_outputs[0]._base), grad_outputs[0]._base._use_count())
-
-
-def _owns_memory(grad: Tensor) -> bool:
-    """Whether PyTorch itself allocated the gradient's memory, in one piece: an array of NumPy's has other owners."""
-    return (
-        type(grad) is Tensor
-        and _storage_references is not None
-        and torch._C._has_storage(grad)  # a batch of vmap's and a sparse gradient have none
-        and grad.is_contiguous()
-        and grad.untyped_storage().resizable()
-    )
 
 
 @cache
@@ -78,7 +51,7 @@ def _observe(use: Callable[[Tensor, Tensor], Tensor]) -> tuple[int, ...] | None:
 
         @staticmethod
         def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
-            seen.append(references(grad_outputs))
+            seen.append(reference_counts(grad_outputs))
             return grad_outputs[0]
 
     x = torch.ones(4, device="cpu", requires_grad=True)

@@ -20,7 +20,6 @@ in `propulsion.architectures`.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -30,6 +29,8 @@ from transformers.pytorch_utils import Conv1D
 
 from propulsion.architectures import ARCHITECTURES, Architecture
 from propulsion.errors import TargetError, near_misses
+from propulsion.upstream.torch_private import shallow_copy
+from propulsion.upstream.transformers_private import is_own_code
 
 PRESETS: tuple[str, ...] = ("all", "attn", "mlp", "embedding", "query", "key", "value")
 ALL_LINEAR = "all-linear"
@@ -82,12 +83,7 @@ def give_each_its_own(model: nn.Module, names: Iterable[str]) -> None:
         if name in first_names:
             continue
         parent, _, attribute = name.rpartition(".")
-        module = copy.copy(model.get_submodule(name))
-        # A shallow copy shares the dictionaries themselves.
-        module._parameters = dict(module._parameters)
-        module._buffers = dict(module._buffers)
-        module._modules = dict(module._modules)
-        setattr(model.get_submodule(parent), attribute, module)
+        setattr(model.get_submodule(parent), attribute, shallow_copy(model.get_submodule(name)))
 
 
 def missing_entries(module_names: Iterable[str], targets: Iterable[str]) -> list[str]:
@@ -154,8 +150,7 @@ def leaves_outputs_alone(model: nn.Module, name: str) -> bool:
     architecture = architecture_of(model)
     if architecture is None or not architecture.matches(name, "all") or architecture.matches(name, "not_in_place"):
         return False
-    caller = model.get_submodule(name.rpartition(".")[0])
-    return type(caller).__module__.startswith("transformers.models.")
+    return is_own_code(model.get_submodule(name.rpartition(".")[0]))
 
 
 def architecture_of(model: nn.Module) -> Architecture | None:

@@ -50,17 +50,17 @@ def multiply(values: Tensor, scale: Tensor, out: Tensor | None = None, index: Te
 
 def multiply_backward(
     grad: Tensor,
-    kept: Tensor,
+    saved: Tensor,
     scale: Tensor,
     needs_values: bool = True,
     overwrite: bool = False,
     index: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor]:
-    """s ⊙ grad and Σ grad ⊙ kept over the tokens, reading both once.
+    """s ⊙ grad and Σ grad ⊙ saved over the tokens, reading both once.
 
     Args:
         grad: ∂L/∂y, contiguous, of shape (..., d).
-        kept: v or y, of the same shape.
+        saved: v or y, of the same shape.
         scale: As for `multiply`.
         needs_values: Whether the first is wanted.
         overwrite: Whether it may take the memory of `grad`.
@@ -80,7 +80,7 @@ def multiply_backward(
         into = grad if grad_values is None else grad_values
         _backward[grid](
             grad,
-            kept,
+            saved,
             bank,
             index,
             into,
@@ -141,7 +141,7 @@ if AVAILABLE:
 
     @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
     def _backward(
-        grad: Any, kept: Any, bank: Any, index: Any, grad_values: Any, sums: Any, channels: Any, tokens: Any, share: Any,
+        grad: Any, saved: Any, bank: Any, index: Any, grad_values: Any, sums: Any, channels: Any, tokens: Any, share: Any,
         NEEDS_VALUES: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr,
     ) -> None:  # fmt: skip
         row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -156,7 +156,7 @@ if AVAILABLE:
             is_inside = (token < end)[:, None] & is_channel[None, :]
             place = (row * tokens + token)[:, None] * channels + channel[None, :]
             dy = tl.load(grad + place, mask=is_inside, other=0.0).to(tl.float32)
-            y = tl.load(kept + place, mask=is_inside, other=0.0).to(tl.float32)
+            y = tl.load(saved + place, mask=is_inside, other=0.0).to(tl.float32)
             total += tl.sum(dy * y, axis=0)
             if NEEDS_VALUES:
                 tl.store(grad_values + place, (dy * gain[None, :]).to(grad_values.dtype.element_ty), mask=is_inside)

@@ -14,14 +14,8 @@ from typing import Any
 
 import torch
 from peft import PeftModel, TaskType
-from peft.tuners.tuners_utils import (
-    BaseTuner,
-    _maybe_include_all_linear_layers,
-    check_target_module_exists,
-)
+from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from peft.utils import ModulesToSaveWrapper
-from peft.utils.constants import DUMMY_TARGET_MODULES
-from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -41,7 +35,15 @@ from propulsion.targets import (
     leaves_outputs_alone,
     resolve_preset,
 )
-from propulsion.weighting import COMBINATIONS, combine, combine_bias
+from propulsion.upstream.peft_private import (
+    device_and_dtype,
+    is_placeholder,
+    matches_pattern,
+    merged_without_warning,
+    name_all_linear,
+    of_pattern,
+)
+from propulsion.weighted_adapters import COMBINATIONS, combine, combine_bias
 
 # The tuner that holds a configuration, by the configuration's id; a holder that has it no longer is passed over.
 _HOLDERS: weakref.WeakValueDictionary[int, PropulsionModel] = weakref.WeakValueDictionary()
@@ -85,9 +87,9 @@ class PropulsionModel(BaseTuner):
 
     def _prepare_model(self, peft_config: PropulsionConfig, model: nn.Module) -> None:
         """Check all that can be wrong with this configuration for this model, before anything is changed."""
-        if peft_config.target_modules == DUMMY_TARGET_MODULES:
+        if is_placeholder(peft_config.target_modules):
             return
-        _maybe_include_all_linear_layers(peft_config, model)
+        name_all_linear(peft_config, model)
         _train_the_whole_head(peft_config, model)
         if is_preset(peft_config.target_modules):
             give_each_its_own(model, self._preset_names(peft_config, model))
@@ -131,8 +133,7 @@ class PropulsionModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        patterns = peft_config.degree_pattern or {}
-        degree = peft_config.degrees_of(patterns.get(get_pattern_key(patterns, current_key), peft_config.degree))
+        degree = peft_config.degrees_of(of_pattern(peft_config.degree_pattern or {}, current_key, peft_config.degree))
         if isinstance(target, PropulsionLayer):
             target.update_layer(adapter_name, peft_config, degree)
             return
@@ -155,7 +156,7 @@ class PropulsionModel(BaseTuner):
         # The vectors are float32 from the start; only who asks for it gets the base layer's dtype.
         for layer in self.model.modules():
             if isinstance(layer, PropulsionLayer):
-                _, dtype = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
+                _, dtype = device_and_dtype(layer)
                 is_float = dtype is not None and dtype.is_floating_point
                 layer.cast_adapter(adapter_name, dtype if is_float and not autocast_adapter_dtype else torch.float32)
 
@@ -217,8 +218,7 @@ class PropulsionModel(BaseTuner):
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
         if merge:
             self.merge_adapter(kwargs.get("adapter_names"), kwargs.get("safe_merge", False))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="All adapters are already merged")
+        with merged_without_warning():
             was_tied = getattr(getattr(self.model, "config", None), "tie_word_embeddings", False)
             model = super()._unload_and_optionally_merge(merge, *args, **kwargs)
         if was_tied and not model.config.tie_word_embeddings:
@@ -391,7 +391,7 @@ def _check_targets(peft_config: PropulsionConfig, modules: dict[str, nn.Module],
     for name, module in matched.items():
         kind_of(module, name)
     for pattern in peft_config.degree_pattern or ():
-        if matched and not any(get_pattern_key([pattern], name) == pattern for name in matched):
+        if matched and not any(matches_pattern(pattern, name) for name in matched):
             raise TargetError(
                 f"degree_pattern has {pattern!r}, which is no steered module."
                 f"{near_misses(pattern, {name.rpartition('.')[2] for name in matched})}"

@@ -213,3 +213,49 @@ def test_mixed_batches_are_for_inference() -> None:
     model = steered_model("roberta").train()
     with pytest.raises(AdapterNameError, match=re.escape("call model.eval() first")):
         result(model, batch("roberta"), adapter_names=["default"] * 3)
+
+
+def test_unknown_names_are_never_ignored() -> None:
+    model = steered_model("roberta")
+    for call in (
+        model.merge_adapter,
+        model.base_model.set_adapter,
+        lambda names: model.merge_and_unload(adapter_names=names),
+    ):
+        with pytest.raises(AdapterNameError, match="Did you mean 'default'"):
+            call(["defualt"])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": 5},
+        {"target_modules": [1, 2]},
+        {"target_modules": "(unclosed"},
+        {"exclude_modules": "(["},
+        {"exclude_modules": 5},
+        {"modules_to_save": "classifier"},
+        {"modules_to_save": 5},
+        {"degree_pattern": {"(": 3}},
+        {"degree": 10**30},
+        {"base_fingerprint": ["a"]},
+        {"base_fingerprint": {"a": ["b"]}},
+        {"base_fingerprint": {"a": [float("inf")]}},
+        {"layers_to_transform": [0], "layers_pattern": "("},
+    ],
+    ids=str,
+)
+def test_fields_of_a_hostile_configuration_are_refused(fields: dict[str, Any], saved: Path) -> None:
+    with pytest.raises(ConfigError):
+        PropulsionConfig(**fields)
+    if "base_fingerprint" not in fields:
+        path = saved / "adapter_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+        with pytest.raises(ConfigError):
+            PeftModel.from_pretrained(nn.Linear(2, 2), saved)
+
+
+@pytest.mark.parametrize("name", ["training", "_keys", "_modules"])
+def test_names_of_attributes_are_no_names_for_adapters(name: str) -> None:
+    with pytest.raises(AdapterNameError):
+        get_peft_model(tiny_model("roberta", "cls"), config(), adapter_name=name)

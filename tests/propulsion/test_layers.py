@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from propulsion import PropulsionConfig
 from propulsion.errors import LayerError, MergeError
-from tests.propulsion.steered import layers, relative_error, train_by_chance
+from tests.propulsion.steered import batch, layers, relative_error, result, steered_model, train_by_chance
 
 
 class One(nn.Module):
@@ -216,3 +216,22 @@ def test_4_bit_weights_on_the_cpu_are_not_merged() -> None:
     with pytest.raises(MergeError, match="repacked"):
         model.merge_and_unload()
     assert torch.equal(model(torch.ones(1, 64)), before)
+
+
+def test_outputs_that_others_keep_or_change_are_not_overwritten() -> None:
+    model = steered_model("llama", "base")
+    layer = list(layers(model))[3]
+    kept, forward = [], layer.base_layer.forward
+
+    def keeping(x: torch.Tensor) -> torch.Tensor:
+        kept.append(forward(x))
+        return kept[-1]
+
+    layer.base_layer.forward = keeping
+    copies: list[torch.Tensor] = []
+    layer.base_layer.register_forward_hook(lambda *arguments: copies.append(arguments[-1].clone()))
+    result(model, batch("llama", "base"))
+    assert torch.equal(kept[0], copies[0])
+    del layer.base_layer.forward
+    layer.register_forward_hook(lambda module, arguments, output: output.mul_(2))
+    model(**batch("llama", "base")).last_hidden_state.sum().backward()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from propulsion import gain, ownership
+from propulsion.upstream import torch_private
 
 
 class Doubled(torch.autograd.Function):
@@ -182,7 +183,7 @@ def test_steering_needs_no_memory_for_its_gradient(monkeypatch: pytest.MonkeyPat
 
 
 def test_nothing_is_overwritten_where_the_counts_tell_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ownership, "_storage_references", None)
+    monkeypatch.setattr(torch_private, "_storage_references", None)
     ownership.unshared_references.cache_clear()
     try:
         x = torch.ones(4, 3, requires_grad=True)

@@ -366,3 +366,14 @@ def test_files_of_the_first_release_are_read(fields: dict[str, Any], tmp_path) -
     save_file(old, file)
     loaded = PeftModel.from_pretrained(tiny_model("roberta", "cls"), tmp_path).eval()
     assert torch.equal(result(loaded, inputs), expected)
+
+
+def test_weighted_adapters_with_different_exclusions_leave_no_debris() -> None:
+    model = steered_model("roberta", task_type=None, exclude_modules=["value"])
+    model.add_adapter("b", config(task_type=None))
+    model.add_weighted_adapter(["default", "b"], [1.0, 1.0], "c")
+    assert sum("c" in layer.propulsion_delta for layer in layers(model)) == len(list(layers(model)))
+    for weights, name in [([float("nan"), 1.0], "d"), ([1.0, 1.0], "d.e")]:
+        with pytest.raises((ConfigError, AdapterNameError)):
+            model.add_weighted_adapter(["default", "b"], weights, name)
+        assert name not in model.peft_config

@@ -27,6 +27,7 @@ from propulsion.targets import (
     missing_entries,
     resolve_preset,
 )
+from tests.propulsion.steered import config
 from tests.tiny_models import SPECS, tiny_inputs, tiny_model
 
 HEADS = [(name, head) for name, spec in SPECS.items() for head in spec.heads]
@@ -371,3 +372,8 @@ def test_layers_are_numbered_as_peft_does(name: str, pattern: str | list[str] | 
             listed_whole = module_name in config.target_modules
             expected = check_target_module_exists(config, module_name)
             assert (layer_index(module_name, pattern) == index) is bool(expected and not listed_whole)
+
+
+def test_blocks_that_are_not_there_are_refused() -> None:
+    with pytest.raises(TargetError, match="layers_to_transform has 99"):
+        get_peft_model(tiny_model("roberta", "cls"), config(layers_to_transform=[0, 99]))

@@ -237,7 +237,7 @@ def test_a_nan_loss_leaves_a_good_checkpoint_behind(
         loss = original(self, *args, **kwargs)
         return loss * float("nan") if self.state.global_step == 5 else loss
 
-    monkeypatch.setattr(trainer.Trainer, "training_step", poisoned)
+    monkeypatch.setattr(Trainer, "training_step", poisoned)
     with pytest.raises(NotFiniteError, match="checkpoint-4"):
         train(make_spec(save_strategy="steps", save_steps=2))
     monkeypatch.undo()

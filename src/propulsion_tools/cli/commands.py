@@ -61,7 +61,6 @@ class Command:
 
 
 def _train(spec: RunSpec) -> None:
-    from propulsion_tools.tasks import get_task
     from propulsion_tools.training import console, processes
     from propulsion_tools.training.notify import keep_quiet
 
@@ -78,10 +77,7 @@ def _train(spec: RunSpec) -> None:
     record = train(spec, notify)
     processes.leave_process_group()
     if processes.is_first():
-        metric = get_task(str(record.spec.task)).main_metric
-        split = next(iter(record.metrics), "validation")
-        table = console.run_table({record.spec.method: record}, metric, split)
-        console.show(table, f"Written to {record.spec.output_dir}")
+        console.show_run(record)
 
 
 def _evaluate(adapter_dir: str, options: EvaluateOptions) -> None:

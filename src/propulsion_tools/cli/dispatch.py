@@ -6,7 +6,6 @@ import errno
 import os
 import sys
 import traceback
-import warnings
 from typing import Any
 
 from propulsion_tools.cli import GOES_ON, USAGE_ERROR
@@ -15,6 +14,7 @@ from propulsion_tools.cli.parsing import parse
 from propulsion_tools.errors import UnknownNameError, is_one_sentence, near_misses, require
 from propulsion_tools.methods.names import check_method_name
 from propulsion_tools.tasks.names import check_task_name
+from propulsion_tools.upstream.peft_private import hide_harmless_warnings
 
 NAMES = {"task": check_task_name, "method": check_method_name}
 """Options whose values are names that are known before the module of any is imported."""
@@ -68,8 +68,7 @@ def dispatch(words: list[str]) -> None:
         _check_names(options)
         for package in command.packages:
             require(package, "train")
-        # PEFT asks transformers under an old name; nothing that a user could change.
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        hide_harmless_warnings()
         command.run(*positional, options)
 
 

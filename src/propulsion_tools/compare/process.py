@@ -108,8 +108,9 @@ def _redirect(log: Path | None) -> None:
 def _train_and_show(spec: RunSpec, threads: int | None) -> None:
     import torch
 
-    from propulsion_tools.training.console import hide_harmless_warnings, show, show_run
+    from propulsion_tools.training.console import show, show_run
     from propulsion_tools.training.run import train
+    from propulsion_tools.upstream.peft_private import hide_harmless_warnings
 
     hide_harmless_warnings()
     if threads is not None:

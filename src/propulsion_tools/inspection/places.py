@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from propulsion.architectures import ARCHITECTURES, Architecture
+from propulsion.architectures import ARCHITECTURES, Architecture, any_of
 
 # The kinds of layers, in the order of a forward pass, by their name in `Architecture`. Attention goes before the
 # feed-forward part because BERT's `attention.output.dense` also ends like its `output.dense`.
@@ -94,9 +94,5 @@ def _layouts() -> tuple[Architecture, ...]:
 
 @cache
 def _pattern(architecture: Architecture, kind: str) -> re.Pattern[str]:
-    def as_pattern(ending: str) -> str:
-        return re.escape(ending).replace(r"\*", "[^.]*")
-
-    endings = "|".join(map(as_pattern, getattr(architecture, kind))) or "(?!)"
-    block = "" if kind == "embedding" else rf"{as_pattern(architecture.block)}\."
-    return re.compile(rf"(?:(?P<stack>.+)\.)?(?P<block>\b{block})(?P<ending>{endings})")
+    block = "" if kind == "embedding" else rf"{any_of([architecture.block])}\."
+    return re.compile(rf"(?:(?P<stack>.+)\.)?(?P<block>\b{block})(?P<ending>{any_of(getattr(architecture, kind))})")

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
-from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
 from torch import Tensor
 
 from propulsion import PropulsionConfig
-from propulsion.adapter_files import BIAS, DELTA, PEFT_PREFIX, split_key
+from propulsion.adapter_files import BIAS, DELTA, split_key
 from propulsion.errors import AdapterFileError
 from propulsion.gain import gain
 from propulsion.pooling import pool
+from propulsion.upstream.peft_private import name_in_base, of_pattern
 from propulsion_tools.errors import NotFiniteError
 from propulsion_tools.inspection.places import Place, model_order, place_of
 
@@ -91,11 +91,11 @@ def read_adapter(folder: Path) -> SavedAdapter:
     for key, tensor in load_file(file).items():
         name, parameter = split_key(key)
         if parameter == DELTA:
-            deltas[name.removeprefix(PEFT_PREFIX)] = tensor
+            deltas[name_in_base(name)] = tensor
         elif parameter == BIAS:
             biases += tensor.numel()
         else:
-            heads[_head(key.removeprefix(PEFT_PREFIX), config)] += tensor.numel()
+            heads[_head(name_in_base(key), config)] += tensor.numel()
     if not deltas:
         raise AdapterFileError(f"{file} holds no vectors: the file is incomplete.")
     layers = [_layer(name, delta, config, file) for name, delta in deltas.items()]
@@ -133,8 +133,7 @@ def _layer(name: str, delta: Tensor, config: PropulsionConfig, file: Path) -> Sa
             f"{file}: the vectors of {name} have the shape {tuple(delta.shape)}, which does not fit "
             f"num_vectors={config.num_vectors} in {CONFIG_NAME}."
         )
-    patterns = config.degree_pattern or {}
-    degree = config.degrees_of(patterns.get(get_pattern_key(patterns, name), config.degree))
+    degree = config.degrees_of(of_pattern(config.degree_pattern or {}, name, config.degree))
     pooled = pool(gain(delta, degree), config.pooling)
     if not pooled.isfinite().all():
         degrees = ", ".join(map(str, degree))

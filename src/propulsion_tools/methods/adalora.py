@@ -14,6 +14,7 @@ from propulsion_tools.methods.from_peft import on_targets, peft_method
 from propulsion_tools.methods.method_callback import MethodCallback
 from propulsion_tools.methods.registry import Cost
 from propulsion_tools.records import RunSpec
+from propulsion_tools.upstream.peft_private import rank_allocator
 
 # The schedule of ranks needs the number of steps, which only the trainer knows.
 UNKNOWN_STEPS = 1_000_000_000
@@ -29,7 +30,7 @@ class AllocateRanks(MethodCallback):
 
     def __init__(self, model: Any, given: dict[str, Any]) -> None:
         self.model = model.base_model.model
-        self.allocator = model.base_model.rankallocator
+        self.allocator = rank_allocator(model)
         self.config = self.allocator.peft_config
         self.given = given
         self.pattern: dict[str, list[bool]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from propulsion_tools.methods.heads import HEAD_LEARNING_RATE, modules_to_save
 from propulsion_tools.methods.layer_names import target_names
 from propulsion_tools.methods.registry import HasTaskType, Method, register
 from propulsion_tools.records import RunSpec
+from propulsion_tools.upstream.peft_private import quiet_about_defaults
 
 Derive = Callable[[dict[str, Any], PreTrainedModel, RunSpec], dict[str, Any]]
 
@@ -77,9 +77,7 @@ def wrapped(
     """
     heads = modules_to_save(base_model, spec.modules_to_save)
     try:
-        with warnings.catch_warnings():
-            for harmless in (".*`r` is not used in AdaLora.*", "fan_in_fan_out is set to False.*"):
-                warnings.filterwarnings("ignore", message=harmless)
+        with quiet_about_defaults():
             config = config_class(task_type=task.peft_task_type, modules_to_save=heads, **values)
             return get_peft_model(base_model, config)
     except (PropulsionError, ToolsError):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
-from propulsion.adapter_files import PEFT_PREFIX
 from propulsion.heads import head_modules
+from propulsion.upstream.peft_private import name_in_base
 from propulsion_tools.records import RunSpec
 
 HEAD_LEARNING_RATE = 5e-3
@@ -57,4 +57,4 @@ def count_parameters(model: nn.Module, heads: list[str]) -> dict[str, int]:
 
 def is_head(name: str, heads: list[str]) -> bool:
     """Whether a parameter of this name, wrapped by PEFT or not, belongs to the head."""
-    return ".modules_to_save." in name or name.removeprefix(PEFT_PREFIX).split(".")[0] in heads
+    return ".modules_to_save." in name or name_in_base(name).split(".")[0] in heads

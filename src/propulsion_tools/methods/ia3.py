@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from peft import IA3Config
-from peft.utils import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as ENDS
-from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as TARGETS
 from transformers import PreTrainedModel
 
 from propulsion.architectures import ARCHITECTURES
@@ -14,15 +12,16 @@ from propulsion_tools.methods.from_peft import peft_method
 from propulsion_tools.methods.layer_names import feed_forward, target_names
 from propulsion_tools.methods.registry import Cost
 from propulsion_tools.records import RunSpec
+from propulsion_tools.upstream.peft_private import ia3_feed_forward, ia3_targets
 
 
 def targets(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) -> dict[str, Any]:
     """PEFT's own targets where it has some, or the spec's; the ends of feed-forward parts have their inputs scaled."""
     kind, chosen = base_model.config.model_type, (spec.target_modules, spec.exclude_modules, spec.layers_to_transform)
-    if kind in TARGETS and chosen == (None, None, None):
+    if ia3_targets(kind) and chosen == (None, None, None):
         return values
     ends = {last for _, last in feed_forward(base_model)} if kind in ARCHITECTURES else set()
-    endings = tuple(f".{end}" for end in ENDS.get(kind, ()))
+    endings = tuple(f".{end}" for end in ia3_feed_forward(kind))
     ends |= {name for name, _ in base_model.named_modules() if name.endswith(endings)}
     names = target_names(base_model, spec, ("key", "value", "mlp"))
     if spec.target_modules is None:

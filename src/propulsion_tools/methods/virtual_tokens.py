@@ -22,6 +22,7 @@ from propulsion_tools.methods.method_callback import MethodCallback
 from propulsion_tools.methods.positions import check_virtual_tokens
 from propulsion_tools.methods.registry import Method
 from propulsion_tools.records import RunSpec
+from propulsion_tools.upstream.peft_private import prompt_encoder
 
 NUM_VIRTUAL_TOKENS = 20
 NOT_SCORED = -100
@@ -59,7 +60,7 @@ class SavePromptEncoder(MethodCallback):
     """Saves the network that makes the tokens with each checkpoint; PEFT saves the tokens alone."""
 
     def __init__(self, model: Any) -> None:
-        self.encoder: nn.Module = model.prompt_encoder[model.active_adapter]
+        self.encoder: nn.Module = prompt_encoder(model)
 
     def tensors(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.encoder.state_dict().items()}

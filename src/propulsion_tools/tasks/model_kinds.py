@@ -15,21 +15,43 @@ class ModelKind:
     Args:
         name: For messages.
         auto_class: The class of transformers that builds it.
+        mapping: The table of transformers with the configurations that this class builds something from.
         peft_task_type: What PEFT calls it, a name of `peft.TaskType`.
         loss_is_mean: Its loss is the mean over a batch, whatever `Trainer` says about accumulated ones.
     """
 
     name: str
     auto_class: str
+    mapping: str
     peft_task_type: str
     loss_is_mean: bool = True
 
 
-SEQUENCE_CLASSIFIER = ModelKind("sequence classifier", "AutoModelForSequenceClassification", "SEQ_CLS")
-TOKEN_CLASSIFIER = ModelKind("token classifier", "AutoModelForTokenClassification", "TOKEN_CLS")
-QUESTION_ANSWERER = ModelKind("question answering model", "AutoModelForQuestionAnswering", "QUESTION_ANS")
-CAUSAL_LM = ModelKind("causal language model", "AutoModelForCausalLM", "CAUSAL_LM", loss_is_mean=False)
-SEQ2SEQ_LM = ModelKind("encoder-decoder", "AutoModelForSeq2SeqLM", "SEQ_2_SEQ_LM")
+SEQUENCE_CLASSIFIER = ModelKind(
+    "sequence classifier",
+    "AutoModelForSequenceClassification",
+    "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
+    "SEQ_CLS",
+)
+TOKEN_CLASSIFIER = ModelKind(
+    "token classifier", "AutoModelForTokenClassification", "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING", "TOKEN_CLS"
+)
+QUESTION_ANSWERER = ModelKind(
+    "question answering model",
+    "AutoModelForQuestionAnswering",
+    "MODEL_FOR_QUESTION_ANSWERING_MAPPING",
+    "QUESTION_ANS",
+)
+CAUSAL_LM = ModelKind(
+    "causal language model",
+    "AutoModelForCausalLM",
+    "MODEL_FOR_CAUSAL_LM_MAPPING",
+    "CAUSAL_LM",
+    loss_is_mean=False,
+)
+SEQ2SEQ_LM = ModelKind(
+    "encoder-decoder", "AutoModelForSeq2SeqLM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING", "SEQ_2_SEQ_LM"
+)
 
 
 def of_kind(task: str, config: Any, *kinds: ModelKind) -> ModelKind:
@@ -52,10 +74,10 @@ def of_kind(task: str, config: Any, *kinds: ModelKind) -> ModelKind:
 def _can_be(config: Any, kind: ModelKind) -> bool:
     import transformers
 
-    if type(config) not in getattr(transformers, kind.auto_class)._model_mapping:
+    if type(config) not in getattr(transformers, kind.mapping):
         return False
     if kind is CAUSAL_LM:  # encoders are in its mapping too, for use as decoders
-        masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
+        masked = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
         return not config.is_encoder_decoder and (getattr(config, "is_decoder", False) or not masked)
     return True
 

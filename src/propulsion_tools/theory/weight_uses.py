@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+
+from propulsion_tools.upstream.torch_private import leaves, times_changed
 
 _LINEAR = ("input", "weight", "bias")
 _LOOKUP = ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
@@ -59,8 +60,8 @@ class UsageTracer(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        named = [name for leaf in tree_leaves((args, kwargs)) if (name := self.names.get(id(leaf)))]
-        if not named or not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+        named = [name for leaf in leaves((args, kwargs)) if (name := self.names.get(id(leaf)))]
+        if not named or not any(isinstance(leaf, Tensor) for leaf in leaves(result)):
             return result
         self.order.update(dict.fromkeys(named))
         call = _read(func, args, kwargs)
@@ -80,13 +81,13 @@ class UsageTracer(TorchFunctionMode):
         self.uses.setdefault(name, []).append(WeightUse(call.kind, call.input.detach(), result, call.ignored))
         if len({use.kind == "transposed" for use in self.uses[name]}) > 1:
             self.otherwise.add(name)
-        self._versions.append((name, call.input, call.input._version))
+        self._versions.append((name, call.input, times_changed(call.input)))
         # What comes next may change its input in place, and must not change what the gradient is asked for.
         return result.clone()
 
     def changed(self) -> set[str]:
         """Names of the parameters that met an input which was changed in place later."""
-        return {name for name, values, version in self._versions if values._version != version}
+        return {name for name, values, version in self._versions if times_changed(values) != version}
 
 
 class _Call(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -76,11 +75,6 @@ def run_table(records: Mapping[str, RunRecord], main_metric: str, split: str = "
         for name, record in records.items()
     ]
     return table("", ["method", *headings], rows, right=range(1, len(headings) + 1))
-
-
-def hide_harmless_warnings() -> None:
-    """PEFT asks transformers under an old name; nothing that a user could change."""
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 
 def show_run(record: RunRecord) -> None:

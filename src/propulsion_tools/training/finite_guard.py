@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from propulsion.adapter_files import PEFT_PREFIX
 from propulsion.layers import PropulsionLayer
+from propulsion.upstream.peft_private import name_in_base
 from propulsion_tools.errors import NotFiniteError
 from propulsion_tools.training.checkpoints import last_checkpoint
 
@@ -43,20 +44,15 @@ class FiniteGuard(TrainerCallback):
 
 
 def _all_finite(tensors: Iterable[Tensor]) -> bool:
-    tensors = list(tensors)
-    if not tensors:
-        return True
     # The largest magnitude is finite exactly if all are, and cannot overflow as a sum of squares could.
-    return bool(
-        torch.isfinite(torch.stack([norm.float() for norm in torch._foreach_norm(tensors, ord=float("inf"))])).all()
-    )
+    return bool(torch.isfinite(get_total_norm(tensors, norm_type=float("inf"))))
 
 
 def gains(model: nn.Module) -> dict[str, Tensor]:
     """The pooled gain of every steered layer by its name."""
     with torch.no_grad():
         return {
-            name.removeprefix(PEFT_PREFIX): module.pooled_gain(adapter)
+            name_in_base(name): module.pooled_gain(adapter)
             for name, module in model.named_modules()
             if isinstance(module, PropulsionLayer)
             for adapter in module.active_adapters

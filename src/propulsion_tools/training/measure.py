@@ -15,7 +15,8 @@ import psutil
 import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import ExportableState
+
+from propulsion_tools.upstream.transformers_private import ExportableState
 
 
 def peak_memory() -> int:

@@ -14,7 +14,6 @@ from typing import IO, Any, TextIO
 
 import torch
 from tqdm import tqdm
-from transformers.trainer_pt_utils import nested_concat
 
 from propulsion_tools.errors import DataError, OptionError
 from propulsion_tools.records import RunRecord, atomic
@@ -26,6 +25,7 @@ from propulsion_tools.training.build import Job
 from propulsion_tools.training.data import for_model, progress_bars
 from propulsion_tools.training.device import device_of
 from propulsion_tools.training.evaluate import restore
+from propulsion_tools.upstream.transformers_private import nested_concat
 
 Row = dict[str, Any]
 STANDARD_STREAM = "-"

@@ -18,7 +18,6 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from propulsion.heads import head_modules
 from propulsion_tools.errors import OptionError
@@ -139,7 +138,7 @@ def build_tiny(name: str, task: str, data: TaskData, folder: Path) -> PreTrained
     model_type = architecture(name)
     config_class = type(AutoConfig.for_model(model_type))
     encoder_decoder = AutoConfig.for_model(model_type).is_encoder_decoder
-    masked = config_class in transformers.AutoModelForMaskedLM._model_mapping
+    masked = config_class in transformers.MODEL_FOR_MASKED_LM_MAPPING
     tokenizer = train_tokenizer(words_in(data), marks=masked or encoder_decoder)
     config = tiny_config(model_type, tokenizer)
     kind = get_task(task).model_kind(config)
@@ -162,7 +161,7 @@ def architecture(name: str) -> str:
     with suppress(OSError, ValueError):
         return str(AutoConfig.from_pretrained(model_path(name), local_files_only=True).model_type)
     last = name.lower().rpartition("/")[2]
-    known = {**{kind: kind for kind in CONFIG_MAPPING_NAMES}, **ALIASES}
+    known = {**{kind: kind for kind in transformers.CONFIG_MAPPING}, **ALIASES}
     for part in sorted(known, key=len, reverse=True):
         if re.search(rf"(?<![a-z]){re.escape(part)}(?![a-z])|^{re.escape(part)}", last):
             return known[part]

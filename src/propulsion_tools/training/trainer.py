@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     EarlyStoppingCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -32,6 +31,7 @@ from propulsion_tools.training.checkpoints import write_spec
 from propulsion_tools.training.finite_guard import FiniteGuard, not_finite
 from propulsion_tools.training.measure import StepClock
 from propulsion_tools.training.trained_files import load_tensors, load_trained, save_tensors, save_trained
+from propulsion_tools.upstream.transformers_private import OpenTrainer
 
 
 def make_trainer(job: Job, **overrides: Any) -> RunTrainer:
@@ -64,7 +64,7 @@ def make_trainer(job: Job, **overrides: Any) -> RunTrainer:
     )
 
 
-class RunTrainer(Trainer):
+class RunTrainer(OpenTrainer):
     """Trains any of our methods.
 
     Args:
@@ -96,7 +96,7 @@ class RunTrainer(Trainer):
         super().__init__(**kwargs)
         self.task, self.setup = task, setup
         if loss_is_mean:
-            self.model_accepts_loss_kwargs = False
+            self.take_loss_as_mean()
         self.heads = heads
         self.head_learning_rate = head_learning_rate
         self.method_optimizer = method_optimizer
@@ -172,7 +172,7 @@ class RunTrainer(Trainer):
         Raises:
             NotFiniteError: The loss is not finite.
         """
-        batch = self._prepare_inputs(inputs)
+        batch = self.on_device(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, batch, return_outputs=True)
             if not torch.isfinite(loss):
@@ -203,23 +203,18 @@ class RunTrainer(Trainer):
         """The method's own hooks, at most one of which keeps tensors."""
         return [item for item in self.callback_handler.callbacks if isinstance(item, MethodCallback)]
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+    def write_weights(self, folder: Path) -> None:
+        """What was trained, what the method keeps beside it, and the tokenizer."""
         save_trained(self.model, folder)
         save_tensors({key: value for hook in self.method_callbacks for key, value in hook.tensors().items()}, folder)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(str(folder))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self._restore(Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        self._restore(Path(self.state.best_model_checkpoint))
-
-    def _restore(self, checkpoint: Path) -> None:
-        load_trained(self.model, checkpoint)
+    def read_weights(self, folder: Path) -> None:
+        """What was trained, and what the method keeps beside it."""
+        load_trained(self.model, folder)
         for hook in self.method_callbacks:
-            hook.load_tensors(load_tensors(checkpoint))
+            hook.load_tensors(load_tensors(folder))
 
 
 class SpecKeeper(TrainerCallback):

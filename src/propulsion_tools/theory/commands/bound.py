@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from propulsion.adapter_files import PEFT_PREFIX
 from propulsion.layers import PropulsionLayer
+from propulsion.upstream.peft_private import name_in_base
 from propulsion_tools.errors import OptionError
 from propulsion_tools.inspection.figure_files import write_bytes
 from propulsion_tools.records import to_json, write_atomically
@@ -57,7 +57,7 @@ def measure_bound(options: BoundOptions, notify: Notify = print) -> tuple[dict[s
     _, readout = study.readout(job)
     inputs = layer_inputs(job.model, study.samples(job).rows, readout, steered_weights(job), VECTORS)
     layers = [
-        distortion(name.removeprefix(PEFT_PREFIX).removesuffix(".base_layer.weight"), weight, vectors)
+        distortion(name_in_base(name).removesuffix(".base_layer.weight"), weight, vectors)
         for name, (weight, vectors) in inputs.items()
     ]
     random = random_distortions(next(iter(inputs.values()))[1], options.seed)

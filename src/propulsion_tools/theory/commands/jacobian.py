@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from propulsion.adapter_files import PEFT_PREFIX
+from propulsion.upstream.peft_private import name_in_base
 from propulsion_tools.inspection.figure_files import write_bytes, write_npz
 from propulsion_tools.inspection.places import place_of
 from propulsion_tools.records import to_json, write_atomically
@@ -87,7 +87,7 @@ def _write(
     from propulsion_tools.theory.jacobian_figure import draw_jacobian
 
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    layers = [name.removeprefix(PEFT_PREFIX).partition(".propulsion_")[0] for name in names]
+    layers = [name_in_base(name).partition(".propulsion_")[0] for name in names]
     places = [place_of(layer).kind for layer, name in zip(layers, names, strict=True) for _ in range(sizes[name])]
     title = study.title("Jacobian", numbers["output"])
     write_npz(study.folder / "jacobian.npz", {**arrays, "layers": np.array(layers)})

@@ -1,0 +1,47 @@
+"""Private names of transformers, and places in it that are not documented, that the tools need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_pt_utils import nested_concat
+
+__all__ = ["ExportableState", "OpenTrainer", "nested_concat"]
+# ExportableState: a callback whose state travels with the checkpoints has to be one, and it is exported nowhere else.
+# nested_concat: puts batches of answers of different lengths together, as Trainer does for those that it scores.
+
+
+class OpenTrainer(Trainer):
+    """A `Trainer` whose way of writing and reading weights is overridden under public names.
+
+    It writes and reads checkpoints itself, and offers only private methods to say how.
+    """
+
+    def write_weights(self, folder: Path) -> None:
+        """Write what a checkpoint holds beside the state of the training, and what the run leaves at its end."""
+        raise NotImplementedError
+
+    def read_weights(self, folder: Path) -> None:
+        """Read into the model what `write_weights` wrote: to go on with a run, or to end with its best state."""
+        raise NotImplementedError
+
+    def take_loss_as_mean(self) -> None:
+        """Divide the loss by the number of accumulated batches, whatever the signature of the model's forward says."""
+        self.model_accepts_loss_kwargs = False
+
+    def on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A batch as `Trainer` hands it to the model."""
+        return self._prepare_inputs(inputs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        self.write_weights(Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.read_weights(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        self.read_weights(Path(self.state.best_model_checkpoint))

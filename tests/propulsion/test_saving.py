@@ -1,0 +1,80 @@
+"""What is read from files is checked before the model is touched, and belongs to its base model."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from propulsion.errors import AdapterFileError
+from tests.propulsion.steered import config, layers, steered_model, train_by_chance
+from tests.tiny_models import tiny_model
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    steered_model("roberta", task_type=None).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def change(folder: Path, edit: Any) -> None:
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    edit(tensors, next(key for key in tensors if "delta" in key))
+    save_file(tensors, path)
+
+
+EDITS = {
+    "not finite": lambda tensors, key: tensors[key].fill_(float("nan")),
+    "no vector for": lambda tensors, key: tensors.pop(key),
+    "overwrite the base model": lambda tensors, key: tensors.update(
+        {"base_model.model.roberta.encoder.layer.0.attention.self.query.base_layer.weight": torch.zeros(32, 32)}
+    ),
+    "num_vectors=1": lambda tensors, key: tensors.update({key: torch.zeros(2, tensors[key].shape[-1])}),
+    "in this model": lambda tensors, key: tensors.update({key: torch.zeros(1, 5)}),
+    "not of a floating point type": lambda tensors, key: tensors.update({key: tensors[key].int()}),
+}
+
+
+@pytest.mark.parametrize("message", EDITS)
+@pytest.mark.parametrize("way", ["peft", "second", "transformers"])
+def test_a_bad_file_is_refused_whichever_way_it_is_loaded(saved: Path, message: str, way: str) -> None:
+    change(saved, EDITS[message])
+    model = steered_model("roberta", task_type=None) if way == "second" else tiny_model("roberta", "cls")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    load = partial(PeftModel.from_pretrained, model) if way == "peft" else partial(model.load_adapter, adapter_name="b")
+    with pytest.raises(AdapterFileError, match=message):
+        load(str(saved))
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+def test_the_fingerprint_is_of_the_unmerged_model(tmp_path: Path) -> None:
+    model = steered_model("roberta", task_type=None)
+    train_by_chance(model)
+    for layer in layers(model):
+        layer.propulsion_delta["default"].data.add_(0.2)
+    model.save_pretrained(tmp_path)
+    model.merge_adapter()
+    model.load_adapter(tmp_path, "again")
+
+
+def test_a_resized_vocabulary_is_the_same_base_model(tmp_path: Path) -> None:
+    steered_model("gpt2", "lm").save_pretrained(tmp_path)
+    base = tiny_model("gpt2", "lm")
+    base.resize_token_embeddings(104)
+    PeftModel.from_pretrained(base, tmp_path)
+
+
+def test_one_configuration_serves_two_models(tmp_path: Path) -> None:
+    shared = config(task_type=None)
+    first = get_peft_model(tiny_model("roberta", "cls"), shared)
+    get_peft_model(tiny_model("roberta", "cls", seed=7), shared)
+    first.save_pretrained(tmp_path)
+    PeftModel.from_pretrained(tiny_model("roberta", "cls"), tmp_path)
