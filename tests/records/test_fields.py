@@ -114,6 +114,7 @@ def test_what_a_grid_says_elsewhere() -> None:
         "output_dir",
         "overwrite_output_dir",
         "resume_from_checkpoint",
+        "smoke",
     }
 
 

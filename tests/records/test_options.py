@@ -15,8 +15,14 @@ from propulsion_tools.records.options import EvaluateOptions, PredictOptions, Re
 from propulsion_tools.records.run_spec import EVALUATE, PREDICT, REGRESS
 
 CLASSES = [item for name, item in vars(options).items() if name.endswith("Options")]
-# Like a run's fields by name, but not the same: a list of tasks, and the folder of a grid.
-OWN = {("AblateOptions", "task"), ("AblateOptions", "output_dir"), ("CompareOptions", "output_dir")}
+# Like a run's fields by name, but not the same: a list of tasks, the folder of a grid, and what a list is narrowed to.
+OWN = {
+    ("AblateOptions", "task"),
+    ("AblateOptions", "output_dir"),
+    ("CompareOptions", "output_dir"),
+    ("RecipesOptions", "task"),
+    ("RecipesOptions", "method"),
+}
 
 
 def parts(hint: Any) -> set[Any]:
