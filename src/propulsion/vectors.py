@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from propulsion.upstream.torch_private import PARAMETERS, is_hooked
+
 
 class Vectors(nn.Module):
     """One adapter's vectors in one layer, δ of shape (p, d_out) or β of shape (d_out,), as the `weight` of a module.
@@ -18,10 +20,9 @@ class Vectors(nn.Module):
 
     def __call__(self) -> Tensor:
         """The vectors, by way of the hooks if there are any."""
-        own = self.__dict__  # runs in each forward of each layer, where a Module's attributes and call are slow
-        if "forward" in own or own["_forward_pre_hooks"] or own["_forward_hooks"]:
+        if is_hooked(self):
             return super().__call__()
-        return own["_parameters"]["weight"]
+        return vars(self)[PARAMETERS]["weight"]  # in each forward of each layer, where a Module's call is slow
 
     def forward(self) -> Tensor:
         """The vectors."""

@@ -59,7 +59,7 @@ def test_the_fingerprint_is_of_the_unmerged_model(tmp_path: Path) -> None:
     model = steered_model("roberta", task_type=None)
     train_by_chance(model)
     for layer in layers(model):
-        layer.propulsion_delta["default"].data.add_(0.2)
+        layer.propulsion_delta["default"].weight.data.add_(0.2)
     model.save_pretrained(tmp_path)
     model.merge_adapter()
     model.load_adapter(tmp_path, "again")

@@ -80,6 +80,7 @@ def sums_by_layer_norm(private: Any) -> None:
 def finds_submodules(private: Any) -> None:
     inner = nn.Linear(1, 1)
     assert vars(nn.Sequential(inner))[private.SUBMODULES]["0"] is inner
+    assert vars(inner)[private.PARAMETERS]["weight"] is inner.weight
 
 
 def counts_references(private: Any) -> None:
@@ -94,10 +95,18 @@ def counts_references(private: Any) -> None:
 
 
 def asks_for_hooks(private: Any) -> None:
-    embedding, ids = nn.Embedding(3, 2), torch.zeros(1).long()
-    assert torch.equal(private.lookup_again(embedding, ids)(), embedding(ids))
+    embedding = nn.Embedding(3, 2)
+    assert not private.may_change_inputs(embedding)
+    assert not private.is_hooked(embedding)
     embedding.register_forward_pre_hook(lambda module, args: None)
-    assert private.lookup_again(embedding, ids) is None
+    assert private.may_change_inputs(embedding)
+    assert private.is_hooked(embedding)
+
+
+def finds_what_was_compiled(private: Any) -> None:
+    module = nn.Linear(1, 1)
+    assert private.uncompiled(module) is module
+    assert private.uncompiled(torch.compile(module)) is module
 
 
 def register_nowhere(self: nn.Module, hook: Any, **kwargs: Any) -> None:
@@ -268,6 +277,8 @@ CANARIES = [
     Canary("UntypedStorage._cdata", TORCH, counts_references, without(torch.UntypedStorage, "_cdata")),
     Canary("Module._forward_pre_hooks", TORCH, asks_for_hooks,
            without(nn.Module, "register_forward_pre_hook", register_nowhere)),
+    Canary("OptimizedModule._orig_mod", TORCH, finds_what_was_compiled,
+           without(torch, "compile", lambda module: nn.Sequential(module))),
     Canary("Module._forward_hooks", TORCH, notices_a_hook,
            without(nn.Module, "register_forward_hook", register_nowhere)),
     Canary("Module._backward_hooks", TORCH, notices_a_backward_hook,

@@ -22,7 +22,7 @@ def test_the_table_lists_what_the_modules_define() -> None:
     assert task_names() == list(names.TASK_MODULES)
 
 
-@pytest.mark.parametrize(("name", "module"), [("sst3", "named"), ("sst2", "arithmetic")])
+@pytest.mark.parametrize(("name", "module"), [("sst3", "classification_datasets"), ("sst2", "arithmetic")])
 def test_a_name_that_its_module_does_not_define_is_refused(
     name: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

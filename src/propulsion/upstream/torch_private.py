@@ -33,8 +33,8 @@ batch_norm_out: Callable[..., Any] = torch.ops.aten.native_batch_norm.out
 batch_norm_backward: Callable[..., Any] = torch.ops.aten.native_batch_norm_backward.default
 layer_norm_backward: Callable[..., Any] = torch.ops.aten.native_layer_norm_backward.default
 
-# Where a module keeps its submodules, to find them without the search of `nn.Module.__getattr__`.
-SUBMODULES = "_modules"
+# Where a module keeps its submodules and parameters, to find them without the search of `nn.Module.__getattr__`.
+SUBMODULES, PARAMETERS = "_modules", "_parameters"
 
 # How many tensors share a storage; None where this torch does not say.
 _storage_references: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
@@ -85,6 +85,12 @@ def may_change_inputs(layer: nn.Module) -> bool:
     return bool(layer._forward_pre_hooks)
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether something runs before or after the module's forward, or in its place."""
+    own = vars(module)
+    return bool("forward" in own or own["_forward_pre_hooks"] or own["_forward_hooks"])
+
+
 def uncompiled(model: nn.Module) -> nn.Module:
     """The model that `torch.compile` was given, or the model itself; what it returns has no public name for it."""
     return getattr(model, "_orig_mod", model)
@@ -111,7 +117,7 @@ def is_watched(layer: nn.Module, base_layer: nn.Module) -> bool:
 def shallow_copy(module: nn.Module) -> nn.Module:
     """A module of its own with the same parameters, buffers and submodules; `copy.copy` shares the dictionaries."""
     copied = copy.copy(module)
-    for field in ("_parameters", "_buffers", SUBMODULES):
+    for field in (PARAMETERS, "_buffers", SUBMODULES):
         vars(copied)[field] = dict(vars(module)[field])
     return copied
 
