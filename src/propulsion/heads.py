@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
+from peft import TaskType
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
 from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from propulsion.config import PropulsionConfig
 
 PEFT_HEADS = ["classifier", "score"]
 """What PEFT puts into `modules_to_save` of a classifier for which nothing was said, and appends to what was."""
@@ -37,3 +45,25 @@ def is_saved_whole(name: str, modules_to_save: Iterable[str]) -> bool:
     parts = name.split(".")
     ancestors = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
     return any(ancestor.endswith(module) for ancestor in ancestors for module in modules_to_save)
+
+
+def train_the_whole_head(peft_config: PropulsionConfig, model: nn.Module) -> None:
+    """Add to what PEFT trains of a classifier's head the rest of it: DeBERTa's pooler, BART's classification_head."""
+    is_classifier = peft_config.task_type in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
+    # A saved adapter, or somebody who has named other modules, says all that was trained.
+    if is_classifier and isinstance(model, PreTrainedModel) and not peft_config.saved_shapes:
+        modules = peft_config.modules_to_save
+        if modules is not None and modules == PEFT_HEADS:
+            modules += [name for name in head_modules(model) if not is_saved_whole(name, modules)]
+
+
+def copy_heads(heads: list[ModulesToSaveWrapper], owner: str, adapter_name: str) -> None:
+    """Give an adapter a copy of what another has trained whole, and say whose it is."""
+    for head in heads:
+        head.update(adapter_name)
+        head.modules_to_save[adapter_name].load_state_dict(head.modules_to_save[owner].state_dict())
+    warnings.warn(
+        f"{adapter_name!r} has the head of {owner!r}: what is trained whole cannot be combined. Name the adapter whose "
+        "head you want first.",
+        stacklevel=4,
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,22 +12,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from peft import PeftModel, TaskType
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from propulsion.adapter_files import check_adapter_tensors, with_current_name
 from propulsion.config import PropulsionConfig
-from propulsion.errors import AdapterFileError, AdapterNameError, BaseModelError, ConfigError, TargetError, near_misses
+from propulsion.errors import AdapterFileError, AdapterNameError, ConfigError, TargetError, near_misses
 from propulsion.fingerprint import check_fingerprint, fingerprint
-from propulsion.heads import PEFT_HEADS, head_modules, is_saved_whole
+from propulsion.heads import copy_heads, train_the_whole_head
+from propulsion.injection_checks import check_adapter_name, check_saved_shapes, check_targets
 from propulsion.layer_kinds import kind_of
 from propulsion.layers import PropulsionLayer
 from propulsion.mixed_batches import by_name, check_adapter_names, steering_each_row
 from propulsion.targets import (
-    check_every_entry_matches,
     give_each_its_own,
     is_preset,
     layer_index,
@@ -38,7 +36,6 @@ from propulsion.targets import (
 from propulsion.upstream.peft_private import (
     device_and_dtype,
     is_placeholder,
-    matches_pattern,
     merged_without_warning,
     name_all_linear,
     of_pattern,
@@ -62,7 +59,7 @@ class PropulsionModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Put an adapter into a model; as PEFT's, but refuses a name that PyTorch cannot store parameters under."""
-        _check_adapter_name(adapter_name)
+        check_adapter_name(adapter_name)
         self._take_over(self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
@@ -90,16 +87,16 @@ class PropulsionModel(BaseTuner):
         if is_placeholder(peft_config.target_modules):
             return
         name_all_linear(peft_config, model)
-        _train_the_whole_head(peft_config, model)
+        train_the_whole_head(peft_config, model)
         if is_preset(peft_config.target_modules):
             give_each_its_own(model, self._preset_names(peft_config, model))
         modules = {name: module for name, module in model.named_modules() if name}
         matched = {name: module for name, module in modules.items() if self._matches(peft_config, name, model)}
-        _check_targets(peft_config, modules, matched)
+        check_targets(peft_config, modules, matched)
         if peft_config.base_fingerprint:
             is_pretrained = hasattr(getattr(model, "config", None), "model_type")
             check_fingerprint(peft_config.base_fingerprint, modules, strict=is_pretrained)
-        _check_saved_shapes(peft_config, matched)
+        check_saved_shapes(peft_config, matched)
         peft_config.remember_base(fingerprint(matched))
 
     def _check_target_module_exists(self, peft_config: PropulsionConfig, key: str) -> Any:
@@ -275,13 +272,13 @@ class PropulsionModel(BaseTuner):
             if adapter_name in layer.propulsion_bias:
                 layer.propulsion_bias[adapter_name].weight.data.copy_(combine_bias(layer, adapters, weights))
         if owner:
-            _copy_heads([head for head in heads if owner in head.modules_to_save], owner, adapter_name)
+            copy_heads([head for head in heads if owner in head.modules_to_save], owner, adapter_name)
 
     def _check_weighted(
         self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str
     ) -> None:
         self._check_known(adapters)
-        _check_adapter_name(adapter_name)
+        check_adapter_name(adapter_name)
         if adapter_name in self.peft_config:
             raise AdapterNameError(
                 f"There is already an adapter {adapter_name!r}: choose another name, or delete it first."
@@ -302,59 +299,6 @@ class PropulsionModel(BaseTuner):
                 raise ConfigError(f"The adapters differ in {field}, so that their vectors cannot be combined.")
 
 
-def _copy_heads(heads: list[ModulesToSaveWrapper], owner: str, adapter_name: str) -> None:
-    for head in heads:
-        head.update(adapter_name)
-        head.modules_to_save[adapter_name].load_state_dict(head.modules_to_save[owner].state_dict())
-    warnings.warn(
-        f"{adapter_name!r} has the head of {owner!r}: what is trained whole cannot be combined. Name the adapter whose "
-        "head you want first.",
-        stacklevel=4,
-    )
-
-
-def _train_the_whole_head(peft_config: PropulsionConfig, model: nn.Module) -> None:
-    """Add to what PEFT trains of a classifier's head the rest of it: DeBERTa's pooler, BART's classification_head."""
-    is_classifier = peft_config.task_type in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
-    # A saved adapter, or somebody who has named other modules, says all that was trained.
-    if is_classifier and isinstance(model, PreTrainedModel) and not peft_config.saved_shapes:
-        modules = peft_config.modules_to_save
-        if modules is not None and modules == PEFT_HEADS:
-            modules += [name for name in head_modules(model) if not is_saved_whole(name, modules)]
-
-
-def _check_adapter_name(adapter_name: str) -> None:
-    """Refuse a name that PyTorch cannot store parameters under."""
-    if (
-        not adapter_name
-        or "." in adapter_name
-        or adapter_name.startswith("_")
-        or hasattr(nn.ModuleDict(), adapter_name)
-    ):
-        raise AdapterNameError(
-            f"An adapter cannot be named {adapter_name!r}, which is empty, has a dot, begins with an underscore, or is "
-            "an attribute of torch's ModuleDict: choose another name."
-        )
-
-
-def _check_saved_shapes(peft_config: PropulsionConfig, matched: dict[str, nn.Module]) -> None:
-    """Compare the layers that a saved adapter steers with those of this model."""
-    saved = peft_config.saved_shapes
-    if not saved:
-        return
-    for name, module in matched.items():
-        if name not in saved:
-            raise AdapterFileError(
-                f"The adapter has no vector for {name}: its file is incomplete, or of another model."
-            )
-        size = kind_of(module, name)(module).out_features
-        if saved[name][-1] != size:
-            raise BaseModelError(
-                f"The adapter has the shape {saved[name]} for {name}, which has {size} outputs in this model: load it "
-                "onto the base model named in its adapter_config.json."
-            )
-
-
 def _take_out(model: nn.Module, adapter_name: str) -> None:
     """Remove an adapter whose file was refused after its layers had been made."""
     if isinstance(model, PeftModel) and list(model.peft_config) == [adapter_name]:
@@ -372,29 +316,3 @@ def _untie(model: nn.Module) -> None:
     head = model.get_output_embeddings()
     if getattr(head, "bias", None) is not None:
         head.bias = nn.Parameter(head.bias.detach().clone(), requires_grad=head.bias.requires_grad)
-
-
-def _check_targets(peft_config: PropulsionConfig, modules: dict[str, nn.Module], matched: dict[str, nn.Module]) -> None:
-    targets = peft_config.target_modules or ()
-    if not is_preset(targets):
-        check_every_entry_matches(modules, targets)
-    if not matched and peft_config.layers_to_transform is not None:
-        raise TargetError(
-            f"Target modules {targets} not found in the base model. Note: You specified 'layers_to_transform': "
-            f"{peft_config.layers_to_transform}, which leaves none of them."
-        )
-    blocks = peft_config.layers_to_transform
-    present = {layer_index(name, peft_config.layers_pattern) for name in matched}
-    for block in [] if blocks is None else [blocks] if isinstance(blocks, int) else blocks:
-        if block not in present:
-            raise TargetError(f"layers_to_transform has {block}, but no steered module is in a block of that number.")
-    for name, module in matched.items():
-        kind_of(module, name)
-    for pattern in peft_config.degree_pattern or ():
-        if matched and not any(matches_pattern(pattern, name) for name in matched):
-            raise TargetError(
-                f"degree_pattern has {pattern!r}, which is no steered module."
-                f"{near_misses(pattern, {name.rpartition('.')[2] for name in matched})}"
-            )
-    if peft_config.train_bias and matched and not any(getattr(m, "bias", None) is not None for m in matched.values()):
-        warnings.warn("train_bias=True has no effect: none of the steered layers has a bias.", stacklevel=2)
