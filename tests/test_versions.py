@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 
 import pytest
 from packaging.requirements import Requirement
@@ -22,9 +21,9 @@ EXTRAS = ("train", "report", "distributed", "quantization", "kernels")
 FRAGILE = ("torch", "transformers", "peft", "accelerate", "datasets", "jsonargparse")
 
 
-def bounded() -> Iterator[Requirement]:
+def bounded() -> list[Requirement]:
     texts = [*PROJECT["dependencies"], *(text for extra in EXTRAS for text in PROJECT["optional-dependencies"][extra])]
-    return map(Requirement, texts)
+    return [Requirement(text) for text in texts]
 
 
 def pins(file: str) -> dict[str, list[Version]]:

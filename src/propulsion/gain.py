@@ -110,9 +110,11 @@ class _Scale(torch.autograd.Function):
         ctx: Any, output: Tensor, z: Tensor, in_place: bool, lookup: tuple[Tensor, Tensor] | None, degree: int
     ) -> Tensor:
         trains = ctx.needs_input_grad[1]
+        # Where v is overwritten, the gradient is had from y by dividing by z, which must not be 0 then.
         divides = in_place and trains and lookup is None
         ctx.degree, ctx.divides, ctx.shape = degree, divides, output.shape
         divisor = _guard(z, output.dtype) if divides else z
+        # Without history, as all that is computed in here; a second derivative gives it back to them.
         ctx.detached = divisor, _power(divisor, degree)
         # .data: the result shares v's memory without being a view of v, so that autograd need not rebase v's history.
         result = kernels.multiply(output, ctx.detached[1], out=output.data if in_place else None)
@@ -130,7 +132,7 @@ class _Scale(torch.autograd.Function):
             values = functional.embedding(ids, table)
         divisor, gains = ctx.detached
         if torch.is_grad_enabled():  # for a second derivative
-            divisor = z + (divisor - z).detach()
+            divisor = z + (divisor - z).detach()  # the same numbers, with z's history
             gains = _power(divisor, ctx.degree)
         grad_output, grad_gains = kernels.multiply_backward(
             grad_outputs[0], values if needs_z else None, gains, needs_output, overwrite

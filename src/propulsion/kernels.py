@@ -49,6 +49,7 @@ def multiply(values: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor
         return torch.mul(values, scale, out=out)
     if out is None:
         out = values.new_empty(torch.broadcast_shapes(values.shape, scale.shape))
+    # The gains are of a wider type, so that torch.mul would first make a copy of the activations in it.
     pieces = None if values.numel() < FEW else _by_channel(scale, values, out)
     if pieces is None:
         return torch.mul(values, scale, out=out)
@@ -86,6 +87,7 @@ def multiply_backward(
     grad = grad.contiguous()
     if saved is not None and saved.shape == grad.shape and triton_kernels.suits(grad, scale):
         return triton_kernels.multiply_backward(grad, saved.contiguous(), scale, needs_values, overwrite)
+    # The sum before the product, which may overwrite what the sum reads.
     grad_scale = None if saved is None else _product_sum(grad, saved, scale)
     return multiply(grad, scale, out=grad if overwrite else None) if needs_values else None, grad_scale
 
@@ -102,6 +104,7 @@ def _product_sum(grad: Tensor, saved: Tensor, scale: Tensor) -> Tensor:
 def _product_sum_of(gains: Tensor, after: int, activations: tuple[Tensor, ...]) -> Tensor:
     grad, saved = activations
     channels, wanted = len(gains), [False, True, False]
+    # Not for 16-bit data, whose sums over thousands of tokens this one would keep in 16 bits.
     if after == 1 and grad.dtype == gains.dtype and grad.shape[-1] == channels:
         zeros, ones = _zeros_and_ones(grad.numel() // channels, gains.dtype)
         return layer_norm_backward(grad, saved, [channels], zeros, ones, gains, None, wanted)[1]
@@ -141,6 +144,8 @@ def _suits(tensor: Tensor, shape: torch.Size) -> bool:
     return type(tensor) is Tensor and tensor.is_cpu and tensor.is_contiguous() and tensor.shape == shape
 
 
+# The statistics of normalisations that change nothing. They outlive the call that makes them, and so must not become
+# inference or fake tensors because that call is under such a mode.
 @lru_cache(maxsize=64)
 def _zeros_and_ones(size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False), without_modes():

@@ -86,6 +86,7 @@ def kind_of(module: nn.Module, name: str) -> type[PropulsionLayer]:
             f"{name} is a {class_name}: some of these multiply with 1 + weight, so that it cannot be merged; target "
             "the linear layers after it."
         )
+    # bitsandbytes' layers are found here already, as kinds of nn.Linear; other libraries' are not.
     for kind in KINDS:
         if isinstance(base_layer, kind.base_class):
             return kind

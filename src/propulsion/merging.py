@@ -101,6 +101,7 @@ class MergeableLayer(BaseTunerLayer):
         """The base layer's weight and bias with more adapters folded in, computed in float32 and rounded once."""
         base_layer, original = self.get_base_layer(), self.original_parameters
         if original is not None and self.quantization_backend is None:
+            # From the originals, not from the merged weight, so that a second merge does not round a second time.
             follow(original.weight, base_layer.weight)
             adapter_names = [*self.merged_adapters, *adapter_names]
             base_weight, base_bias = original.weight.data, original.bias

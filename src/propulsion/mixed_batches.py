@@ -177,7 +177,7 @@ class _Rows:
         indices, parts = [], []
         for name in dict.fromkeys(names):
             index = torch.tensor([row for row, other in enumerate(names) if other == name])
-            indices.append(index)
+            indices.append(index)  # grouped by adapter; the inverse permutation restores the batch's order
             rows = partial(_rows, index=index, batch=len(names))
             parts.append(run(name, *map(rows, args), **{key: rows(value) for key, value in kwargs.items()}))
         return _join(parts, torch.cat(indices).argsort())

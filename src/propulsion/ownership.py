@@ -33,9 +33,12 @@ def unshared_references() -> frozenset[tuple[int, ...]]:
 
     Empty, so that nothing is ever overwritten, if a shared gradient has the same counts.
     """
+    # The first call is inside of some backward, whose modes must not decide what is learnt here once and for all.
     with torch.inference_mode(False), torch.enable_grad():
+        # Each way in which a gradient reaches a backward, beside the sum, whose gradient both of its sides receive.
         alone = {_observe(lambda y, other: 2 * y), _observe(lambda y, other: 2 * y.view(2, 2))}
         shared = {_observe(lambda y, other: y + other), _observe(lambda y, other: y.view(2, 2) + other.view(2, 2))}
+    # A build that does not tell the two apart must not overwrite anything: better slow than wrong.
     known = {counts for counts in alone - shared if counts is not None}
     return frozenset(known if len(known) == len(alone) else ())
 
@@ -55,6 +58,7 @@ def _observe(use: Callable[[Tensor, Tensor], Tensor]) -> tuple[int, ...] | None:
             return grad_outputs[0]
 
     x = torch.ones(4, device="cpu", requires_grad=True)
+    # Older than y: autograd runs the youngest first, so that `other` still waits for its gradient when y's is seen.
     other = x.clone()
     y = Observed.apply(x)
     (2 * use(y, other)).sum().backward()

@@ -156,6 +156,7 @@ def leaves_outputs_alone(model: nn.Module, name: str) -> bool:
 def architecture_of(model: nn.Module) -> Architecture | None:
     """The entry for the model, or for the language model inside of it."""
     config = getattr(model, "config", None)
+    # A model with a tower for images has a type of its own, and its language model's in here.
     for part in (config, _read(config, "text_config")):
         if (architecture := ARCHITECTURES.get(_read(part, "model_type"))) is not None:
             return architecture
@@ -197,12 +198,12 @@ def _unknown_architecture(model: nn.Module, preset: str) -> str:
 
 
 def _advice(model: nn.Module) -> str:
-    found = {
+    endings = {
         name.removesuffix(".base_layer").rpartition(".")[2]
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
     }
-    names = sorted(name for name in found if name and not name.isdigit())
+    names = sorted(name for name in endings if name and not name.isdigit())
     if not names:
         return "Pass target_modules with the names of the layers to steer."
     return f"Pass target_modules={ALL_LINEAR!r}, or a list; its linear layers end in {_listed(names[:12], 'and')}."

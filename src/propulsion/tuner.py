@@ -68,6 +68,7 @@ class PropulsionModel(BaseTuner):
 
         The newest model has the configuration itself, since PEFT goes on to fill in the object that it was given.
         """
+        # By id: configurations are dataclasses that compare by value, and cannot be weak keys.
         holder = _HOLDERS.get(id(peft_config))
         if holder is not None and holder is not self:
             for name, held in holder.peft_config.items():
@@ -111,6 +112,8 @@ class PropulsionModel(BaseTuner):
         return check_target_module_exists(SimpleNamespace(target_modules=names, **excluded), key)
 
     def _preset_names(self, peft_config: PropulsionConfig, model: nn.Module) -> set[str]:
+        # Kept, because PEFT asks module by module, and a preset is resolved on the whole model. In __dict__, because
+        # BaseTuner injects adapters in its __init__, before a subclass could set an attribute.
         known = self.__dict__.setdefault("_names_of_presets", {})
         blocks, pattern = peft_config.layers_to_transform, peft_config.layers_pattern
         key = (peft_config.target_modules, str(blocks), str(pattern))
@@ -206,6 +209,7 @@ class PropulsionModel(BaseTuner):
         try:
             super().merge_adapter(adapter_names=adapter_names, safe_merge=safe_merge)
         except Exception:
+            # A layer cannot give up one adapter of several, so all are taken out and those from before put back.
             for layer in layers:
                 if layer.merged_adapters != merged_before[layer]:
                     layer.unmerge()
@@ -213,6 +217,7 @@ class PropulsionModel(BaseTuner):
             raise
 
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
+        # All layers or none, which PEFT's own loop does not promise: it merges each as it takes it out.
         if merge:
             self.merge_adapter(kwargs.get("adapter_names"), kwargs.get("safe_merge", False))
         with merged_without_warning():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from propulsion.gain import NEARLY_ZERO, gain, scale, scale_reference, vectors
 from propulsion.ownership import unshared_references
 from tests.propulsion.steered import batch, layers, steered_model
+from tests.tiny_models import tiny_model
 
 DEGREES = (0, 1, 2, 3, 15, 55)
 # Names of gains' shapes, with the activations' shapes that they steer.
@@ -368,7 +370,19 @@ def test_scale_under_a_checkpoint() -> None:
         torch.testing.assert_close(value, reference)
 
 
+def compiles_lora() -> bool:
+    """Whether torch.compile makes one graph of PEFT's and transformers' own code; torch 2.6 does not."""
+    model = get_peft_model(tiny_model("roberta"), LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))
+    try:
+        loss_and_gradients(torch.compile(model, fullgraph=True, backend="eager"), batch("roberta"))
+    except Exception:
+        return False
+    return True
+
+
 def test_compiled_without_graph_breaks() -> None:
+    if not compiles_lora():
+        pytest.skip("this torch breaks the graph in PEFT's or transformers' own code")
     model, inputs = steered_model("roberta", target_modules="all"), batch("roberta")
     expected = loss_and_gradients(model, inputs)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
