@@ -34,13 +34,18 @@ def split_key(key: str) -> tuple[str, str]:
     return "", key
 
 
+def is_vector(key: str) -> bool:
+    """Whether a key of a saved adapter is that of a vector or a bias of ours."""
+    return split_key(key)[1] in (DELTA, BIAS)
+
+
 def check_adapter_folder(folder: str, num_vectors: int, modules_to_save: Collection[str]) -> dict[str, tuple[int, ...]]:
     """Refuse a folder whose adapter_model.safetensors is damaged, not finite, or would change the base model.
 
     Args:
         folder: Where PEFT saved the adapter.
         num_vectors: p, as its configuration says.
-        modules_to_save: The modules that were trained whole.
+        modules_to_save: The modules that were trained in full.
 
     Returns:
         The shape of δ for each steered layer by the layer's name; nothing if there is no such file.
@@ -75,7 +80,7 @@ def _check_key(
             "two files is another adapter's."
         )
     is_own = parameter in (DELTA, BIAS)
-    is_head = is_saved_whole(key, modules_to_save)
+    is_head = is_saved_whole(key.rpartition(".")[0], modules_to_save)
     if not (is_own or is_head or EMBEDDINGS & set(key.split("."))):
         raise AdapterFileError(
             f"{path} has weights for {key}, which is neither a vector of Propulsion nor in modules_to_save: they would "
@@ -90,7 +95,7 @@ def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
         AdapterFileError: Names the first such tensor.
     """
     for key, tensor in tensors.items():
-        if split_key(key)[0] and tensor.dtype not in VECTOR_DTYPES:
+        if is_vector(key) and tensor.dtype not in VECTOR_DTYPES:
             raise AdapterFileError(f"{origin}: {key} is of {tensor.dtype}, not of a floating point type for training.")
         if tensor.dtype in VECTOR_DTYPES and not torch.isfinite(tensor).all():
             raise AdapterFileError(

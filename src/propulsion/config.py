@@ -13,6 +13,7 @@ from propulsion.adapter_files import check_adapter_folder
 from propulsion.errors import ConfigError, near_misses
 from propulsion.pooling import POOLINGS
 from propulsion.targets import PRESETS, is_preset
+from propulsion.upstream.peft_private import of_pattern
 
 LARGEST_DEGREE = 100_000  # (1 + 1e-4)^k overflows float32 before that
 INITIALIZATIONS = ("ones", "zeros", "normal", "uniform", "xavier")
@@ -100,6 +101,7 @@ class PropulsionConfig(PeftConfig):
         for name in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, name), (list, tuple)):
                 setattr(self, name, set(getattr(self, name)))
+        self._names_modules = self.modules_to_save is not None
         _check_choice("pooling", self.pooling, POOLINGS)
         if not isinstance(self.init_weights, bool):
             _check_choice("init_weights", self.init_weights, INITIALIZATIONS)
@@ -108,6 +110,11 @@ class PropulsionConfig(PeftConfig):
         self._check_degrees()
         self._check_layers()
         self._warn_of_equal_vectors()
+
+    @property
+    def names_modules(self) -> bool:
+        """Whether `modules_to_save` was given, before PEFT added its own guess for the task."""
+        return self._names_modules
 
     def check_files(self, folder: str) -> None:
         """Refuse a local folder with unusable weights before any model is touched, and remember what they steer.
@@ -135,6 +142,10 @@ class PropulsionConfig(PeftConfig):
     def degrees_of(self, degree: int | list[int]) -> tuple[int, ...]:
         """One degree for each of the p vectors."""
         return tuple(degree) if isinstance(degree, (list, tuple)) else (degree,) * self.num_vectors
+
+    def degrees_in(self, name: str) -> tuple[int, ...]:
+        """One degree for each of the p vectors in the layer of this name."""
+        return self.degrees_of(of_pattern(self.degree_pattern or {}, name, self.degree))
 
     def _check_degrees(self) -> None:
         if self.degree_pattern is not None and not isinstance(self.degree_pattern, dict):

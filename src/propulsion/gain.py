@@ -36,13 +36,17 @@ def gain(delta: Tensor, degree: Sequence[int]) -> Tensor:
     Returns:
         The gains, of δ's shape, in float32 or δ's own dtype if that is wider.
     """
-    z = vectors(delta)
+    return powers(z_of(delta), degree)
+
+
+def powers(z: Tensor, degree: Sequence[int]) -> Tensor:
+    """z^k of p vectors, each with a degree of its own; shapes and dtypes are those of `gain`."""
     if len(set(degree)) == 1:
         return z.pow(degree[0])
     return z.pow(torch.tensor(degree, dtype=z.dtype, device=z.device).unsqueeze(-1))
 
 
-def vectors(delta: Tensor) -> Tensor:
+def z_of(delta: Tensor) -> Tensor:
     """z = 1 + δ, in float32 or δ's own dtype if that is wider."""
     return 1 + (delta if delta.dtype == torch.float32 else delta.to(torch.promote_types(delta.dtype, torch.float32)))
 

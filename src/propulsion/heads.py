@@ -14,9 +14,6 @@ from transformers import PreTrainedModel
 if TYPE_CHECKING:
     from propulsion.config import PropulsionConfig
 
-PEFT_HEADS = ["classifier", "score"]
-"""What PEFT puts into `modules_to_save` of a classifier for which nothing was said, and appends to what was."""
-
 
 def head_modules(model: PreTrainedModel) -> list[str]:
     """Names of the children that hold parameters and stand outside the backbone; none in a language model.
@@ -48,22 +45,23 @@ def is_saved_whole(name: str, modules_to_save: Iterable[str]) -> bool:
 
 
 def train_the_whole_head(peft_config: PropulsionConfig, model: nn.Module) -> None:
-    """Add to what PEFT trains of a classifier's head the rest of it: DeBERTa's pooler, BART's classification_head."""
+    """Add to what PEFT trains of a classifier's head the rest of it: DeBERTa's pooler, BART's classification_head.
+
+    Nothing is added where modules were named: by a user, or in a saved adapter.
+    """
     is_classifier = peft_config.task_type in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
-    # A saved adapter, or somebody who has named other modules, says all that was trained.
-    if is_classifier and isinstance(model, PreTrainedModel) and not peft_config.saved_shapes:
-        modules = peft_config.modules_to_save
-        if modules is not None and modules == PEFT_HEADS:
-            modules += [name for name in head_modules(model) if not is_saved_whole(name, modules)]
+    modules = peft_config.modules_to_save  # PEFT has put its own guess into it
+    if is_classifier and isinstance(model, PreTrainedModel) and modules is not None and not peft_config.names_modules:
+        modules += [name for name in head_modules(model) if not is_saved_whole(name, modules)]
 
 
 def copy_heads(heads: list[ModulesToSaveWrapper], owner: str, adapter_name: str) -> None:
-    """Give an adapter a copy of what another has trained whole, and say whose it is."""
+    """Give an adapter a copy of what another has trained in full, and say whose it is."""
     for head in heads:
         head.update(adapter_name)
         head.modules_to_save[adapter_name].load_state_dict(head.modules_to_save[owner].state_dict())
     warnings.warn(
-        f"{adapter_name!r} has the head of {owner!r}: what is trained whole cannot be combined. Name the adapter whose "
-        "head you want first.",
+        f"{adapter_name!r} has the head of {owner!r}: what is trained in full cannot be combined. Put the adapter "
+        "first whose head you want.",
         stacklevel=4,
     )

@@ -15,9 +15,7 @@ from propulsion.errors import AdapterFileError, AdapterNameError, ConfigError, M
 from propulsion.fingerprint import check_fingerprint
 from propulsion.layers import PropulsionLayer
 from propulsion.upstream.torch_private import uncompiled
-
-# What the layers compute with beside the vectors; a compiled model has it as constants.
-FIXED = ("degree", "degree_pattern", "num_vectors", "pooling", "train_bias")
+from propulsion.weighted_adapters import check_alike
 
 
 def hotswap_adapter(
@@ -50,25 +48,18 @@ def hotswap_adapter(
         hint = near_misses(adapter_name, getattr(model, "peft_config", {}))
         raise AdapterNameError(f"Adapter {adapter_name} does not exist.{hint}")
     config = PeftConfig.from_pretrained(model_name_or_path, **kwargs)
-    _check_config(config, model.peft_config[adapter_name], model_name_or_path)
-    layers = [layer for layer in model.modules() if isinstance(layer, PropulsionLayer)]
-    if any(adapter_name in layer.merged_adapters for layer in layers):
+    if not isinstance(config, PropulsionConfig):
+        raise ConfigError(f"{model_name_or_path} is an adapter of {config.peft_type.value}, and not of Propulsion.")
+    modules = dict(model.get_base_model().named_modules())
+    layers = {name: module for name, module in modules.items() if isinstance(module, PropulsionLayer)}
+    for name, layer in layers.items():
+        check_alike(layer, name, config, [adapter_name])
+    if any(adapter_name in layer.merged_adapters for layer in layers.values()):
         raise MergeError(f"The adapter {adapter_name!r} is merged: call unmerge_adapter() before it is replaced.")
     if config.base_fingerprint:
-        check_fingerprint(config.base_fingerprint, dict(model.get_base_model().named_modules()))
+        check_fingerprint(config.base_fingerprint, modules)
     saved = load_peft_weights(model_name_or_path, device=str(torch_device or "cpu"), **kwargs)
     _copy({with_current_name(key): tensor for key, tensor in saved.items()}, model, adapter_name)
-
-
-def _check_config(saved: PeftConfig, loaded: PropulsionConfig, where: str) -> None:
-    if not isinstance(saved, PropulsionConfig):
-        raise ConfigError(f"{where} is an adapter of {saved.peft_type}, which cannot take the place of Propulsion's.")
-    for field in FIXED:
-        new, old = getattr(saved, field) or None, getattr(loaded, field) or None
-        if new != old:
-            raise ConfigError(
-                f"{where} has {field}={new!r} and the loaded adapter {old!r}: load it under a name of its own."
-            )
 
 
 def _copy(saved: dict[str, Tensor], model: PeftModel, adapter_name: str) -> None:

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from propulsion.config import PropulsionConfig
 from propulsion.errors import AdapterNameError, ConfigError, MergeError
-from propulsion.gain import gain, vectors
+from propulsion.gain import powers
 from propulsion.initialization import initial_delta
 from propulsion.merging import MergeableLayer, OriginalParameters
 from propulsion.mixed_batches import names_of_rows
 from propulsion.pooling import pool, steer
 from propulsion.upstream.peft_private import device_and_dtype, quantization_of
 from propulsion.upstream.torch_private import SUBMODULES, is_watched, may_change_inputs
-from propulsion.vectors import Vectors
+from propulsion.vectors import Beta, Delta
 
 
 class PropulsionLayer(nn.Module, MergeableLayer):
@@ -55,6 +55,7 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         self.quantization_backend = quantization_of(self.get_base_layer())
         self._owns_output = owns_output and type(base_layer) is self.base_class
         self.original_parameters: OriginalParameters | None = None
+        self.register_load_state_dict_pre_hook(_rename_old_keys)
 
     def __getattr__(self, name: str) -> Any:
         modules = self.__dict__.get(SUBMODULES, ())
@@ -80,9 +81,9 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         size = self.out_features
         self.propulsion_degree[adapter_name] = tuple(degree)
         self.propulsion_pooling[adapter_name] = config.pooling
-        self.propulsion_delta[adapter_name] = Vectors(initial_delta(size, config, degree))
-        if config.train_bias and getattr(base_layer, "bias", None) is not None:
-            self.propulsion_bias[adapter_name] = Vectors(torch.zeros(size))
+        self.propulsion_delta[adapter_name] = Delta(initial_delta(size, config, degree))
+        if config.train_bias and has_bias(base_layer):
+            self.propulsion_bias[adapter_name] = Beta(torch.zeros(size))
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -170,13 +171,13 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         if adapter_name in self.propulsion_bias:
             output = (output + self._align(self.propulsion_bias[adapter_name]())).to(output.dtype)
         if len(degree) == 1:  # its own pool: the power and its derivative belong to the product
-            z = vectors(self.propulsion_delta[adapter_name]())
-            return steer(output, self._align(z), in_place, lookup, degree[0])
+            z = self._align(self.propulsion_delta[adapter_name]())
+            return steer(output, z, in_place, lookup, degree[0])
         return steer(output, self._align(self.pooled_gain(adapter_name)), in_place, lookup)
 
     def pooled_gain(self, adapter_name: str) -> Tensor:
         """The pooled gains of an adapter: (1, d_out), or (2, d_out) for max and min pooling."""
-        gains = gain(self.propulsion_delta[adapter_name](), self.propulsion_degree[adapter_name])
+        gains = powers(self.propulsion_delta[adapter_name](), self.propulsion_degree[adapter_name])
         return pool(gains, self.propulsion_pooling[adapter_name])
 
     def _align(self, values: Tensor) -> Tensor:
@@ -217,3 +218,17 @@ class PropulsionLayer(nn.Module, MergeableLayer):
 
     def __repr__(self) -> str:
         return "propulsion." + super().__repr__()
+
+
+def has_bias(base_layer: nn.Module) -> bool:
+    """Whether a layer adds a bias to its output."""
+    return getattr(base_layer, "bias", None) is not None
+
+
+def _rename_old_keys(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    """Read a whole model's state of the first release, whose vectors had no `.weight` behind the adapter's name."""
+    for kind in PropulsionLayer.adapter_layer_names:
+        for adapter_name in getattr(layer, kind):
+            old = f"{prefix}{kind}.{adapter_name}"
+            if old in state_dict:
+                state_dict[f"{old}.weight"] = state_dict.pop(old)

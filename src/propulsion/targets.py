@@ -8,7 +8,7 @@
 | `embedding` | every embedding of the input layer: words, positions, token types; a vision model's patch projection |
 | `all` | every embedding of the input layer and every linear of the blocks, encoder and decoder |
 
-LayerNorms and heads (classifier, pooler, lm_head, ...) belong to none of them: heads are trained whole, through
+LayerNorms and heads (classifier, pooler, lm_head, ...) belong to none of them: heads are trained in full, through
 `modules_to_save`. The paper counts one trainable number per output dimension of each of these layers, and for `all`,
 but not for `attn`, adds the output dimensions of the head's linears: 85,248 + 768 + 2 = 86,018 for RoBERTa-base with
 two labels.

@@ -38,9 +38,8 @@ from propulsion.upstream.peft_private import (
     is_placeholder,
     merged_without_warning,
     name_all_linear,
-    of_pattern,
 )
-from propulsion.weighted_adapters import COMBINATIONS, combine, combine_bias
+from propulsion.weighted_adapters import COMBINATIONS, check_alike, combine, combine_bias
 
 # The tuner that holds a configuration, by the configuration's id; a holder that has it no longer is passed over.
 _HOLDERS: weakref.WeakValueDictionary[int, PropulsionModel] = weakref.WeakValueDictionary()
@@ -133,7 +132,7 @@ class PropulsionModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        degree = peft_config.degrees_of(of_pattern(peft_config.degree_pattern or {}, current_key, peft_config.degree))
+        degree = peft_config.degrees_in(current_key)
         if isinstance(target, PropulsionLayer):
             target.update_layer(adapter_name, peft_config, degree)
             return
@@ -242,8 +241,8 @@ class PropulsionModel(BaseTuner):
     ) -> None:
         """Add an adapter that is a combination of others; they need the same degrees and numbers of vectors.
 
-        Modules that are trained whole, such as heads, are not mixed: the new adapter has a copy of the first adapter's,
-        or of the first that has any; a warning says whose.
+        Modules that are trained in full, such as heads, are not mixed: the new adapter has a copy of those of the first
+        adapter that has any, and a warning says whose.
 
         Args:
             adapters: The others' names.
@@ -258,6 +257,8 @@ class PropulsionModel(BaseTuner):
         self._check_weighted(adapters, weights, adapter_name, combination_type)
         layers = {name: module for name, module in self.model.named_modules() if isinstance(module, PropulsionLayer)}
         steered = {name: layer for name, layer in layers.items() if any(a in layer.propulsion_delta for a in adapters)}
+        for name, layer in steered.items():
+            check_alike(layer, name, self.peft_config[adapters[0]], adapters)
         deltas = {name: combine(layer, adapters, weights, combination_type) for name, layer in steered.items()}
         if not all(torch.isfinite(delta).all() for delta in deltas.values()):
             raise ConfigError(
@@ -299,9 +300,6 @@ class PropulsionModel(BaseTuner):
                 f"combination_type={combination_type!r} is not one of {', '.join(COMBINATIONS)}."
                 f"{near_misses(combination_type, COMBINATIONS)}"
             )
-        for field in ("degree", "degree_pattern", "num_vectors", "pooling", "train_bias"):
-            if len({str(getattr(self.peft_config[name], field) or None) for name in adapters}) > 1:
-                raise ConfigError(f"The adapters differ in {field}, so that their vectors cannot be combined.")
 
 
 def _take_out(model: nn.Module, adapter_name: str) -> None:

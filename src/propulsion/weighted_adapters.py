@@ -7,10 +7,39 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from propulsion.config import PropulsionConfig
 from propulsion.errors import ConfigError
-from propulsion.layers import PropulsionLayer
+from propulsion.layers import PropulsionLayer, has_bias
 
 COMBINATIONS = ("linear", "product")
+
+
+def check_alike(layer: PropulsionLayer, name: str, config: PropulsionConfig, adapters: Sequence[str]) -> None:
+    """Refuse adapters whose vectors mean something else in a layer than a configuration says.
+
+    Args:
+        layer: The steered layer.
+        name: Its name in the base model.
+        config: What the vectors shall be used with.
+        adapters: Names; those that do not steer the layer are passed over.
+
+    Raises:
+        ConfigError: The degrees, the pooling or the training of biases differ, or the weights are offloaded.
+    """
+    wanted = config.degrees_in(name), config.pooling, config.train_bias and has_bias(layer.get_base_layer())
+    for adapter in adapters:
+        if adapter not in layer.propulsion_delta:
+            continue
+        degree, pooling = layer.propulsion_degree[adapter], layer.propulsion_pooling[adapter]
+        there = degree, pooling if len(degree) > 1 else config.pooling, adapter in layer.propulsion_bias
+        for field, one, other in zip(("degree", "pooling", "train_bias"), wanted, there, strict=True):
+            if one != other:
+                raise ConfigError(
+                    f"The adapters differ in {field} for {name} ({one!r} and {other!r}): their vectors do not mean the "
+                    "same."
+                )
+        if layer.propulsion_delta[adapter].weight.is_meta:
+            raise ConfigError("The model's weights are offloaded: combine or replace adapters before it is dispatched.")
 
 
 def combine(layer: PropulsionLayer, adapters: Sequence[str], weights: Sequence[float], combination_type: str) -> Tensor:

@@ -21,7 +21,7 @@ from propulsion_tools.compare.grid_file import grid_from, read_grid
 from propulsion_tools.compare.plan import candidate_rates, cells, final_runs, selection_runs, spec_hash
 from propulsion_tools.errors import OptionError, ToolsError
 from propulsion_tools.records import RunSpec
-from propulsion_tools.report.commands import flags
+from propulsion_tools.report.rerun_commands import flags
 from tests.grids import MakeGrid
 
 GOOD: dict[str, Any] = {"methods": ["head", "lora"], "tasks": ["docstrings"]}

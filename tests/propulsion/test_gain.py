@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
-from propulsion.gain import NEARLY_ZERO, gain, scale, scale_reference, vectors
+from propulsion.gain import NEARLY_ZERO, gain, scale, scale_reference, z_of
 from propulsion.ownership import unshared_references
 from tests.propulsion.steered import batch, layers, steered_model
 from tests.tiny_models import tiny_model
@@ -78,7 +78,7 @@ def test_gradients_are_those_of_the_formula(name: str, degree: int, in_place: bo
     output = random(*shape, seed=1).requires_grad_()
 
     def steered(output: Tensor, delta: Tensor) -> Tensor:
-        return scale(fresh(output), vectors(delta), in_place, degree=degree)
+        return scale(fresh(output), z_of(delta), in_place, degree=degree)
 
     assert gradcheck(steered, (output, delta))
     assert gradgradcheck(steered, (output, delta))
@@ -91,7 +91,7 @@ def test_gradients_where_z_is_zero(degree: int, in_place: bool) -> None:
     delta = torch.tensor([[-1.0, 0.1, -2.0]], dtype=torch.float64, requires_grad=True)
     output, grad = random(4, 3, seed=1).requires_grad_(), random(4, 3, seed=2)
     expected = scale_reference(output, gain(delta, [degree]).squeeze(0))
-    actual = scale(fresh(output), vectors(delta).squeeze(0), in_place, degree=degree)
+    actual = scale(fresh(output), z_of(delta).squeeze(0), in_place, degree=degree)
     torch.testing.assert_close(actual, expected, atol=1e-20, rtol=1e-12)
     for value, reference in zip(
         torch.autograd.grad(actual, (output, delta), grad),
@@ -420,7 +420,7 @@ def test_layers_against_the_formula(layer: str, degree: int) -> None:
 
     def steered(delta: Tensor) -> Tensor:
         lookup = (base.weight, x) if layer == "embedding" else None
-        return scale(base(x), vectors(delta).squeeze(0), in_place=True, lookup=lookup, degree=degree)
+        return scale(base(x), z_of(delta).squeeze(0), in_place=True, lookup=lookup, degree=degree)
 
     assert gradcheck(steered, (delta,))
     assert gradgradcheck(steered, (delta,))
@@ -432,7 +432,7 @@ def test_what_can_be_looked_up_is_not_kept() -> None:
     ids, delta = torch.randint(11, (16, 8)), (0.1 * random(1, 32, dtype=torch.float32)).requires_grad_()
 
     def steered(again: bool) -> Tensor:
-        return scale(embedding(ids), vectors(delta)[0], True, (embedding.weight, ids) if again else None, degree=15)
+        return scale(embedding(ids), z_of(delta)[0], True, (embedding.weight, ids) if again else None, degree=15)
 
     table = embedding.weight.nbytes  # counted, but there anyway
     assert saved_bytes(lambda: steered(True)) - table < ids.nbytes + 16 * 8 * 4 < saved_bytes(lambda: steered(False))

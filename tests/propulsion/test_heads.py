@@ -78,3 +78,12 @@ def test_what_was_named_is_trained_and_no_more() -> None:
 )
 def test_names_match_as_they_do_in_peft(name: str, saved: bool) -> None:
     assert is_saved_whole(name, ["classifier", "score"]) is saved
+
+
+def test_a_configuration_serves_one_model_after_the_other() -> None:
+    shared = config()
+    for name in ("bert", "bart", "deberta-v3", "t5", "distilbert"):
+        model = get_peft_model(tiny_model(name, "cls"), shared)
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        for head in head_modules(model.base_model.model):
+            assert any(f".{head}.modules_to_save.default." in name for name in trained), (name, head)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch._dynamo.testing import CompileCounter
 
@@ -50,8 +51,8 @@ def test_a_compiled_model_is_not_compiled_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({"degree": 3}, ConfigError, "degree=3"),
-        ({"num_vectors": 2, "init_noise": 0.1}, ConfigError, "num_vectors=2"),
+        ({"degree": 3}, ConfigError, "differ in degree"),
+        ({"num_vectors": 2, "init_noise": 0.1}, ConfigError, "differ in degree"),
         ({"target_modules": "attn"}, AdapterFileError, "no vector for"),
     ],
 )
@@ -77,7 +78,7 @@ def test_other_methods_bases_names_and_merged_adapters_are_refused(tmp_path: Pat
     get_peft_model(tiny_model("roberta", "cls"), LoraConfig(task_type="SEQ_CLS")).save_pretrained(tmp_path / "lora")
     other(tmp_path / "other")
     model = steered_model("roberta")
-    with pytest.raises(ConfigError, match="LORA"):
+    with pytest.raises(ConfigError, match="LORA, and not of Propulsion"):
         hotswap_adapter(model, str(tmp_path / "lora"))
     with pytest.raises(AdapterNameError, match="Did you mean 'default'"):
         hotswap_adapter(model, str(tmp_path / "other"), "defualt")
@@ -97,3 +98,31 @@ def test_a_weight_for_an_adapter_is_refused_with_the_way_out() -> None:
         layer.set_scale("default", 0.5)
     with pytest.raises(ConfigError, match="add_weighted_adapter"):
         layer.scale_layer(0.5)
+
+
+def test_an_offloaded_model_is_left_alone(tmp_path: Path) -> None:
+    other(tmp_path)
+    model = cpu_offload(steered_model("roberta"), execution_device=torch.device("cpu"))
+    with pytest.raises(ConfigError, match="offloaded"):
+        hotswap_adapter(model, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("one", "another"),
+    [
+        ({"degree": 3}, {"degree": [3]}),
+        ({"degree": 3, "num_vectors": 2, "init_noise": 0.1}, {"degree": [3, 3], "num_vectors": 2, "init_noise": 0.1}),
+        ({"degree_pattern": {"query": 3, "key": 4}}, {"degree_pattern": {"key": 4, "query": [3]}}),
+        ({"degree_pattern": None}, {"degree_pattern": {}}),
+        ({"pooling": "mean"}, {"pooling": "max"}),  # of one vector
+    ],
+)
+def test_what_computes_the_same_fits_however_it_is_said(
+    one: dict[str, Any], another: dict[str, Any], tmp_path: Path
+) -> None:
+    model = steered_model("roberta", **one)
+    expected = result(other(tmp_path, **another), batch("roberta"))
+    hotswap_adapter(model, str(tmp_path))
+    assert torch.equal(result(model, batch("roberta")), expected)
+    model.add_adapter("second", config(**another))
+    model.add_weighted_adapter(["default", "second"], [0.5, 0.5], "both")

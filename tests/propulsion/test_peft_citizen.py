@@ -377,3 +377,11 @@ def test_weighted_adapters_with_different_exclusions_leave_no_debris() -> None:
         with pytest.raises((ConfigError, AdapterNameError)):
             model.add_weighted_adapter(["default", "b"], weights, name)
         assert name not in model.peft_config
+
+
+def test_a_whole_models_state_of_the_first_release_is_read() -> None:
+    model, other = steered_model("roberta", train_bias=True), steered_model("roberta", trained=False, train_bias=True)
+    state = {re.sub(r"(propulsion_\w+\.default)\.weight$", r"\1", name): v for name, v in model.state_dict().items()}
+    assert state.keys() != model.state_dict().keys()
+    other.load_state_dict(state)
+    assert torch.equal(result(other, batch("roberta")), result(model, batch("roberta")))

@@ -196,3 +196,52 @@ def test_trl_takes_a_trained_adapter_as_its_reference(tmp_path: Path) -> None:
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses == [pytest.approx(math.log(2), abs=1e-4)]
+
+
+FSDP_PROGRAM = """
+import sys
+import torch
+from peft.utils.other import fsdp_auto_wrap_policy
+from torch.distributed.fsdp import FullyShardedDataParallel
+from tests.propulsion.steered import batch, steered_model
+
+torch.distributed.init_process_group("gloo")
+fields = {"target_modules": "all", "train_bias": True}
+alone, inputs = steered_model("bert", **fields).train(), batch("bert", batch=4)
+expected = alone(**inputs).loss
+model = steered_model("bert", **fields).train()
+sharded = FullyShardedDataParallel(
+    model, auto_wrap_policy=fsdp_auto_wrap_policy(model), use_orig_params=sys.argv[1] == "True",
+    device_id=torch.device("cpu"),
+)
+loss = sharded(**inputs).loss
+loss.backward()
+torch.testing.assert_close(loss, expected)
+total = sum(p.grad.square().sum() for p in sharded.parameters() if p.requires_grad and p.grad is not None)
+torch.distributed.all_reduce(total)
+expected.backward()
+wanted = sum(p.grad.square().sum() for p in alone.parameters() if p.grad is not None)
+torch.testing.assert_close(total, wanted, rtol=1e-4, atol=0)
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use_orig_params", [True, False])
+def test_sharded_parameters_have_the_gradients_of_whole_ones(use_orig_params: bool, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}", "OMP_NUM_THREADS": "1"}
+    (tmp_path / "program.py").write_text(FSDP_PROGRAM)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*launch, str(tmp_path / "program.py"), str(use_orig_params)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_replica_of_data_parallel_computes_the_same() -> None:
+    layer = next(layer for layer in layers(steered_model("roberta", train_bias=True)) if layer.propulsion_bias)
+    for trained in (layer.propulsion_delta["default"], layer.propulsion_bias["default"]):
+        replica = trained._replicate_for_data_parallel()
+        replica.weight = trained.weight.detach()  # as torch.nn.parallel.replicate does, without a parameter
+        assert torch.equal(replica(), trained())
+        assert replica().data_ptr() != trained.weight.data_ptr()  # FSDP takes the weight's memory away

@@ -11,7 +11,7 @@ from typing import Any
 from propulsion_tools.cli import GOES_ON, USAGE_ERROR
 from propulsion_tools.cli.commands import COMMANDS
 from propulsion_tools.cli.parsing import parse
-from propulsion_tools.errors import UnknownNameError, is_one_sentence, near_misses, require
+from propulsion_tools.errors import UnknownNameError, check_installed, is_one_sentence, near_misses
 from propulsion_tools.methods.names import check_method_name
 from propulsion_tools.tasks.names import check_task_name
 from propulsion_tools.upstream.peft_private import hide_harmless_warnings
@@ -67,7 +67,7 @@ def dispatch(words: list[str]) -> None:
         options = command.options(**values)
         _check_names(options)
         for package in command.packages:
-            require(package, "train")
+            check_installed(package, "train")
         hide_harmless_warnings()
         command.run(*positional, options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import multiprocessing.forkserver
@@ -94,7 +95,9 @@ def _train(spec: RunSpec, threads: int | None, log: bool) -> None:
             traceback.print_exc()
         reason = str(error) if refused else textwrap.shorten(f"{type(error).__name__}: {error}", 500)
         status = _REFUSED if refused else _BROKEN
-        write_failure(folder, Failure(reason, status, time.monotonic() - begun))
+        print(reason, file=sys.stderr)
+        with contextlib.suppress(OSError):  # the disk may be what failed; the log's end is then the reason
+            write_failure(folder, Failure(reason, status, time.monotonic() - begun))
         sys.exit(status)
 
 

@@ -19,7 +19,7 @@ from propulsion.adapter_files import BIAS, DELTA, split_key
 from propulsion.errors import AdapterFileError
 from propulsion.gain import gain
 from propulsion.pooling import pool
-from propulsion.upstream.peft_private import name_in_base, of_pattern
+from propulsion.upstream.peft_private import name_in_base
 from propulsion_tools.errors import NotFiniteError
 from propulsion_tools.inspection.places import Place, model_order, place_of
 
@@ -133,7 +133,7 @@ def _layer(name: str, delta: Tensor, config: PropulsionConfig, file: Path) -> Sa
             f"{file}: the vectors of {name} have the shape {tuple(delta.shape)}, which does not fit "
             f"num_vectors={config.num_vectors} in {CONFIG_NAME}."
         )
-    degree = config.degrees_of(of_pattern(config.degree_pattern or {}, name, config.degree))
+    degree = config.degrees_in(name)
     pooled = pool(gain(delta, degree), config.pooling)
     if not pooled.isfinite().all():
         degrees = ", ".join(map(str, degree))

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from propulsion_tools.errors import OptionError
-from propulsion_tools.methods.heads import HEAD_LEARNING_RATE, train_the_head_alone
+from propulsion_tools.methods.head_training import HEAD_LEARNING_RATE, train_the_head_alone
 from propulsion_tools.methods.layer_names import refuse_targets
 from propulsion_tools.methods.registry import HasTaskType, Method, register
 from propulsion_tools.records import RunSpec

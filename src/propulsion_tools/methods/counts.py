@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Pretrai
 from propulsion.errors import PropulsionError
 from propulsion.heads import head_modules
 from propulsion_tools.errors import OptionError, ToolsError, near_misses
-from propulsion_tools.methods.heads import count_parameters
+from propulsion_tools.methods.head_training import count_parameters
 from propulsion_tools.methods.paper_results import paper_parameters
 from propulsion_tools.methods.paper_settings import Setting, paper_setting
 from propulsion_tools.methods.registry import get_method, method_names

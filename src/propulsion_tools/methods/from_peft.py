@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from propulsion.errors import PropulsionError
 from propulsion_tools.errors import OptionError, ToolsError
-from propulsion_tools.methods.heads import HEAD_LEARNING_RATE, modules_to_save
+from propulsion_tools.methods.head_training import HEAD_LEARNING_RATE, modules_to_save
 from propulsion_tools.methods.layer_names import target_names
 from propulsion_tools.methods.registry import HasTaskType, Method, register
 from propulsion_tools.records import RunSpec

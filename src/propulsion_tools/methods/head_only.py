@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from propulsion_tools.errors import OptionError
-from propulsion_tools.methods.heads import HEAD_LEARNING_RATE, train_the_head_alone
+from propulsion_tools.methods.head_training import HEAD_LEARNING_RATE, train_the_head_alone
 from propulsion_tools.methods.registry import HasTaskType, Method, register
 from propulsion_tools.records import RunSpec
 

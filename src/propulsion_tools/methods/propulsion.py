@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from propulsion import PropulsionConfig
 from propulsion.targets import PRESETS
 from propulsion_tools.errors import OptionError
-from propulsion_tools.methods.heads import HEAD_LEARNING_RATE, modules_to_save
+from propulsion_tools.methods.head_training import HEAD_LEARNING_RATE, modules_to_save
 from propulsion_tools.methods.registry import Cost, HasTaskType, Method, register
 from propulsion_tools.records import RunSpec
 

@@ -151,7 +151,7 @@ class RunSpec(Checked):
     )
     # Training adds the head to these where its weights are new.
     modules_to_save: tuple[str, ...] | None = _method(
-        None, "modules trained whole beside the task's head", ANY, may_change=True
+        None, "modules trained in full beside the task's head", ANY, may_change=True
     )
     layers_to_transform: int | tuple[int, ...] | None = _method(
         None, "indices of the blocks to steer (default: all)", ANY, may_change=False, smoke=set_to(None)

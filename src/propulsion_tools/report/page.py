@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from propulsion_tools.errors import require
-from propulsion_tools.report.commands import commands
 from propulsion_tools.report.drawing import Figure
 from propulsion_tools.report.figures import figures
+from propulsion_tools.report.rerun_commands import commands
 from propulsion_tools.report.summary import Summary
 from propulsion_tools.report.tables import Table, TableCell, facts, tables, title
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from propulsion_tools.compare.run_folders import Failure
 from propulsion_tools.records import RunRecord
-from propulsion_tools.report.commands import anchor
+from propulsion_tools.report.rerun_commands import anchor
 from propulsion_tools.report.statistics import Mean
 from propulsion_tools.report.summary import Column, Score, Summary, scale_of
 from propulsion_tools.training.console import size

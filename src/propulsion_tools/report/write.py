@@ -12,9 +12,9 @@ from typing import Any
 from propulsion_tools.compare.grid import Grid
 from propulsion_tools.compare.results import CellResult
 from propulsion_tools.records import write_atomically
-from propulsion_tools.report.commands import commands
 from propulsion_tools.report.drawing import Figure
 from propulsion_tools.report.page import page
+from propulsion_tools.report.rerun_commands import commands
 from propulsion_tools.report.summary import Summary
 from propulsion_tools.report.tables import Table, TableCell, facts, tables, title
 

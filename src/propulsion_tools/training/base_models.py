@@ -221,7 +221,7 @@ def _weights(spec: RunSpec, kind: ModelKind, path: str, model_kwargs: dict[str, 
 
 
 def _unquantized(kind: ModelKind, path: str, model_kwargs: dict[str, Any]) -> list[str]:
-    """What is trained whole stays whole: the head's modules, and the output layer of a language model."""
+    """What is trained in full is not quantized: the head's modules, and the output layer of a language model."""
     config = AutoConfig.from_pretrained(path, **model_kwargs)
     return head_modules(_skeleton(kind.auto_class, config)) or ["lm_head"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from propulsion_tools.errors import OptionError
-from propulsion_tools.methods.heads import count_parameters
+from propulsion_tools.methods.head_training import count_parameters
 from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec
 from propulsion_tools.tasks import TaskData
 from propulsion_tools.training.build import Job, build

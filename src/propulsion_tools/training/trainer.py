@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from propulsion_tools.errors import NotFiniteError
 from propulsion_tools.methods import get_method
-from propulsion_tools.methods.heads import is_head
+from propulsion_tools.methods.head_training import is_head
 from propulsion_tools.methods.method_callback import MethodCallback
 from propulsion_tools.records import RunSpec
 from propulsion_tools.tasks import Setup, Task

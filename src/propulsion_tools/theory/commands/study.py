@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from propulsion_tools.errors import DataError, OptionError, near_misses
-from propulsion_tools.methods.heads import is_head
+from propulsion_tools.methods.head_training import is_head
 from propulsion_tools.records import RunSpec, model_slug
 from propulsion_tools.records.fields import borrowed_fields
 from propulsion_tools.records.options import StudyOptions
