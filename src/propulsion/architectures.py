@@ -188,14 +188,14 @@ GPT_NEOX = replace(
     fused=("attention.query_key_value",),
     attention_output=("attention.dense",),
 )
-VIT = Architecture(  # the second names are those of the first releases of transformers 5
+VIT = Architecture(
     block="layer*.*",
     embedding=("patch_embeddings.projection",),
-    query=("attention.q_proj", "attention.attention.query"),
-    key=("attention.k_proj", "attention.attention.key"),
-    value=("attention.v_proj", "attention.attention.value"),
-    attention_output=("attention.o_proj", "attention.output.dense"),
-    mlp=("mlp.fc1", "mlp.fc2", "intermediate.dense", "output.dense"),
+    query=("attention.q_proj",),
+    key=("attention.k_proj",),
+    value=("attention.v_proj",),
+    attention_output=("attention.o_proj",),
+    mlp=("mlp.fc1", "mlp.fc2"),
 )
 
 # By `config.model_type`.
