@@ -109,7 +109,10 @@ def check_installed(module: str, extra: str) -> None:
         raise _missing(module, extra)
 
 
+def install_command(extra: str) -> str:
+    """How to install an extra, as the end of a sentence."""
+    return f"pip install 'propulsion-peft[{extra}]' (in a clone: pip install '.[{extra}]')"
+
+
 def _missing(module: str, extra: str) -> MissingExtraError:
-    return MissingExtraError(
-        f"This needs the package {module!r}, which is not installed: pip install 'propulsion-peft[{extra}]'"
-    )
+    return MissingExtraError(f"This needs the package {module!r}, which is not installed: {install_command(extra)}")

@@ -58,7 +58,10 @@ def test_a_file_overrides_a_recipe_and_options_override_both(tmp_path: Path) -> 
     assert spec("--config", str(file), "--recipe", NAME, "--seed", "8") == read
 
 
-def test_the_list_says_what_the_paper_reports_and_why_a_row_cannot_be_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_says_what_the_paper_reports_and_why_a_row_cannot_be_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # the workers of pytest-xdist have one
     assert main(["recipes", "--table", "2", "--task", "squad"]) == 0
     printed = capsys.readouterr().out
     (row,) = [line for line in printed.splitlines() if line.split()[:1] == [NAME]]
@@ -76,6 +79,8 @@ def test_the_list_says_what_the_paper_reports_and_why_a_row_cannot_be_run(capsys
         (["recipes", "--print"], "recipes NAME --print"),
         (["recipes", "table2/deberta-v3-base-squad-prefix-tuning", "--print"], "DeBERTa's attention"),
         (["recipes", "--table", "two"], "table cannot be two"),
+        (["recipes", "--table", "5"], "propulsion ablate"),
+        (["recipes", "--table", "4"], "There are 1, 2"),
         (["recipes", "--tabel", "2"], "table"),
         (["recipes", "--model", "roberta"], "roberta-base"),
         (["recipes", "--task", "sst"], "sst2"),

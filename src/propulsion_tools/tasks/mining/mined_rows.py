@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from propulsion_tools.errors import DataError
+from propulsion_tools.errors import DataError, install_command
 from propulsion_tools.tasks.mining.source import (
     PACKAGES,
     Documented,
@@ -61,7 +61,7 @@ def mine(
     if len(roots) < fewest:
         raise DataError(
             f"Mining {what} needs at least {fewest} of the packages {', '.join(packages)}, and finds {len(roots)}: "
-            "pip install 'propulsion-peft[demo]'"
+            f"{install_command('demo')}."
         )
     wanted = int(sum(per_package.values()) * SURPLUS)
     pools = {}
