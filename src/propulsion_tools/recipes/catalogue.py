@@ -222,9 +222,7 @@ def _check_known(attribute: str, value: str) -> None:
         hint = near_misses(value, known) or " `propulsion recipes` lists them."
         raise UnknownNameError(f"There is no recipe named {value!r}.{hint}")
     if (attribute, value) == ("table", "5"):
-        raise UnknownNameError(
-            "Table 5 is of ablations, which have a command: propulsion ablate position."
-        )
+        raise UnknownNameError("Table 5 is of ablations, which have a command: propulsion ablate position.")
     near = "" if attribute == "table" else near_misses(value, known)
     raise UnknownNameError(f"No recipe has the {attribute} {value!r}.{near or f' There are {_listed(known)}.'}")
 
