@@ -132,6 +132,11 @@ class StudyOptions(Checked):
     disable_tqdm: bool = _borrowed("disable_tqdm")
     use_cpu: bool = _borrowed("use_cpu")
 
+    @property
+    def training_steps(self) -> int:
+        """How many steps are trained before the last look."""
+        return 0
+
 
 @dataclass(frozen=True)
 class NtkOptions(StudyOptions):
@@ -140,6 +145,11 @@ class NtkOptions(StudyOptions):
     num_samples: int = _option(64, "how many samples, evenly spaced in the order of their labels", at_least(2))
     steps: int = _option(0, "also train both for this many steps, and compare the kernels there", at_least(0))
 
+    @property
+    def training_steps(self) -> int:
+        """`steps`."""
+        return self.steps
+
 
 @dataclass(frozen=True)
 class JacobianOptions(StudyOptions):
@@ -147,6 +157,11 @@ class JacobianOptions(StudyOptions):
 
     num_samples: int = _option(32, "how many samples, evenly spaced in the order of their labels", AT_LEAST_ONE)
     steps: int = _option(100, "train for this many steps", AT_LEAST_ONE)
+
+    @property
+    def training_steps(self) -> int:
+        """`steps`."""
+        return self.steps
 
 
 @dataclass(frozen=True)

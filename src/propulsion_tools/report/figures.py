@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from propulsion_tools.records import RunRecord
 from propulsion_tools.report.drawing import GREY, Figure, Trace, looks, trace
 from propulsion_tools.report.summary import Column, Costs, Summary, scale_of
 from propulsion_tools.training.loss_curve import running_mean
@@ -118,7 +119,8 @@ def _history(summary: Summary, row: str, column: Column, name: str) -> list[list
     result = summary.result(row, column)
     chosen = [outcome for run, outcome in result.selection if run.spec.learning_rate == result.rate]
     for record in (*(record for _, record in result.records[:1]), *chosen):
-        points = [p for p in getattr(record, "history", {}).get(name, []) if p[0] <= FIRST_STEPS and p[1] is not None]
+        history = record.history if isinstance(record, RunRecord) else {}
+        points = [p for p in history.get(name, []) if p[0] <= FIRST_STEPS and p[1] is not None]
         if len(points) > 1:
             return points
     return []

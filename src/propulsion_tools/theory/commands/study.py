@@ -92,7 +92,7 @@ class Study:
     def job(self, **changes: Any) -> Job:
         """The job at its start; the same seed gives the same head to every method."""
         spec = resolve(replace(self.spec, **changes))
-        trains = getattr(self.options, "steps", 0) > 0
+        trains = self.options.training_steps > 0
         splits = {name: rows for name, rows in self.data.splits.items() if name == "train" and trains}
         job = build(spec, replace(self.data, splits=splits))
         job.model.to(self.device).eval()
