@@ -231,3 +231,25 @@ def test_methods_of_ours_reach_every_layer_of_other_architectures(architecture: 
     assert torch.allclose(output.logits, tiny_model(architecture)(**tiny_inputs(architecture)).logits, atol=1e-5)
     output.loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("degree", 3),
+        ("degree_pattern", {"query": 3}),
+        ("num_vectors", 3),
+        ("pooling", "max"),
+        ("init_weights", "normal"),
+        ("init_noise", 0.1),
+        ("train_bias", True),
+    ],
+)
+def test_an_option_that_a_method_does_not_have_is_refused(name: str, value: object) -> None:
+    spec = RunSpec(**{name: value})
+    for method in map(get_method, method_names()):
+        if method.refusal() is None and not method.name.startswith("propulsion"):
+            with pytest.raises(OptionError, match=f"{name} is an option of the method propulsion, and '{method.name}'"):
+                method.check(spec)
+    get_method("propulsion").check(spec)
+    get_method("propulsion-attn").check(spec)

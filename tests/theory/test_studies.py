@@ -109,7 +109,8 @@ def test_regress_scores_the_kernels_beside_the_adapter(
     [
         ("ntk", ["--num_samples", "0"], "num_samples must be an integer of at least 2"),
         ("ntk", ["--num_samples", "1"], "num_samples must be an integer of at least 2"),
-        ("ntk", ["--method", "head"], "trains the head alone"),
+        ("ntk", ["--method", "head", "--degree", "15"], "trains the head alone"),
+        ("ntk", ["--method", "head"], "degree is an option of the method propulsion"),
         ("ntk", ["--num_samples", "65"], "64 rows"),
         ("ntk", ["--split", "trian"], "'train'"),
         ("ntk", ["--output", "logit"], "difference"),

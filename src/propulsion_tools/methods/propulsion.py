@@ -76,6 +76,7 @@ METHOD = register(
         delta="ΔW = W ⊙ Z, W frozen",
         cost=Cost("O(d)", "O(d)", "d"),
         config_class=PropulsionConfig,
+        family="propulsion",
     )
 )
 VARIANTS = tuple(

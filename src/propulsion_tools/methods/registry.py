@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from propulsion_tools.errors import OptionError, UnknownNameError, near_misses
 from propulsion_tools.methods.names import METHOD_MODULES, check_method_name
-from propulsion_tools.records import RunSpec
+from propulsion_tools.records import RUN_FACTS, RunSpec
 
 if TYPE_CHECKING:  # so that a name that is not there is refused before these are imported
     from torch import nn
@@ -60,6 +60,7 @@ class Method:
         optimizer: The method's own optimizer, for a built model, its learning rate and its weight decay.
         fixed: Fields of the spec that the method decides, for example how the base model's weights are kept.
         refusal: Why the method cannot run on this machine, or None.
+        family: The method whose own options it reads; its presets have it too.
     """
 
     name: str
@@ -75,16 +76,23 @@ class Method:
     optimizer: Callable[[nn.Module, float, float], Optimizer] | None = None
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     refusal: Callable[[], str | None] = lambda: None
+    family: str = ""
 
     def check(self, spec: RunSpec) -> None:
         """Refuse what can be refused before any model is loaded.
 
         Raises:
-            OptionError: The method cannot run here, or an argument is an option of the run itself.
+            OptionError: The method cannot run here, does not have an option that was given, or an argument is an option
+                of the run itself.
             UnknownNameError: `method_args` has a key that the method does not have; names the near misses.
         """
         if reason := self.refusal():
             raise OptionError(f"The method {self.name!r} cannot run here: {reason}")
+        for name in self.foreign_options(spec):
+            raise OptionError(
+                f"{name} is an option of the method {RUN_FACTS[name].method}, and {self.name!r} does not have it: "
+                "leave it out, or choose that method."
+            )
         elsewhere = {item.name for item in dataclasses.fields(RunSpec)}
         for key in spec.method_args or {}:
             if key in elsewhere:
@@ -93,6 +101,11 @@ class Method:
                 rest = f" It takes the fields of {self.config_class.__name__}." if self.arguments else " It takes none."
                 hint = near_misses(str(key), self.arguments) or rest
                 raise UnknownNameError(f"{key!r} is no argument of the method {self.name!r}.{hint}")
+
+    def foreign_options(self, spec: RunSpec) -> list[str]:
+        """The options that are given, and are another method's own."""
+        own = [name for name, facts in RUN_FACTS.items() if facts.method not in (None, self.family)]
+        return [name for name in own if getattr(spec, name) != getattr(RunSpec, name)]
 
     @property
     def arguments(self) -> list[str]:

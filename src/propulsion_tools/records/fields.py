@@ -75,6 +75,7 @@ class RunFacts:
         override: The commands that may say it anew for a finished run.
         elsewhere: Where a grid says it instead, as the end of a sentence; None: like any other field.
         smoke: From its value to the one that a trial of two steps has; None: the same.
+        method: The method that alone reads it; None: it is no method's own.
     """
 
     identity: bool
@@ -83,6 +84,7 @@ class RunFacts:
     override: tuple[str, ...]
     elsewhere: str | None
     smoke: Callable[[Any], Any] | None
+    method: str | None
 
 
 def option(group: str, default: Any, text: str, values: Values = ANY) -> Any:
@@ -109,9 +111,10 @@ def run_option(
     override: tuple[str, ...],
     elsewhere: str | None = None,
     smoke: Callable[[Any], Any] | None = None,
+    method: str | None = None,
 ) -> Any:
     """A field of a run; see `option` and `RunFacts`. What has no default has to be said for every field."""
-    facts = RunFacts(identity, may_change, argument, override, elsewhere, smoke)
+    facts = RunFacts(identity, may_change, argument, override, elsewhere, smoke, method)
     return field(default=default, metadata={"group": group, "help": text, "values": values, "facts": facts})
 
 

@@ -34,6 +34,7 @@ NONE, SAME, DERIVED = Argument.NONE, Argument.SAME, Argument.DERIVED
 _fixed = partial(run_option, identity=True, argument=NONE, override=())
 _model = partial(_fixed, group="model")
 _method = partial(_fixed, group="method")
+_propulsion = partial(_method, method="propulsion")
 _data = partial(run_option, group="data", identity=True, argument=NONE)
 _training_rows = partial(_data, may_change=False, override=())
 _scored_rows = partial(_data, may_change=False, override=(EVALUATE,))
@@ -131,21 +132,23 @@ class RunSpec(Checked):
     exclude_modules: str | tuple[str, ...] | None = _method(
         None, "list or regex of modules to leave alone", ANY, may_change=False
     )
-    degree: int | tuple[int, ...] = _method(15, "degree k of the gain z^k, or one per vector", ANY, may_change=False)
-    degree_pattern: dict[str, int | list[int]] | None = _method(  # noqa: RUF009
+    degree: int | tuple[int, ...] = _propulsion(
+        15, "degree k of the gain z^k, or one per vector", ANY, may_change=False
+    )
+    degree_pattern: dict[str, int | list[int]] | None = _propulsion(  # noqa: RUF009
         None, "degree per module name, for example {query: 5}", ANY, may_change=False
     )
-    num_vectors: int = _method(1, "vectors per layer (multi-propulsion)", AT_LEAST_ONE, may_change=False)
-    pooling: str = _method(
+    num_vectors: int = _propulsion(1, "vectors per layer (multi-propulsion)", AT_LEAST_ONE, may_change=False)
+    pooling: str = _propulsion(
         "mean", "how the outputs of several vectors are pooled: mean, max, min or l2", ANY, may_change=False
     )
-    init_weights: bool | str = _method(
+    init_weights: bool | str = _propulsion(
         True, "true (the identity), false, or zeros, normal, uniform, xavier", ANY, may_change=False
     )
-    init_noise: float = _method(
+    init_noise: float = _propulsion(
         0.0, "standard deviation of the noise that tells the vectors apart", NOT_NEGATIVE, may_change=False
     )
-    train_bias: bool = _method(False, "also train the biases of the steered layers", ANY, may_change=False)
+    train_bias: bool = _propulsion(False, "also train the biases of the steered layers", ANY, may_change=False)
     method_args: dict[str, Any] | None = _method(  # noqa: RUF009
         None, "fields of the method's own configuration, for example {r: 4}", ANY, may_change=False
     )

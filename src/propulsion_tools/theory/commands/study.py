@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from propulsion_tools.errors import DataError, OptionError, near_misses
+from propulsion_tools.methods import get_method
 from propulsion_tools.methods.head_training import is_head
 from propulsion_tools.records import RunSpec, model_slug
 from propulsion_tools.records.fields import borrowed_fields
@@ -91,7 +92,9 @@ class Study:
 
     def job(self, **changes: Any) -> Job:
         """The job at its start; the same seed gives the same head to every method."""
-        spec = resolve(replace(self.spec, **changes))
+        spec = replace(self.spec, **changes)
+        foreign = get_method(spec.method).foreign_options(spec)  # of the method beside which this one is looked at
+        spec = resolve(replace(spec, **{name: getattr(RunSpec, name) for name in foreign}))
         trains = self.options.training_steps > 0
         splits = {name: rows for name, rows in self.data.splits.items() if name == "train" and trains}
         job = build(spec, replace(self.data, splits=splits))
