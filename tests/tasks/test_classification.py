@@ -41,6 +41,15 @@ def test_a_pair_has_a_second_column(write: Write) -> None:
     assert data.notes == ("validation_matched is used as the validation split.",)
 
 
+@pytest.mark.parametrize("task", ["mrpc", "qqp"])
+@pytest.mark.parametrize("labels", [(0, 1, 2), ("a", "b", "c")])
+def test_a_score_of_two_classes_refuses_three_before_the_training(task: str, labels: tuple, write: Write) -> None:
+    names = ("sentence1", "sentence2") if task == "mrpc" else ("question1", "question2")
+    rows = [{**dict.fromkeys(names, f"w{row}"), "label": labels[row % 3]} for row in range(9)]
+    with pytest.raises(DataError, match="F1 of the second of two classes, and the data has 3"):
+        get_task(task).load(DataSource(data_dir=write(train=rows, validation=rows)))
+
+
 def test_guesses_are_said_and_what_is_given_is_not_guessed(write: Write) -> None:
     rows = [{"id": row, "Review": f"w{row}", "remark": "w1", "Target": "ab"[row % 2]} for row in range(4)]
     folder = write(train=rows, validation=rows)

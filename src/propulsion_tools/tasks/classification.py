@@ -65,7 +65,13 @@ class TextClassification(Task):
         """
         raw = read(source, self.name, self.hub_id, self.hub_config, self.default)
         given = Columns(source.text_column, source.text_pair_column, source.label_column)
-        return to_task_data(raw, source, given, self.columns, self.label_names, self.regression, self.no_label)
+        data = to_task_data(raw, source, given, self.columns, self.label_names, self.regression, self.no_label)
+        if "f1" in self.scores and data.label_names is not None and len(data.label_names) > 2:
+            raise DataError(
+                f"{self.name} is scored by the F1 of the second of two classes, and the data has {len(data.label_names)} "
+                f"({', '.join(data.label_names)}): use --task text-classification, which scores any number of them."
+            )
+        return data
 
     def unlabelled(
         self, rows: Sequence[Mapping[str, Any]], text_column: str | None = None, text_pair_column: str | None = None
