@@ -67,9 +67,10 @@ class TextClassification(Task):
         given = Columns(source.text_column, source.text_pair_column, source.label_column)
         data = to_task_data(raw, source, given, self.columns, self.label_names, self.regression, self.no_label)
         if "f1" in self.scores and data.label_names is not None and len(data.label_names) > 2:
+            names = ", ".join(data.label_names)
             raise DataError(
-                f"{self.name} is scored by the F1 of the second of two classes, and the data has {len(data.label_names)} "
-                f"({', '.join(data.label_names)}): use --task text-classification, which scores any number of them."
+                f"{self.name} is scored by the F1 of the second of two classes, and the data has "
+                f"{len(data.label_names)} ({names}): use --task text-classification, which scores any number of them."
             )
         return data
 
