@@ -9,9 +9,10 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from propulsion import hotswap_adapter
+from propulsion import PropulsionConfig, hotswap_adapter
 from propulsion.errors import AdapterFileError, AdapterNameError, BaseModelError, ConfigError, MergeError
 from tests.propulsion.steered import batch, config, layers, result, steered_model, train_by_chance
 from tests.tiny_models import tiny_model
@@ -35,14 +36,21 @@ def test_the_model_answers_as_the_other_did(tmp_path: Path) -> None:
 
 
 def test_a_compiled_model_is_not_compiled_again(tmp_path: Path) -> None:
-    expected = result(other(tmp_path), batch("roberta"))
-    counter = CompileCounter()
-    model = torch.compile(steered_model("roberta"), backend=counter)
-    first = result(model, batch("roberta"))
-    frames = counter.frame_count
-    assert frames > 0
-    hotswap_adapter(model, str(tmp_path))
-    second = result(model, batch("roberta"))
+    def network(seed: int) -> PeftModel:
+        torch.manual_seed(0)
+        base = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        model = get_peft_model(base, PropulsionConfig(target_modules=["0", "2"])).eval()
+        train_by_chance(model, seed=seed)
+        return model
+
+    other, x, counter = network(seed=5), torch.ones(2, 4), CompileCounter()
+    other.save_pretrained(tmp_path)
+    model = torch.compile(network(seed=1), backend=counter)
+    with torch.no_grad():
+        first, frames = model(x), counter.frame_count
+        assert frames > 0
+        hotswap_adapter(model, str(tmp_path))
+        second, expected = model(x), other(x)
     assert counter.frame_count == frames
     torch.testing.assert_close(second, expected)
     assert not torch.allclose(first, second)
