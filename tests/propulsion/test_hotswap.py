@@ -47,8 +47,12 @@ def test_a_compiled_model_is_not_compiled_again(tmp_path: Path) -> None:
     other.save_pretrained(tmp_path)
     model = torch.compile(network(seed=1), backend=counter)
     with torch.no_grad():
-        first, frames = model(x), counter.frame_count
+        model(x)
+        frames = counter.frame_count
         assert frames > 0
+        first = model(x)
+        if counter.frame_count != frames:
+            pytest.skip("this torch compiles at each call, swap or not, as 2.6 does")
         hotswap_adapter(model, str(tmp_path))
         second, expected = model(x), other(x)
     assert counter.frame_count == frames
