@@ -15,7 +15,7 @@ from propulsion.errors import AdapterFileError, AdapterNameError, ConfigError, M
 from propulsion.fingerprint import check_fingerprint
 from propulsion.layers import PropulsionLayer
 from propulsion.upstream.torch_private import uncompiled
-from propulsion.weighted_adapters import check_alike
+from propulsion.weighted_adapters import check_alike, check_in_memory
 
 
 def hotswap_adapter(
@@ -65,6 +65,7 @@ def hotswap_adapter(
 def _copy(saved: dict[str, Tensor], model: PeftModel, adapter_name: str) -> None:
     """Into the memory of the loaded values, after all of them have been compared."""
     own = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    check_in_memory(own.values())
     check_adapter_tensors(saved, own, adapter_name)
     if more := sorted(saved.keys() - own.keys()):
         raise AdapterFileError(f"The adapter has {more[0]}, which the loaded one does not train: load it beside it.")

@@ -39,7 +39,7 @@ from propulsion.upstream.peft_private import (
     merged_without_warning,
     name_all_linear,
 )
-from propulsion.weighted_adapters import COMBINATIONS, check_alike, combine, combine_bias
+from propulsion.weighted_adapters import COMBINATIONS, check_alike, check_in_memory, combine, combine_bias
 
 # The tuner that holds a configuration, by the configuration's id; a holder that has it no longer is passed over.
 _HOLDERS: weakref.WeakValueDictionary[int, PropulsionModel] = weakref.WeakValueDictionary()
@@ -259,6 +259,7 @@ class PropulsionModel(BaseTuner):
         steered = {name: layer for name, layer in layers.items() if any(a in layer.propulsion_delta for a in adapters)}
         for name, layer in steered.items():
             check_alike(layer, name, self.peft_config[adapters[0]], adapters)
+            check_in_memory(layer.propulsion_delta.parameters())
         deltas = {name: combine(layer, adapters, weights, combination_type) for name, layer in steered.items()}
         if not all(torch.isfinite(delta).all() for delta in deltas.values()):
             raise ConfigError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ def check_alike(layer: PropulsionLayer, name: str, config: PropulsionConfig, ada
         adapters: Names; those that do not steer the layer are passed over.
 
     Raises:
-        ConfigError: The degrees, the pooling or the training of biases differ, or the weights are offloaded.
+        ConfigError: The degrees, the pooling or the training of biases differ.
     """
     wanted = config.degrees_in(name), config.pooling, config.train_bias and has_bias(layer.get_base_layer())
     for adapter in adapters:
@@ -38,8 +38,16 @@ def check_alike(layer: PropulsionLayer, name: str, config: PropulsionConfig, ada
                     f"The adapters differ in {field} for {name} ({one!r} and {other!r}): their vectors do not mean the "
                     "same."
                 )
-        if layer.propulsion_delta[adapter].weight.is_meta:
-            raise ConfigError("The model's weights are offloaded: combine or replace adapters before it is dispatched.")
+
+
+def check_in_memory(weights: Iterable[Tensor]) -> None:
+    """Refuse trained weights that are offloaded, which could be neither read nor written.
+
+    Raises:
+        ConfigError: One of them is.
+    """
+    if any(weight.is_meta for weight in weights):
+        raise ConfigError("The adapter's weights are offloaded: combine or replace adapters before that.")
 
 
 def combine(layer: PropulsionLayer, adapters: Sequence[str], weights: Sequence[float], combination_type: str) -> Tensor:

@@ -112,11 +112,19 @@ def test_a_weight_for_an_adapter_is_refused_with_the_way_out() -> None:
         layer.scale_layer(0.5)
 
 
-def test_an_offloaded_model_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["vectors", "head"])
+def test_an_offloaded_model_is_left_alone(part: str, tmp_path: Path) -> None:
     other(tmp_path)
-    model = cpu_offload(steered_model("roberta"), execution_device=torch.device("cpu"))
+    model = steered_model("roberta")
+    cpu_offload(
+        model.base_model.model.classifier if part == "head" else model.base_model.model.roberta,
+        execution_device=torch.device("cpu"),
+    )
     with pytest.raises(ConfigError, match="offloaded"):
         hotswap_adapter(model, str(tmp_path))
+    if part == "vectors":
+        with pytest.raises(ConfigError, match="offloaded"):
+            model.add_weighted_adapter(["default"], [0.5], "weaker")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import multiprocessing
 import multiprocessing.forkserver
@@ -95,9 +94,10 @@ def _train(spec: RunSpec, threads: int | None, log: bool) -> None:
             traceback.print_exc()
         reason = str(error) if refused else textwrap.shorten(f"{type(error).__name__}: {error}", 500)
         status = _REFUSED if refused else _BROKEN
-        print(reason, file=sys.stderr)
-        with contextlib.suppress(OSError):  # the disk may be what failed; the log's end is then the reason
+        try:
             write_failure(folder, Failure(reason, status, time.monotonic() - begun))
+        except OSError:  # the disk may be what failed
+            print(reason, file=sys.stderr)
         sys.exit(status)
 
 
