@@ -8,8 +8,9 @@ from propulsion.register import register
 register()
 
 from propulsion.config import PropulsionConfig  # noqa: E402
+from propulsion.head_start import start_head  # noqa: E402
 from propulsion.hotswap import hotswap_adapter  # noqa: E402
 from propulsion.tuner import PropulsionModel  # noqa: E402
 
-__all__ = ["PropulsionConfig", "PropulsionModel", "hotswap_adapter"]
+__all__ = ["PropulsionConfig", "PropulsionModel", "hotswap_adapter", "start_head"]
 __version__ = "0.1.0"

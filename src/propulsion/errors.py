@@ -5,6 +5,7 @@ PropulsionError
 ├── TargetError              target modules match nothing, or something that cannot be steered (also a ValueError)
 ├── LayerError               a layer of this kind cannot be steered (also a ValueError)
 ├── MergeError               these vectors cannot be folded into these weights (also a ValueError)
+├── HeadError                a model has no head that can be started so (also a ValueError)
 ├── AdapterNameError         no adapter of this name (also a ValueError)
 └── AdapterFileError         a saved adapter is damaged, incomplete or not finite (also a ValueError)
     └── BaseModelError       a saved adapter belongs to another base model
@@ -34,6 +35,10 @@ class LayerError(PropulsionError, ValueError):
 
 class MergeError(PropulsionError, ValueError):
     """These vectors cannot be folded into these weights."""
+
+
+class HeadError(PropulsionError, ValueError):
+    """A model has no head that can be started from these labels."""
 
 
 class AdapterNameError(PropulsionError, ValueError):

@@ -5,6 +5,7 @@ ToolsError
 │   └── SchemaVersionError   a record was written under another version of its schema
 ├── DataError                the data cannot be trained on (also a ValueError)
 ├── NotFiniteError           the loss or a gain left the finite range (also an ArithmeticError)
+├── CollapseError            a training lost what it had learned (also an ArithmeticError)
 ├── GradientError            an output does not depend on the parameters in question (also a ValueError)
 ├── RunsFailedError          every run of a grid failed, or one of the demo's (also a RuntimeError)
 ├── UnknownNameError         no task, method or key of this name; names the near misses (also a ValueError)
@@ -41,6 +42,10 @@ class DataError(ToolsError, ValueError):
 
 class NotFiniteError(ToolsError, ArithmeticError):
     """The loss or a gain left the finite range."""
+
+
+class CollapseError(ToolsError, ArithmeticError):
+    """A training lost what it had learned."""
 
 
 class GradientError(ToolsError, ValueError):

@@ -55,13 +55,12 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 
 def test_new_modules_of_the_backbone_are_reported(tiny_model: Path, tmp_path: Path) -> None:
     spec = RunSpec(model_name_or_path=str(tiny_model))
-    model, new = models.load_base(spec, CLASSIFIER, {"num_labels": 3}, None)
-    assert (model.config.num_labels, new) == (3, ())
+    model, heads, new = models.load_base(spec, CLASSIFIER, {"num_labels": 3}, None)
+    assert (model.config.num_labels, heads, new) == (3, ("classifier",), ())
     model.bert.pooler = None
     model.bert.save_pretrained(tmp_path)
-    assert models.load_base(RunSpec(model_name_or_path=str(tmp_path)), CLASSIFIER, {}, None)[1] == (
-        "bert.pooler.dense",
-    )
+    loaded = models.load_base(RunSpec(model_name_or_path=str(tmp_path)), CLASSIFIER, {}, None)
+    assert loaded.fresh_backbone == ("bert.pooler.dense",)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,7 @@ def test_the_built_model_drops_what_was_asked_for(tiny_model: Path) -> None:
     spec = RunSpec(model_name_or_path=str(tiny_model), dropout=0.25)
     wanted = models.dropouts(AutoConfig.from_pretrained(tiny_model), spec.dropout)
     tokenizer = models.load_tokenizer(str(tiny_model))
-    model, _ = models.load_base(spec, SEQUENCE_CLASSIFIER, {"num_labels": 2, **wanted}, tokenizer)
+    model, *_ = models.load_base(spec, SEQUENCE_CLASSIFIER, {"num_labels": 2, **wanted}, tokenizer)
     assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.25}
 
 

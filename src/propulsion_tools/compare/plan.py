@@ -12,6 +12,7 @@ from typing import Any
 from propulsion_tools.compare.grid import Grid, Settings
 from propulsion_tools.methods import get_method
 from propulsion_tools.records import RUN_FACTS, RunSpec, slug
+from propulsion_tools.records.run_spec import BEFORE
 from propulsion_tools.training.resolve import resolve
 
 DEFAULTS: Settings = {"eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True}
@@ -102,12 +103,11 @@ def _run(grid: Grid, cell: Cell, own: Mapping[str, Any], is_final: bool) -> Run:
 
 
 def spec_hash(spec: RunSpec) -> str:
-    """Eight hexadecimal digits of what a resolved spec computes; fields at their defaults do not count."""
-    defaults = RunSpec()
-    told = {
-        name: value
-        for name, value in asdict(spec).items()
-        if RUN_FACTS[name].identity and value != getattr(defaults, name)
-    }
+    """Eight hexadecimal digits of what a resolved spec computes.
+
+    Fields at their defaults do not count, younger ones at what runs did before there were these fields.
+    """
+    usual = {**asdict(RunSpec()), **BEFORE}
+    told = {name: value for name, value in asdict(spec).items() if RUN_FACTS[name].identity and value != usual[name]}
     text = json.dumps(told, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from peft import AdaLoraConfig
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel
 
 from propulsion_tools.errors import OptionError
 from propulsion_tools.methods.from_peft import on_targets, peft_method
@@ -35,18 +35,14 @@ class AllocateRanks(MethodCallback):
         self.given = given
         self.pattern: dict[str, list[bool]] = {}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        total = self.config.total_step = max(2, state.max_steps)
+    def begin(self, steps: int) -> None:
+        total = self.config.total_step = max(2, steps)
         self.config.tinit = min(self.given.get("tinit", int(START_SHARE * total)), total - 2)
         self.config.tfinal = min(self.given.get("tfinal", int(END_SHARE * total)), total - self.config.tinit - 1)
         self.config.deltaT = self.given.get("deltaT", max(1, total // 100))
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        step, last = state.global_step + 1, self.config.total_step - self.config.tfinal
+    def after_step(self, step: int, steps: int) -> None:
+        last = self.config.total_step - self.config.tfinal
         if step <= last:
             _, pattern = self.allocator.update_and_allocate(self.model, step, force_mask=step == last)
             self.pattern = pattern or self.pattern

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from propulsion_tools.methods.low_rank import LowRank, LowRankOptions, attach_each, low_rank_method, pieces
@@ -44,16 +44,12 @@ class Follow(MethodCallback):
         self.start_step = start_step
         self.before: list[Tensor] = []
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        start = self.start_step or max(1, state.max_steps // 10)
-        self.before = [piece.update() for _, piece in self.pairs] if state.global_step + 1 >= start else []
+    def before_step(self, step: int, steps: int) -> None:
+        start = self.start_step or max(1, steps // 10)
+        self.before = [piece.update() for _, piece in self.pairs] if step >= start else []
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def after_step(self, step: int, steps: int) -> None:
         for (layer, piece), before in zip(self.pairs, self.before, strict=False):
             move = piece.ratio * (piece.update() - before)
             layer.weight.add_(move.T if isinstance(layer, Conv1D) else move)

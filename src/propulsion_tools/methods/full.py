@@ -20,6 +20,7 @@ METHOD = register(
         description="every weight of the network",
         build=build,
         learning_rate=lambda spec: 1e-4,
+        dropout=None,
         delta="ΔW free",
         cost=Cost("O(d × d)", "O(d × d)", "d²"),
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel
 
 from propulsion_tools.methods.attach import random_matrix, sizes, zeros
 from propulsion_tools.methods.low_rank import LowRankOptions, attach_each, low_rank_method, pieces
@@ -64,12 +64,10 @@ class Grant(MethodCallback):
         self.start, self.end = (rank * len(self.pieces) for rank in (options.start_r, max(options.r, options.start_r)))
         self.importance = torch.zeros(len(self.pieces))
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def after_step(self, step: int, steps: int) -> None:
         now = torch.stack([piece.importance() for piece in self.pieces]).cpu()
         self.importance = SMOOTHING * self.importance + (1 - SMOOTHING) * now
-        share = min(1.0, (state.global_step + 1) / max(1.0, GRANTED_BY * state.max_steps))
+        share = min(1.0, step / max(1.0, GRANTED_BY * steps))
         self.grant(self.start + round(share * (self.end - self.start)))
 
     def grant(self, total: int) -> None:

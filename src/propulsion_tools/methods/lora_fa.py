@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from peft import LoraConfig, PeftModel
 from peft.optimizers import create_lorafa_optimizer
 from torch import nn
@@ -24,7 +26,23 @@ def optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> Op
     """PEFT's AdamW on g_B (A Aᵀ)⁻¹ / s², the B-gradient whose step in ΔW is nearest to that of full fine-tuning."""
     assert isinstance(model, PeftModel)
     config = model.peft_config[model.active_adapters[0]]
-    return create_lorafa_optimizer(model, config.r, config.lora_alpha, learning_rate, weight_decay)
+    return pass_over_waiting(create_lorafa_optimizer(model, config.r, config.lora_alpha, learning_rate, weight_decay))
+
+
+def pass_over_waiting(optimizer: Optimizer) -> Optimizer:
+    """Let an optimizer that wants a gradient for each of its parameters step without the groups that have none."""
+    groups: list[dict[str, Any]] = []
+
+    def hide(*_: Any) -> None:
+        groups[:] = optimizer.param_groups
+        optimizer.param_groups = [group for group in groups if any(p.grad is not None for p in group["params"])]
+
+    def show(*_: Any) -> None:
+        optimizer.param_groups = list(groups)
+
+    optimizer.register_step_pre_hook(hide)
+    optimizer.register_step_post_hook(show)
+    return optimizer
 
 
 METHOD = peft_method(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from propulsion_tools.errors import OptionError
@@ -81,13 +81,11 @@ class Prune(MethodCallback):
         self.sparsity = options.sparsity
         self.importance = [torch.zeros_like(piece.mask) for piece in self.pieces]
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def after_step(self, step: int, steps: int) -> None:
         for number, piece in enumerate(self.pieces):
             now = piece.importance()
             self.importance[number] = SMOOTHING * self.importance[number].to(now) + (1 - SMOOTHING) * now
-        share = min(1.0, (state.global_step + 1) / max(1.0, PRUNED_BY * state.max_steps))
+        share = min(1.0, step / max(1.0, PRUNED_BY * steps))
         self.prune(self.sparsity * (1 - (1 - share) ** 3))
 
     def prune(self, sparsity: float) -> None:

@@ -52,6 +52,7 @@ class Method:
         build: Wraps the base model, or changes it in place, so that exactly what the method trains requires grad.
         learning_rate: The step size that suits the method when none is given.
         head_learning_rate: That of a new head beside it; None: the same.
+        dropout: That of the network's hidden layers and attention while it trains; None: the model's own.
         delta: The reparameterisation of ΔW, as in the paper's table 6 where it has one.
         cost: Its row of the paper's table 4, if there is one.
         config_class: The dataclass whose fields `RunSpec.method_args` may set.
@@ -68,6 +69,7 @@ class Method:
     build: Callable[[PreTrainedModel, RunSpec, HasTaskType], nn.Module]
     learning_rate: Callable[[RunSpec], float]
     head_learning_rate: float | None = None
+    dropout: float | None = 0.0
     delta: str = ""
     cost: Cost | None = None
     config_class: type[Any] = NoOptions

@@ -40,6 +40,9 @@ ANY = Values("anything", lambda v: True)
 NOT_NEGATIVE = _number("a number of at least 0", lambda v: math.isfinite(v) and v >= 0)
 ABOVE_ZERO = _number("a number above 0", lambda v: math.isfinite(v) and v > 0)
 SHARE = _number("a share of at least 0 and below 1", lambda v: 0 <= v < 1)
+SHARE_OR_MODEL = Values(
+    "a share of at least 0 and below 1, or 'model'", lambda v: v == "model" or SHARE.holds(v), ("model",)
+)
 FINITE = _number("a finite number", math.isfinite)
 
 
@@ -76,6 +79,7 @@ class RunFacts:
         elsewhere: Where a grid says it instead, as the end of a sentence; None: like any other field.
         smoke: From its value to the one that a trial of two steps has; None: the same.
         method: The method that alone reads it; None: it is no method's own.
+        before: What a run had whose record is older than the field; `NOW`: there is none.
     """
 
     identity: bool
@@ -85,6 +89,11 @@ class RunFacts:
     elsewhere: str | None
     smoke: Callable[[Any], Any] | None
     method: str | None
+    before: Any
+
+
+NOW = object()
+"""For `RunFacts.before`: the field is as old as the records."""
 
 
 def option(group: str, default: Any, text: str, values: Values = ANY) -> Any:
@@ -112,9 +121,10 @@ def run_option(
     elsewhere: str | None = None,
     smoke: Callable[[Any], Any] | None = None,
     method: str | None = None,
+    before: Any = NOW,
 ) -> Any:
     """A field of a run; see `option` and `RunFacts`. What has no default has to be said for every field."""
-    facts = RunFacts(identity, may_change, argument, override, elsewhere, smoke, method)
+    facts = RunFacts(identity, may_change, argument, override, elsewhere, smoke, method, before)
     return field(default=default, metadata={"group": group, "help": text, "values": values, "facts": facts})
 
 

@@ -12,7 +12,7 @@ from propulsion_tools.errors import OptionError, SchemaVersionError, UnknownName
 from propulsion_tools.records.fields import refuse_unknown
 from propulsion_tools.records.files import write_atomically
 from propulsion_tools.records.json_values import check_types, to_json
-from propulsion_tools.records.run_spec import RunSpec
+from propulsion_tools.records.run_spec import BEFORE, RunSpec
 
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
@@ -51,6 +51,8 @@ class RunRecord:
     """What was guessed or left out, in sentences."""
     columns: dict[str, str] = field(default_factory=dict)
     """The columns that a text and its pair were read from, by the options that name them (text classification)."""
+    collapses: tuple[dict[str, Any], ...] = ()
+    """What was lost while it trained: ``step``, ``reason``, ``back_to`` (a step; None: it went on) and ``factor``."""
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -84,8 +86,8 @@ class RunRecord:
         for name, inner in _INNER_KEYS.items():
             if missing := [key for key in inner if key not in values[name]]:
                 raise OptionError(f"This record lacks {', '.join(missing)} in {name}.")
-        values["spec"] = RunSpec.from_dict(values["spec"])
-        for name in ("label_names", "notes"):
+        values["spec"] = RunSpec.from_dict({**BEFORE, **values["spec"]})
+        for name in ("label_names", "notes", "collapses"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         return cls(**values)

@@ -14,7 +14,9 @@ from propulsion_tools.records.fields import (
     AT_LEAST_ONE,
     FINITE,
     NOT_NEGATIVE,
+    NOW,
     SHARE,
+    SHARE_OR_MODEL,
     Argument,
     Checked,
     at_most,
@@ -69,8 +71,11 @@ class RunSpec(Checked):
     device_map: str | None = _model(
         None, "where the weights go, for example auto; None: one device", ANY, may_change=True, smoke=set_to(None)
     )
-    dropout: float | None = _model(
-        None, "dropout of hidden layers and attention; None: the model's", SHARE, may_change=False
+    dropout: float | str | None = _model(
+        None,
+        "dropout of hidden layers and attention, or model (its own); None: the method's",
+        SHARE_OR_MODEL,
+        may_change=False,
     )
     attn_implementation: str | None = _model(
         None, "eager, sdpa, flash_attention_2 and so on; None: the model's", ANY, may_change=True
@@ -177,6 +182,27 @@ class RunSpec(Checked):
     optim: str = _update("adamw_torch", "optimizer, by its name in TrainingArguments", ANY, argument=SAME)
     lr_scheduler_type: str = _update("linear", "schedule, by its name in TrainingArguments", ANY, argument=SAME)
     warmup_steps: float = _update(0.06, "warm-up steps; below 1, a share of all steps", NOT_NEGATIVE, argument=SAME)
+    head_start: str = _update(
+        "labels",
+        "where a fresh head begins: labels (the mean of the training labels, or the log of their shares) or random",
+        one_of("labels", "random"),
+        argument=NONE,
+        before="random",
+    )
+    head_first: float = _update(
+        0.1,
+        "share of the steps in which a fresh head trains alone; then the rest joins with a warm-up of its own",
+        SHARE,
+        argument=NONE,
+        before=0.0,
+    )
+    on_collapse: str = _update(
+        "recover",
+        "when the loss is lost or a gain runs away: recover (go back, and on at a third of the rate), stop or ignore",
+        one_of("recover", "stop", "ignore"),
+        argument=NONE,
+        before="ignore",
+    )
     bf16: bool = _update(False, "compute in bfloat16 by autocast; trained weights stay float32", ANY, argument=DERIVED)
     gradient_checkpointing: bool = run_option(
         False,
@@ -336,6 +362,8 @@ class RunSpec(Checked):
 
 RUN_FACTS = facts_of(RunSpec)
 """What is known about each field, by its name."""
+BEFORE = {name: facts.before for name, facts in RUN_FACTS.items() if facts.before is not NOW}
+"""The values of runs whose records are older than these fields."""
 
 
 def _check_together(spec: RunSpec) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -115,20 +115,20 @@ def load_config(path: str) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(path)
 
 
-def dropouts(config: PreTrainedConfig, share: float | None) -> dict[str, float]:
+def dropouts(config: PreTrainedConfig, share: float | str | None) -> dict[str, float]:
     """The fields of a configuration that set the dropout of hidden layers and attention, with that share.
 
     Args:
         config: Of the base model.
-        share: What is dropped; None: as the model has it.
+        share: What is dropped; None and "model": as the model has it.
 
     Raises:
         OptionError: The architecture has no dropout that could be set.
     """
-    if share is None:
+    if share is None or isinstance(share, str):
         return {}
     names = [name for name in _DROPOUTS if hasattr(config, name)]
-    if not names:
+    if not names and share:
         raise OptionError(f"{config.model_type} has no dropout to set: leave --dropout out.")
     return dict.fromkeys(names, share)
 
@@ -162,9 +162,23 @@ def check_lengths(setup: Setup, kind: ModelKind) -> None:
             raise OptionError(f"{name} is {value} and the model takes {limit} tokens: set --{first} lower.")
 
 
+class LoadedBase(NamedTuple):
+    """A base model, and what of it the checkpoint does not have, so that it starts at random.
+
+    Attributes:
+        model: The model.
+        fresh_heads: Names of the head's modules that are new.
+        fresh_backbone: Names of the backbone's modules that are new: they have to be trained and saved like the head.
+    """
+
+    model: PreTrainedModel
+    fresh_heads: tuple[str, ...]
+    fresh_backbone: tuple[str, ...]
+
+
 def load_base(
     spec: RunSpec, kind: ModelKind, model_kwargs: dict[str, Any], tokenizer: PreTrainedTokenizerBase
-) -> tuple[PreTrainedModel, tuple[str, ...]]:
+) -> LoadedBase:
     """The base model with a fresh head, or with the output layer that a language model comes with.
 
     Args:
@@ -172,10 +186,6 @@ def load_base(
         kind: What is built.
         model_kwargs: What the task wants in its configuration, for example ``num_labels``.
         tokenizer: Gives the padding token where the configuration has none.
-
-    Returns:
-        The model, and the names of the backbone's modules that the checkpoint lacks: these start at random, so they
-        have to be trained and saved like the head.
 
     Raises:
         OptionError: The model cannot be had, is not of this kind, or its weights cannot be kept as asked.
@@ -190,14 +200,15 @@ def load_base(
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     parameters = dict(model.named_parameters())
     missing = [name for name in info["missing_keys"] if name in parameters]
-    heads = tuple(f"{name}." for name in head_modules(model))
-    backbone = [name for name in missing if not name.startswith(heads)]
+    heads = head_modules(model)
+    backbone = [name for name in missing if not name.startswith(tuple(f"{head}." for head in heads))]
     if len(backbone) > (MOST_NEW_BACKBONE_PARAMETERS if heads else 0):
         raise OptionError(
             f"The weights in {spec.model_name_or_path} lack {len(backbone)} parameters of a {type(model).__name__}, "
             f"among them {backbone[0]}: they belong to another architecture."
         )
-    return model, tuple(dict.fromkeys(name.rpartition(".")[0] for name in backbone))
+    fresh_heads = tuple(head for head in heads if any(name.startswith(f"{head}.") for name in missing))
+    return LoadedBase(model, fresh_heads, tuple(dict.fromkeys(name.rpartition(".")[0] for name in backbone)))
 
 
 def _weights(spec: RunSpec, kind: ModelKind, path: str, model_kwargs: dict[str, Any]) -> dict[str, Any]:

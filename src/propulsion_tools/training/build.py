@@ -34,6 +34,8 @@ class Job:
     Attributes:
         encoded: The splits as token ids.
         heads: Names of the base model's modules that make up the head.
+        fresh_heads: Those of them that the checkpoint does not have.
+        fresh: Names of all modules that it does not have, of the head and of the backbone.
         notes: What was cut or left out of the splits, beside the notes of the data itself.
     """
 
@@ -45,6 +47,8 @@ class Job:
     encoded: dict[str, datasets.Dataset]
     model: nn.Module
     heads: list[str]
+    fresh_heads: tuple[str, ...]
+    fresh: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
@@ -89,15 +93,15 @@ def build(spec: RunSpec, data: TaskData, trained: Path | None = None, training: 
     encoded = encode_splits(spec, task, data, setup, training)
     set_seed(spec.seed)  # before the head and the adapter are made, or the seed would not decide them
     wanted = task.model_kwargs(data.label_names) | dropouts(setup.config, spec.dropout)
-    base, random_modules = load_base(spec, kind, wanted, setup.tokenizer)
-    if random_modules:
-        whole = dict.fromkeys((*(spec.modules_to_save or ()), *random_modules))
+    base, fresh_heads, fresh_backbone = load_base(spec, kind, wanted, setup.tokenizer)
+    if fresh_backbone:
+        whole = dict.fromkeys((*(spec.modules_to_save or ()), *fresh_backbone))
         spec = replace(spec, modules_to_save=tuple(whole))
-    heads = head_modules(base)
+    heads, fresh = head_modules(base), (*fresh_heads, *fresh_backbone)
     model = _with_method(base, spec, kind, trained)
     notes = tuple(dict.fromkeys(note for part in encoded.values() for note in part.notes))
     splits = {split: for_model(part.rows, base) for split, part in encoded.items()}
-    return Job(spec, task, kind, data, setup, splits, model, heads, notes)
+    return Job(spec, task, kind, data, setup, splits, model, heads, fresh_heads, fresh, notes)
 
 
 def _setup(spec: RunSpec, data: TaskData, trained: Path | None) -> Setup:

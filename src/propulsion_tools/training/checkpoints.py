@@ -11,6 +11,7 @@ from typing import Any
 
 from propulsion_tools.errors import OptionError
 from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RUN_FACTS, RunSpec, write_atomically
+from propulsion_tools.records.run_spec import BEFORE
 
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 SPEC_FILE = "spec.json"
@@ -90,7 +91,7 @@ def _with_whole_paths(spec: RunSpec) -> dict[str, Any]:
 def _refuse_another_run(spec: RunSpec, checkpoint: Path) -> None:
     """Going on under other settings would train by the old ones, which the optimizer keeps, and record the new."""
     try:
-        before = json.loads((checkpoint / SPEC_FILE).read_text(encoding="utf-8"))
+        before = {**BEFORE, **json.loads((checkpoint / SPEC_FILE).read_text(encoding="utf-8"))}
     except (OSError, ValueError):
         return
     now = _with_whole_paths(spec)

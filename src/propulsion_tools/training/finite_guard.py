@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,20 @@ from propulsion_tools.training.checkpoints import last_checkpoint
 
 
 class FiniteGuard(TrainerCallback):
-    """Stops before a gradient that is not finite is applied, and before weights that are not finite are kept."""
+    """Stops before a gradient that is not finite is applied, and before weights that are not finite are kept.
+
+    Args:
+        mend: Goes back to where all was finite, if it can; then the run goes on.
+    """
+
+    def __init__(self, mend: Callable[[str], bool]) -> None:
+        self.mend = mend
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
-        if not _all_finite(gradients):
+        if not _all_finite(gradients) and not self.mend("a gradient was not finite"):
             raise not_finite("a gradient is no longer finite", kwargs["model"], args, state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -39,7 +46,8 @@ class FiniteGuard(TrainerCallback):
 
     def _check(self, model: nn.Module, args: TrainingArguments, state: TrainerState) -> None:
         trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
-        if not _all_finite(trained) or gain_that_is_not_finite(model):
+        is_finite = _all_finite(trained) and not gain_that_is_not_finite(model)
+        if not is_finite and not self.mend("the trained weights were not finite"):
             raise not_finite("the trained weights are no longer finite", model, args, state)
 
 
@@ -65,6 +73,12 @@ def gain_that_is_not_finite(model: nn.Module) -> str | None:
     return next((name for name, gain in gains(model).items() if not torch.isfinite(gain).all()), None)
 
 
+def last_good(args: TrainingArguments) -> str:
+    """The sentence of an error about what is left of a run."""
+    checkpoint = last_checkpoint(Path(args.output_dir))
+    return f"The last good checkpoint is {checkpoint}." if checkpoint else "No checkpoint had been written before."
+
+
 def not_finite(what: str, model: nn.Module, args: TrainingArguments, state: TrainerState) -> NotFiniteError:
     """The error to raise, with the layer to blame, what was kept, and what to do."""
     step = state.global_step + 1
@@ -75,9 +89,7 @@ def not_finite(what: str, model: nn.Module, args: TrainingArguments, state: Trai
         culprit = f" Every gain is still finite; the largest is {largest[name]:.3g}, in {name}."
     else:
         culprit = ""
-    checkpoint = last_checkpoint(Path(args.output_dir))
-    kept = f"The last good checkpoint is {checkpoint}." if checkpoint else "No checkpoint had been written before."
     return NotFiniteError(
-        f"Training stopped at step {step}: {what}.{culprit} {kept} "
+        f"Training stopped at step {step}: {what}.{culprit} {last_good(args)} "
         f"Lower the learning rate (it is {args.learning_rate:g}) or the degree."
     )

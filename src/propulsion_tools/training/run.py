@@ -14,8 +14,10 @@ from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, R
 from propulsion_tools.tasks import TaskData
 from propulsion_tools.training.build import Job, build
 from propulsion_tools.training.checkpoints import clear, resume_point
+from propulsion_tools.training.collapse import in_words
 from propulsion_tools.training.data import load_data
 from propulsion_tools.training.device import check_device
+from propulsion_tools.training.fresh_head import start_fresh_head
 from propulsion_tools.training.loss_curve import draw_curves
 from propulsion_tools.training.measure import bytes_of_weights, environment, peak_memory, reset_peak
 from propulsion_tools.training.model_card import write_card
@@ -58,6 +60,7 @@ def train(spec: RunSpec, notify: Notify = keep_quiet, data: TaskData | None = No
 
     # 4. The trainer of transformers trains, with the task's collator and metric.
     trainer = make_trainer(job)
+    start_fresh_head(job, trainer.args.device)
     if trainer.is_world_process_zero():
         clear(folder, keep_checkpoints=checkpoint is not None)
     bytes_before = reset_peak()
@@ -65,7 +68,8 @@ def train(spec: RunSpec, notify: Notify = keep_quiet, data: TaskData | None = No
 
     # 5. The task's metric scores every split that was not trained on.
     scores = {split: score(trainer, job, split) for split in job.eval_splits}
-    remarks = [sentence for split in scores if (sentence := remark(split, scores[split]))]
+    remarks = in_words(trainer.collapse_watch.events)
+    remarks += [sentence for split in scores if (sentence := remark(split, scores[split]))]
     _notify_all(notify, remarks)
 
     # 6. Time, memory and parameters are measured.
@@ -112,6 +116,7 @@ def _record(
         history=_history(job, trainer),
         notes=notes,
         columns=dict(job.data.columns),
+        collapses=tuple(trainer.collapse_watch.events),
     )
 
 

@@ -18,17 +18,21 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from propulsion.upstream.peft_private import name_in_base
 from propulsion_tools.errors import NotFiniteError
 from propulsion_tools.methods import get_method
 from propulsion_tools.methods.head_training import is_head
-from propulsion_tools.methods.method_callback import MethodCallback
+from propulsion_tools.methods.method_callback import KeepsTensors
 from propulsion_tools.records import RunSpec
 from propulsion_tools.tasks import Setup, Task
 from propulsion_tools.tasks.base import Metrics
 from propulsion_tools.training.arguments import training_arguments
 from propulsion_tools.training.build import Job
 from propulsion_tools.training.checkpoints import write_spec
+from propulsion_tools.training.collapse import CollapseWatch
 from propulsion_tools.training.finite_guard import FiniteGuard, not_finite
+from propulsion_tools.training.fresh_head import loss_of_guessing
+from propulsion_tools.training.head_first import WAITS, HeadFirst, delay
 from propulsion_tools.training.measure import StepClock
 from propulsion_tools.training.trained_files import load_tensors, load_trained, save_tensors, save_trained
 from propulsion_tools.upstream.transformers_private import OpenTrainer
@@ -43,12 +47,19 @@ def make_trainer(job: Job, **overrides: Any) -> RunTrainer:
     """
     spec, method = job.spec, get_method(job.spec.method)
     watched = next(iter(job.eval_splits), None)
-    callbacks = [StepClock(), SpecKeeper(spec), *method.callbacks(job.model, spec)]
+    waiting = _waiting(job)
+    share = spec.head_first if waiting else 0.0
+    hooks = method.callbacks(job.model, spec)
+    for hook in hooks:
+        hook.head_first = share
+    callbacks = [StepClock(), SpecKeeper(spec), *hooks]
     if spec.early_stopping_patience and watched and spec.eval_strategy != "no":
         callbacks.append(EarlyStoppingCallback(spec.early_stopping_patience))
     return RunTrainer(
         heads=job.heads,
         head_learning_rate=spec.head_learning_rate,
+        head_first=HeadFirst(waiting, share),
+        collapse_watch=CollapseWatch(job.model, spec.on_collapse, loss_of_guessing(job)),
         method_optimizer=method.optimizer,
         task=job.task,
         setup=job.setup,
@@ -64,12 +75,22 @@ def make_trainer(job: Job, **overrides: Any) -> RunTrainer:
     )
 
 
+def _waiting(job: Job) -> list[nn.Parameter]:
+    """What is trained and waits for the fresh part of the network; nothing, where all or none of it is fresh."""
+    fresh = tuple(f"{name}." for name in job.fresh)
+    trained = [(name_in_base(name), p) for name, p in job.model.named_parameters() if p.requires_grad]
+    waiting = [parameter for name, parameter in trained if not name.startswith(fresh)]
+    return waiting if len(waiting) < len(trained) else []
+
+
 class RunTrainer(OpenTrainer):
     """Trains any of our methods.
 
     Args:
         heads: Names of the base model's children that make up the head.
         head_learning_rate: Its step size; None: that of the rest.
+        head_first: Keeps the rest waiting for it; None: nothing waits.
+        collapse_watch: Sees a collapse; None: nobody looks.
         task: Says what is kept of an evaluated batch.
         setup: What its tensors depend on.
         loss_is_mean: The model's loss is the mean over its batch. Trainer takes any model whose forward has **kwargs
@@ -87,6 +108,8 @@ class RunTrainer(OpenTrainer):
         *,
         heads: list[str],
         head_learning_rate: float | None,
+        head_first: HeadFirst | None = None,
+        collapse_watch: CollapseWatch | None = None,
         task: Task,
         setup: Setup,
         loss_is_mean: bool,
@@ -99,12 +122,15 @@ class RunTrainer(OpenTrainer):
             self.take_loss_as_mean()
         self.heads = heads
         self.head_learning_rate = head_learning_rate
+        self.head_first = head_first or HeadFirst([], 0.0)
+        self.collapse_watch = collapse_watch or CollapseWatch(self.model, "ignore", None)
         self.method_optimizer = method_optimizer
         for noisy in (ProgressCallback, PrinterCallback):
             self.remove_callback(noisy)
         if not self.args.disable_tqdm:
             self.add_callback(QuietProgress())
-        self.add_callback(FiniteGuard())
+        for callback in (self.head_first, self.collapse_watch, FiniteGuard(self.mend)):
+            self.add_callback(callback)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """One group for each pair of learning rate and weight decay."""
@@ -127,6 +153,7 @@ class RunTrainer(OpenTrainer):
         rest = {key: [item for item, apart in zip(row, of_head, strict=True) if not apart] for key, row in rows.items()}
         group.update(rest)
         optimizer.add_param_group({**group, **head, "lr": self.head_learning_rate or self.args.learning_rate})
+        group[WAITS] = True
         return optimizer
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
@@ -136,25 +163,50 @@ class RunTrainer(OpenTrainer):
         for them zero is the identity.
         """
         decaying = set(self.get_decay_parameter_names(model))
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        waiting = {id(parameter) for parameter in self.head_first.waiting}
+        groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 rate = self.head_learning_rate if is_head(name, self.heads) else None
                 decays = name in decaying or "propulsion_" in name
-                key = (rate or self.args.learning_rate, self.args.weight_decay if decays else 0.0)
+                key = (
+                    rate or self.args.learning_rate,
+                    self.args.weight_decay if decays else 0.0,
+                    id(parameter) in waiting,
+                )
                 groups.setdefault(key, []).append(parameter)
-        return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+        return [
+            {"params": params, "lr": rate, "weight_decay": decay, WAITS: waits}
+            for (rate, decay, waits), params in groups.items()
+        ]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The schedule of `Trainer`, begun later for what waits for the head."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        delay(scheduler, self.args, num_training_steps, self.head_first.share)
+        return scheduler
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """A step of `Trainer`, refused if its loss is not finite; the optimizer has not moved then.
+        """A step of `Trainer`, undone or refused if its loss is not finite; the optimizer has not moved then.
 
         Raises:
             NotFiniteError: Names the layer whose gain left the finite range, if one did.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            raise not_finite(f"the loss became {loss.item()}", self.model, self.args, self.state)
+            if not self.mend(f"the loss became {loss.item()}"):
+                raise not_finite(f"the loss became {loss.item()}", self.model, self.args, self.state)
+            return torch.zeros_like(loss)
+        self.collapse_watch.add(loss.item())
         return loss
+
+    def mend(self, reason: str) -> bool:
+        """Go back to the last good weights, if there are some and it was not done too often."""
+        watch = self.collapse_watch
+        if not watch.can_go_back():
+            return False
+        watch.collapsed(reason, self.args, self.state, self.optimizer, self.lr_scheduler)
+        return True
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss of `Trainer`, of what the task shows the model of a batch."""
@@ -199,21 +251,23 @@ class RunTrainer(OpenTrainer):
         return next(item for item in self.callback_handler.callbacks if isinstance(item, StepClock))
 
     @property
-    def method_callbacks(self) -> list[MethodCallback]:
-        """The method's own hooks, at most one of which keeps tensors."""
-        return [item for item in self.callback_handler.callbacks if isinstance(item, MethodCallback)]
+    def tensor_keepers(self) -> list[KeepsTensors]:
+        """The hooks that keep tensors beside a checkpoint's weights."""
+        return [item for item in self.callback_handler.callbacks if isinstance(item, KeepsTensors)]
 
     def write_weights(self, folder: Path) -> None:
         """What was trained, what the method keeps beside it, and the tokenizer."""
-        save_trained(self.model, folder)
-        save_tensors({key: value for hook in self.method_callbacks for key, value in hook.tensors().items()}, folder)
+        with self.head_first.all_trainable():
+            save_trained(self.model, folder)
+        save_tensors({key: value for hook in self.tensor_keepers for key, value in hook.tensors().items()}, folder)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(str(folder))
 
     def read_weights(self, folder: Path) -> None:
         """What was trained, and what the method keeps beside it."""
-        load_trained(self.model, folder)
-        for hook in self.method_callbacks:
+        with self.head_first.all_trainable():
+            load_trained(self.model, folder)
+        for hook in self.tensor_keepers:
             hook.load_tensors(load_tensors(folder))
 
 

@@ -1,0 +1,219 @@
+"""A training that collapses is seen, said, and mended: back to the last good weights, and on at a third of the rate."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from propulsion_tools.errors import CollapseError
+from propulsion_tools.methods.method_callback import KeepsTensors
+from propulsion_tools.training.finite_guard import gains, last_good
+
+WINDOW = 20
+"""Steps over which a loss is averaged."""
+EVERY = 10
+"""Steps between two looks at the gains, and between two copies of what is trained."""
+COPIES = 2
+"""Copies that are kept: the older one is from before the steps that led to a collapse."""
+LEARNED, LOST = 0.9, 0.98
+"""A run has learned below this share of the loss of guessing, and has lost it again above that one."""
+LARGEST_GAIN = 30.0
+FACTOR = 1 / 3
+MOST_RECOVERIES = 3
+MOST_BYTES = 32 * 2**20
+"""Copies are kept of as much as this; where more is trained, a collapse is said and not mended."""
+
+Copy = dict[str, Tensor]
+_TEXT, _COPY = "collapse", "collapse|"
+_STATE = ("losses", "loss_of_guessing", "best", "events")
+
+
+class CollapseWatch(TrainerCallback, KeepsTensors):
+    """Watches the loss and the gains of a run, and keeps copies of what it trains and of its optimizer's state.
+
+    Args:
+        model: What is trained.
+        action: recover, stop or ignore.
+        loss_of_guessing: The loss of answering with the labels' shares or mean; None: that of the first steps.
+    """
+
+    def __init__(self, model: nn.Module, action: str, loss_of_guessing: float | None) -> None:
+        self.action, self.loss_of_guessing = action, loss_of_guessing
+        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.keeps_copies = action == "recover" and _bytes(self.trained.values()) <= MOST_BYTES
+        self.copies: deque[tuple[int, Copy]] = deque(maxlen=COPIES)
+        self.losses: list[float] = []
+        self.step_loss = 0.0
+        self.best: float | None = None
+        self.events: list[dict[str, Any]] = []
+
+    def tensors(self) -> dict[str, Tensor]:
+        state = {name: getattr(self, name) for name in _STATE}
+        text = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+        copies = {f"{_COPY}{step}|{name}": tensor for step, copy in self.copies for name, tensor in copy.items()}
+        return {_TEXT: text, **copies}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        if _TEXT not in tensors:  # of a run that began before runs were watched
+            return
+        for name, value in json.loads(bytes(tensors[_TEXT].tolist())).items():
+            setattr(self, name, value)
+        copies: dict[int, Copy] = {}
+        for key in tensors.keys() - {_TEXT}:
+            if key.startswith(_COPY):
+                step, name = key.removeprefix(_COPY).split("|", 1)
+                copies.setdefault(int(step), {})[name] = tensors[key]
+        self.copies = deque(sorted(copies.items()), maxlen=COPIES)
+
+    def add(self, loss: float) -> None:
+        """Count in the loss of a batch; those of a step add up to its own."""
+        self.step_loss += loss
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.step_loss = 0.0
+        if self.keeps_copies and not self.copies:
+            self._copy(state.global_step, kwargs["optimizer"])
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.losses = [*self.losses[1 - WINDOW :], mean_over_processes(self.step_loss, args.device)]
+        self.step_loss = 0.0
+        if self.action == "ignore":
+            return
+        reason = self._lost() or (self._wide_gain(kwargs["model"]) if state.global_step % EVERY == 0 else None)
+        if reason:
+            self.collapsed(reason, args, state, kwargs["optimizer"], kwargs["lr_scheduler"])
+        elif self.keeps_copies and state.global_step % EVERY == 0 and self._is_good():
+            self._copy(state.global_step, kwargs["optimizer"])
+
+    def _mean(self) -> float | None:
+        return sum(self.losses) / WINDOW if len(self.losses) == WINDOW else None
+
+    def _lost(self) -> str | None:
+        """Whether what had been learned is lost, in words."""
+        if (mean := self._mean()) is None:
+            return None
+        if self.loss_of_guessing is None:
+            self.loss_of_guessing = mean
+        had_learned = self.best is not None and self.best < LEARNED * self.loss_of_guessing
+        self.best = mean if self.best is None else min(mean, self.best)
+        if had_learned and mean > LOST * self.loss_of_guessing:
+            return f"the loss rose from {self.best:.3g} to {mean:.3g}, that of guessing"
+        return None
+
+    def _wide_gain(self, model: nn.Module) -> str | None:
+        for name, gain in gains(model).items():
+            largest = gain.abs().max().item()
+            if not largest <= LARGEST_GAIN:
+                return f"a gain of {name} reached {largest:.3g}"
+        return None
+
+    def _is_good(self) -> bool:
+        mean = self._mean()
+        return mean is None or self.best is None or mean <= self.best + 0.1 * abs(self.best)
+
+    def _copy(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        copy = {f"weight|{name}": p.detach().clone() for name, p in self.trained.items()}
+        for name, parameter in self.trained.items():
+            for key, value in optimizer.state.get(parameter, {}).items():
+                copy[f"{key}|{name}"] = value.detach().clone() if isinstance(value, Tensor) else torch.tensor(value)
+        self.copies.append((step, copy))
+
+    def can_go_back(self) -> bool:
+        """Whether there is a copy to go back to, and it was not done too often."""
+        return bool(self.copies) and len(self.events) < MOST_RECOVERIES
+
+    def collapsed(
+        self,
+        reason: str,
+        args: TrainingArguments,
+        state: TrainerState,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any,
+    ) -> None:
+        """Do what is to be done about a collapse.
+
+        Args:
+            reason: What was seen.
+            args: Of the run.
+            state: Of the run.
+            optimizer: Its optimizer; the gradients are cleared where it goes back.
+            scheduler: Its schedule.
+
+        Raises:
+            CollapseError: The run is to stop, or has gone back often enough.
+        """
+        event = {"step": state.global_step, "reason": reason, "back_to": None, "factor": 1.0}
+        if self.action == "stop" or len(self.events) == MOST_RECOVERIES:
+            often = f" after {MOST_RECOVERIES} recoveries" if self.action == "recover" else ""
+            raise CollapseError(
+                f"Training collapsed{often} at step {state.global_step}: {reason}. {last_good(args)} Lower the "
+                f"learning rate (it was {args.learning_rate:g})."
+            )
+        if self.copies:
+            event |= {"back_to": self.copies[0][0], "factor": FACTOR}
+            self._go_back(optimizer)
+            slow_down(optimizer, scheduler)
+        self.events.append(event)
+        self.losses = []
+
+    def _go_back(self, optimizer: torch.optim.Optimizer) -> None:
+        step, copy = self.copies[0]
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(copy[f"weight|{name}"])
+                parameter.grad = None
+                state = optimizer.state.get(parameter, {})
+                for key, value in list(state.items()):
+                    _restore(state, key, value, copy.get(f"{key}|{name}"))
+        self.copies = deque([(step, copy)], maxlen=COPIES)
+
+
+def _restore(state: dict[str, Any], key: str, now: Any, then: Tensor | None) -> None:
+    """A value of an optimizer's state as it was; one that there was none of begins anew."""
+    if isinstance(now, Tensor):
+        now.zero_() if then is None else now.copy_(then)
+    else:
+        state[key] = type(now)(0 if then is None else then.item())
+
+
+def slow_down(optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
+    """A third of every rate from here on; the schedule keeps it, and so do checkpoints."""
+    inner = getattr(scheduler, "scheduler", scheduler)  # accelerate wraps it
+    if hasattr(inner, "base_lrs"):
+        inner.base_lrs = [rate * FACTOR for rate in inner.base_lrs]
+    for group in optimizer.param_groups:
+        group["lr"] *= FACTOR
+        if "initial_lr" in group:
+            group["initial_lr"] *= FACTOR
+
+
+def in_words(events: Iterable[dict[str, Any]]) -> list[str]:
+    """A sentence for each collapse of a run."""
+    said = []
+    for event in events:
+        then = "more is trained than is kept beside it, so it went on as it was"
+        if event["back_to"] is not None:
+            then = f"it went back to step {event['back_to']}, and on at a third of the rate"
+        said.append(f"The training collapsed at step {event['step']} ({event['reason']}): {then}.")
+    return said
+
+
+def mean_over_processes(value: float, device: torch.device) -> float:
+    """The mean over all processes of a run, so that all of them see the same."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    total = torch.tensor(value, device=device)
+    torch.distributed.all_reduce(total)
+    return total.item() / torch.distributed.get_world_size()
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,0 +1,200 @@
+"""Laws of a collapse: it is seen and said, and the run is what it would have been from the copy at a lower rate."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from propulsion_tools.errors import CollapseError, NotFiniteError
+from propulsion_tools.records import RunRecord, RunSpec
+from propulsion_tools.training import collapse, trainer
+from propulsion_tools.training.build import build
+from propulsion_tools.training.collapse import FACTOR, CollapseWatch
+from propulsion_tools.training.data import load_data
+from propulsion_tools.training.resolve import resolve
+from propulsion_tools.training.run import train
+from propulsion_tools.training.trainer import RunTrainer, make_trainer
+from tests.training.test_run import assert_equal_adapters, kill_at
+
+MakeSpec = Callable[..., RunSpec]
+LONG = {"max_steps": 36, "num_train_epochs": 12, "head_first": 0.1, "degree": 3, "logging_steps": 1}
+JUMP = 23
+
+
+class Jump(TrainerCallback):
+    """Sets a vector far off after a step, once."""
+
+    def __init__(self, step: int, value: float = 50.0, again: bool = False) -> None:
+        self.step, self.value, self.again = step, value, again
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step or (self.again and state.global_step > self.step):
+            for name, parameter in kwargs["model"].named_parameters():
+                if "propulsion_delta" in name:
+                    parameter.data.fill_(self.value)
+
+
+def with_callback(monkeypatch: pytest.MonkeyPatch, made: Callable[[], TrainerCallback]) -> None:
+    original = trainer.RunTrainer
+
+    def make(**kwargs: Any) -> Any:
+        kwargs["callbacks"] = [*kwargs["callbacks"], made()]
+        return original(**kwargs)
+
+    monkeypatch.setattr(trainer, "RunTrainer", make)
+
+
+def trainer_of(spec: RunSpec) -> RunTrainer:
+    spec = resolve(spec)
+    return make_trainer(build(spec, load_data(spec)))
+
+
+class GoBackByHand(TrainerCallback):
+    """What a recovery should do, done from outside: all state of one step at another, and a third of the rates."""
+
+    def __init__(self, copied: int, restored: int) -> None:
+        self.copied, self.restored = copied, restored
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        model, optimizer, scheduler = kwargs["model"], kwargs["optimizer"], kwargs["lr_scheduler"]
+        if state.global_step == self.copied:
+            self.weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+            self.optimizer = copy.deepcopy(optimizer.state_dict())["state"]
+        if state.global_step == self.restored:
+            for name, weight in self.weights.items():
+                model.get_parameter(name).data.copy_(weight)
+            groups = optimizer.state_dict()["param_groups"]
+            for group in groups:
+                group["lr"] /= 3
+                group["initial_lr"] /= 3
+            optimizer.load_state_dict({"state": self.optimizer, "param_groups": groups})
+            inner = getattr(scheduler, "scheduler", scheduler)
+            inner.base_lrs = [rate / 3 for rate in inner.base_lrs]
+
+
+def test_a_run_that_recovers_is_one_that_never_jumped_from_the_copy_at_the_lower_rate(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_callback(monkeypatch, lambda: Jump(JUMP))
+    record = train(make_spec(output_dir=str(tmp_path / "jumped"), **LONG))
+    monkeypatch.undo()
+    (event,) = record.collapses
+    assert (event["step"], event["back_to"], event["factor"]) == (30, 10, FACTOR)
+    assert "gain of" in event["reason"]
+    assert any("collapsed at step 30" in note for note in record.notes)
+    with_callback(monkeypatch, lambda: GoBackByHand(10, 30))
+    train(make_spec(output_dir=str(tmp_path / "by hand"), **LONG))
+    monkeypatch.undo()
+    assert_equal_adapters(tmp_path / "jumped", tmp_path / "by hand")
+    assert RunRecord.read(tmp_path / "jumped") == record
+    train(make_spec(output_dir=str(tmp_path / "smooth"), **LONG))
+    with pytest.raises(AssertionError):
+        assert_equal_adapters(tmp_path / "jumped", tmp_path / "smooth")
+
+
+@pytest.mark.parametrize("killed_at", [26, 32])
+def test_killed_before_or_after_a_recovery_and_resumed_is_as_never_killed(
+    killed_at: int, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {**LONG, "save_strategy": "steps", "save_steps": 1}
+    with_callback(monkeypatch, lambda: Jump(JUMP))
+    whole = train(make_spec(output_dir=str(tmp_path / "whole"), **changes))
+    monkeypatch.undo()
+    with_callback(monkeypatch, lambda: Jump(JUMP))
+    kill_at(monkeypatch, killed_at)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_spec(output_dir=str(tmp_path / "killed"), **changes))
+    monkeypatch.undo()
+    resumed = train(make_spec(output_dir=str(tmp_path / "killed"), resume_from_checkpoint=True, **changes))
+    assert resumed.collapses == whole.collapses
+    assert len(whole.collapses) == 1
+    assert resumed.metrics == whole.metrics
+    assert resumed.history["loss"] == whole.history["loss"]
+    assert_equal_adapters(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_loss_that_is_not_finite_is_undone(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_callback(monkeypatch, lambda: Jump(JUMP, value=float("nan")))
+    record = train(make_spec(**LONG))
+    (event,) = record.collapses
+    assert (event["step"], event["back_to"]) == (JUMP, 10)
+    assert "nan" in event["reason"]
+    assert record.metrics["validation"]["loss"] < 10
+
+
+@pytest.mark.parametrize(("value", "error"), [(50.0, CollapseError), (float("nan"), NotFiniteError)])
+def test_recoveries_come_to_an_end(
+    value: float, error: type[Exception], make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_callback(monkeypatch, lambda: Jump(JUMP, value, again=True))
+    with pytest.raises(error, match="ower the learning rate"):
+        train(make_spec(**{**LONG, "max_steps": 70}))
+
+
+def test_stop_stops_and_ignore_goes_on(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_callback(monkeypatch, lambda: Jump(JUMP))
+    with pytest.raises(CollapseError, match="step 30: a gain of"):
+        train(make_spec(on_collapse="stop", **LONG))
+    record = train(make_spec(on_collapse="ignore", overwrite_output_dir=True, **LONG))
+    assert record.collapses == ()
+
+
+def test_where_much_is_trained_a_collapse_is_said_and_not_mended(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collapse, "MOST_BYTES", 1)
+    with_callback(monkeypatch, lambda: Jump(JUMP))
+    record = train(make_spec(**LONG))
+    assert record.collapses[0]["back_to"] is None
+    assert any("went on as it was" in note for note in record.notes)
+
+
+def seen(losses: list[float], loss_of_guessing: float | None, make_spec: MakeSpec) -> list[int]:
+    """The steps at which a run with these losses collapses."""
+    run = trainer_of(make_spec())
+    watch = CollapseWatch(run.model, "recover", loss_of_guessing)
+    run.create_optimizer_and_scheduler(len(losses))
+    kwargs = {"model": run.model, "optimizer": run.optimizer, "lr_scheduler": run.lr_scheduler}
+    watch.on_train_begin(run.args, run.state, run.control, **kwargs)
+    for step, loss in enumerate(losses, 1):
+        run.state.global_step = step
+        watch.add(loss / 2)  # two batches a step
+        watch.add(loss / 2)
+        watch.on_step_end(run.args, run.state, run.control, **kwargs)
+    return [event["step"] for event in watch.events]
+
+
+def wave(level: float, steps: int) -> list[float]:
+    """A loss as noisy as that of batches of 16."""
+    torch.manual_seed(steps)
+    return (level + 0.1 * torch.randn(steps)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("losses", "guessing", "steps"),
+    [
+        (
+            wave(0.69, 40) + wave(0.4, 40) + wave(0.7, 40),
+            0.69,
+            2,
+        ),  # learned and lost, and lost still when it had gone back
+        (wave(0.69, 120), 0.69, 0),  # never learned: no collapse
+        (wave(0.69, 40) + wave(0.4, 80), 0.69, 0),
+        (wave(0.4, 60) + [3.0] * 2 + wave(0.4, 60), 0.69, 0),  # one bad batch or two
+        (wave(3.0, 30) + wave(2.0, 30) + wave(3.2, 30), None, 1),  # a language model: its own beginning is the measure
+        (wave(3.0, 30) + wave(2.0, 60), None, 0),
+    ],
+)
+def test_what_is_a_collapse(losses: list[float], guessing: float | None, steps: int, make_spec: MakeSpec) -> None:
+    assert len(seen(losses, guessing, make_spec)) == steps
+
+
+def test_the_loss_of_guessing_is_that_of_the_shares(make_spec: MakeSpec) -> None:
+    run = trainer_of(make_spec())  # as many rows of one class as of the other
+    assert run.collapse_watch.loss_of_guessing == pytest.approx(0.6931, abs=1e-4)
