@@ -84,7 +84,7 @@ def choose(tried: Sequence[tuple[Run, RunRecord]]) -> float | None:
         return None
     task = get_task(str(tried[0][0].spec.task))
     best, _ = max(tried, key=lambda item: _merit(item[1], task))
-    return best.spec.learning_rate
+    return float(best.spec.learning_rate or 0.0)
 
 
 def _merit(record: RunRecord, task: Task) -> tuple[float, float]:

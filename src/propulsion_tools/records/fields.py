@@ -40,6 +40,8 @@ ANY = Values("anything", lambda v: True)
 NOT_NEGATIVE = _number("a number of at least 0", lambda v: math.isfinite(v) and v >= 0)
 ABOVE_ZERO = _number("a number above 0", lambda v: math.isfinite(v) and v > 0)
 SHARE = _number("a share of at least 0 and below 1", lambda v: 0 <= v < 1)
+AUTO = "auto"
+ABOVE_ZERO_OR_AUTO = Values("a number above 0, or 'auto'", lambda v: v == AUTO or ABOVE_ZERO.holds(v), (AUTO,))
 SHARE_OR_MODEL = Values(
     "a share of at least 0 and below 1, or 'model'", lambda v: v == "model" or SHARE.holds(v), ("model",)
 )

@@ -53,6 +53,10 @@ class RunRecord:
     """The columns that a text and its pair were read from, by the options that name them (text classification)."""
     collapses: tuple[dict[str, Any], ...] = ()
     """What was lost while it trained: ``step``, ``reason``, ``back_to`` (a step; None: it went on) and ``factor``."""
+    rate_search: tuple[dict[str, Any], ...] = ()
+    """The tries that its learning rate was chosen by: the rates, ``share`` of the run, ``score``, ``loss``, seconds."""
+    rows: dict[str, int] = field(default_factory=dict)
+    """split → rows."""
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -87,7 +91,7 @@ class RunRecord:
             if missing := [key for key in inner if key not in values[name]]:
                 raise OptionError(f"This record lacks {', '.join(missing)} in {name}.")
         values["spec"] = RunSpec.from_dict({**BEFORE, **values["spec"]})
-        for name in ("label_names", "notes", "collapses"):
+        for name in ("label_names", "notes", "collapses", "rate_search"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         return cls(**values)

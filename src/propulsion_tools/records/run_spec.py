@@ -10,8 +10,10 @@ from typing import Any
 from propulsion_tools.errors import OptionError
 from propulsion_tools.records.fields import (
     ABOVE_ZERO,
+    ABOVE_ZERO_OR_AUTO,
     ANY,
     AT_LEAST_ONE,
+    AUTO,
     FINITE,
     NOT_NEGATIVE,
     NOW,
@@ -76,6 +78,7 @@ class RunSpec(Checked):
         "dropout of hidden layers and attention, or model (its own); None: the method's",
         SHARE_OR_MODEL,
         may_change=False,
+        before="model",
     )
     attn_implementation: str | None = _model(
         None, "eager, sdpa, flash_attention_2 and so on; None: the model's", ANY, may_change=True
@@ -165,12 +168,14 @@ class RunSpec(Checked):
         None, "indices of the blocks to steer (default: all)", ANY, may_change=False, smoke=set_to(None)
     )
 
-    learning_rate: float | None = _update(
+    learning_rate: float | str | None = _update(
         None,
-        "step size at the peak; None: the method's (propulsion: 0.015 / degree)",
-        ABOVE_ZERO,
+        "step size at the peak, or auto (chosen on training rows set aside, for the price of one more run); None: the "
+        "method's (propulsion: 0.015 / degree)",
+        ABOVE_ZERO_OR_AUTO,
         argument=SAME,
         elsewhere="say it with learning_rates",
+        smoke=lambda rate: None if rate == AUTO else rate,
     )
     head_learning_rate: float | None = _update(
         None, "step size of the head; None: the method's (most: 5e-3)", ABOVE_ZERO, argument=NONE

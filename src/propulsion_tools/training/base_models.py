@@ -120,7 +120,7 @@ def dropouts(config: PreTrainedConfig, share: float | str | None) -> dict[str, f
 
     Args:
         config: Of the base model.
-        share: What is dropped; None and "model": as the model has it.
+        share: What is dropped; "model", and None in records of before: as the model has it.
 
     Raises:
         OptionError: The architecture has no dropout that could be set.

@@ -11,6 +11,7 @@ from typing import Any
 
 from propulsion_tools.errors import OptionError
 from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RUN_FACTS, RunSpec, write_atomically
+from propulsion_tools.records.fields import AUTO
 from propulsion_tools.records.run_spec import BEFORE
 
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
@@ -79,6 +80,14 @@ def write_spec(spec: RunSpec, checkpoint: Path) -> None:
     write_atomically(checkpoint / SPEC_FILE, json.dumps(_with_whole_paths(spec), indent=2) + "\n")
 
 
+def is_of(spec: RunSpec, folder: Path) -> bool:
+    """Whether a folder holds what `write_spec` wrote of the same spec."""
+    try:
+        return bool(json.loads((folder / SPEC_FILE).read_text(encoding="utf-8")) == _with_whole_paths(spec))
+    except (OSError, ValueError):
+        return False
+
+
 def _with_whole_paths(spec: RunSpec) -> dict[str, Any]:
     """The fields as JSON reads them; a folder is the same folder however it is written."""
     values: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
@@ -96,6 +105,8 @@ def _refuse_another_run(spec: RunSpec, checkpoint: Path) -> None:
         return
     now = _with_whole_paths(spec)
     fixed = [name for name, facts in RUN_FACTS.items() if not facts.may_change]
+    if spec.learning_rate == AUTO:  # the rates that were found then are those that are found now
+        fixed = [name for name in fixed if name not in ("learning_rate", "head_learning_rate")]
     other = [name for name in fixed if name in before and before[name] != now[name]]
     if other:
         said = ", ".join(f"{name} {before[name]!r} and not {now[name]!r}" for name in other)

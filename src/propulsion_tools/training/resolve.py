@@ -29,7 +29,7 @@ def resolve(spec: RunSpec) -> RunSpec:
     spec = replace(spec, **method.fixed)
     rate = spec.learning_rate or method.learning_rate(spec)
     head_rate = spec.head_learning_rate or method.head_learning_rate
-    dropout = method.dropout if spec.dropout is None else spec.dropout
+    dropout = spec.dropout if spec.dropout is not None else "model" if method.dropout is None else method.dropout
     folder = spec.output_dir or f"runs/{task}-{spec.method}-{model_slug(spec.model_name_or_path)}-seed{spec.seed}"
     spec = replace(spec, learning_rate=rate, head_learning_rate=head_rate, dropout=dropout)
     return replace(spec, task=task, output_dir=folder, **lengths)

@@ -11,6 +11,7 @@ import numpy as np
 from propulsion_tools.errors import OptionError
 from propulsion_tools.methods.head_training import count_parameters
 from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec
+from propulsion_tools.records.fields import AUTO
 from propulsion_tools.tasks import TaskData
 from propulsion_tools.training.build import Job, build
 from propulsion_tools.training.checkpoints import clear, resume_point
@@ -22,6 +23,7 @@ from propulsion_tools.training.loss_curve import draw_curves
 from propulsion_tools.training.measure import bytes_of_weights, environment, peak_memory, reset_peak
 from propulsion_tools.training.model_card import write_card
 from propulsion_tools.training.notify import Notify, keep_quiet
+from propulsion_tools.training.rate_search import Found, search_rates
 from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.scoring import Scores, remark, score
 from propulsion_tools.training.trained_files import save_trained, weight_bytes
@@ -53,6 +55,7 @@ def train(spec: RunSpec, notify: Notify = keep_quiet, data: TaskData | None = No
     # 2. The task gives rows, and what was guessed about them.
     data = load_data(spec) if data is None else data
     _notify_all(notify, data.notes)
+    spec, found = _with_rates(spec, data, notify)
 
     # 3. The method wraps the base model, which says how the rows become tokens.
     job = build(spec, data)
@@ -73,10 +76,20 @@ def train(spec: RunSpec, notify: Notify = keep_quiet, data: TaskData | None = No
     _notify_all(notify, remarks)
 
     # 6. Time, memory and parameters are measured.
-    record = _record(job, trainer, scores, bytes_before, (*data.notes, *job.notes, *remarks))
+    notes = (*data.notes, *found.notes, *job.notes, *remarks)
+    record = replace(_record(job, trainer, scores, bytes_before, notes), rate_search=found.tried)
 
     # 7. Everything is written, and the record last: it says that all of it is there.
     return _write(job, record, scores, folder) if trainer.is_world_process_zero() else record
+
+
+def _with_rates(spec: RunSpec, data: TaskData, notify: Notify) -> tuple[RunSpec, Found]:
+    """The spec with the rates that were given, or that are found on a part of the training rows."""
+    if spec.learning_rate != AUTO:
+        return spec, Found(spec)
+    found = search_rates(spec, data, lambda tried, rows: train(tried, data=rows), notify)
+    _notify_all(notify, found.notes)
+    return found.spec, found
 
 
 def _output_folder(spec: RunSpec) -> Path:
@@ -116,6 +129,7 @@ def _record(
         history=_history(job, trainer),
         notes=notes,
         columns=dict(job.data.columns),
+        rows={split: len(rows) for split, rows in job.data.splits.items()},
         collapses=tuple(trainer.collapse_watch.events),
     )
 

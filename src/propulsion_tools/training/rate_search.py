@@ -1,0 +1,125 @@
+"""`--learning_rate auto`: the tries of a run, one after the other, in a folder beside it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from propulsion_tools.errors import CollapseError, NotFiniteError, OptionError
+from propulsion_tools.methods import get_method
+from propulsion_tools.records import RECORD_FILE, RunRecord, RunSpec
+from propulsion_tools.tasks import TaskData
+from propulsion_tools.tasks.selection import set_aside
+from propulsion_tools.training.checkpoints import is_of, write_spec
+from propulsion_tools.training.notify import Notify
+from propulsion_tools.training.processes import is_first
+from propulsion_tools.training.rate_plan import FAILED, SELECTION_FRACTION, Merit, Try, merit, plan, try_spec
+
+FOLDER = "rate_search"
+TrainOne = Callable[[RunSpec, TaskData], RunRecord]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        spec: The run with its rates.
+        tried: For each try ``learning_rate``, ``head_learning_rate``, ``share``, ``score``, ``loss`` and ``seconds``;
+            nothing where nothing was searched.
+    """
+
+    spec: RunSpec
+    tried: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of it; nothing where nothing was searched."""
+        if not self.tried:
+            return ()
+        head = self.spec.head_learning_rate
+        beside = "" if head is None else f" ({head:.3g} for the head)"
+        seconds = sum(item["seconds"] for item in self.tried)
+        return (
+            f"The learning rate {self.spec.learning_rate:.3g}{beside} is the best of {len(self.tried)} tries, "
+            f"scored on training rows that were set aside; they took {seconds:.0f} s.",
+        )
+
+
+def search_rates(spec: RunSpec, data: TaskData, train_one: TrainOne, notify: Notify) -> Found:
+    """Choose the rates of a run on a part of its training rows.
+
+    Tries that an earlier start has finished are read and not run again, unless the folder is to be overwritten.
+
+    Args:
+        spec: A resolved spec whose learning rate is `AUTO`.
+        data: Its rows.
+        train_one: Trains a try on these rows and gives its record.
+        notify: Is told which try begins.
+
+    Raises:
+        OptionError: Every try failed.
+        DataError: There are too few training rows to set some aside.
+    """
+    folder = Path(str(spec.output_dir)) / FOLDER
+    if spec.overwrite_output_dir and not spec.resume_from_checkpoint and is_first():
+        shutil.rmtree(folder, ignore_errors=True)
+    method = get_method(spec.method)
+    rows = set_aside(data, spec.selection_fraction or SELECTION_FRACTION)
+    usual = method.learning_rate(spec), spec.head_learning_rate
+    ended: dict[Try, tuple[Merit, dict[str, Any]]] = {}
+    while todo := (search := plan(*usual, lambda item: ended[item][0] if item in ended else None)).todo:
+        for item in todo:
+            notify(f"Trying the learning rate {item.learning_rate:.3g} for {item.share:.0%} of the run.")
+            ended[item] = _ended(item, spec, folder / _name(item), rows, train_one)
+    if search.chosen is None:
+        tried = ", ".join(f"{item.learning_rate:.3g}" for item in search.tries)
+        raise OptionError(
+            f"No learning rate trains: all of {tried} failed. Try the settings "
+            "with a --learning_rate of your own to see why."
+        )
+    rate, head_rate = search.chosen.learning_rate, search.chosen.head_learning_rate
+    spec = replace(spec, learning_rate=rate, head_learning_rate=head_rate)
+    return Found(spec, tuple(ended[item][1] for item in search.tries))
+
+
+def _name(item: Try) -> str:
+    head = "" if item.head_learning_rate is None else f"-head{item.head_learning_rate:.4g}"
+    return f"lr{item.learning_rate:.4g}{head}-{item.share:g}"
+
+
+def _ended(item: Try, spec: RunSpec, folder: Path, rows: TaskData, train_one: TrainOne) -> tuple[Merit, dict[str, Any]]:
+    """What came of a try, now or before."""
+    spec = replace(
+        try_spec(spec, item),
+        output_dir=str(folder),
+        overwrite_output_dir=True,
+        resume_from_checkpoint=None,
+        report_to="none",
+    )
+    said = {"learning_rate": item.learning_rate, "head_learning_rate": item.head_learning_rate, "share": item.share}
+    try:
+        record = _finished(spec, folder) or train_one(spec, rows)
+    except (NotFiniteError, CollapseError):
+        return FAILED, {**said, "score": None, "loss": None, "seconds": 0.0}
+    if is_first():
+        _keep_record_only(folder, spec)
+    found = merit(record)
+    seconds = record.seconds["train"] + record.seconds["evaluate"]
+    return found, {**said, "score": found.score, "loss": -found.loss, "seconds": seconds}
+
+
+def _finished(spec: RunSpec, folder: Path) -> RunRecord | None:
+    """The record of a try that an earlier start of the same run has finished."""
+    return RunRecord.read(folder) if (folder / RECORD_FILE).is_file() and is_of(spec, folder) else None
+
+
+def _keep_record_only(folder: Path, spec: RunSpec) -> None:
+    """The record says all that is asked of a try; its spec beside it tells it from tries of other runs."""
+    for path in folder.iterdir():
+        if path.name != RECORD_FILE:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_spec(spec, folder)

@@ -1,0 +1,160 @@
+"""Laws of the search for a rate: its price, what it chooses, and that it goes on where it was killed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from propulsion_tools.errors import NotFiniteError, OptionError
+from propulsion_tools.methods import get_method
+from propulsion_tools.records import RunRecord, RunSpec
+from propulsion_tools.training import run
+from propulsion_tools.training.rate_plan import FAILED, LONG, Merit, Try, merit, plan, try_spec
+from propulsion_tools.training.run import train
+from tests.training.test_run import assert_equal_adapters, kill_at
+
+MakeSpec = Callable[..., RunSpec]
+RATE, HEAD = 1e-3, 5e-3
+
+
+def merits(score: Callable[[Try], float], margin: float = 0.0) -> Callable[[Try], Merit | None]:
+    return lambda item: Merit(score(item), 0.0, True, margin)
+
+
+def best_at(rate: float, head: float = HEAD) -> Callable[[Try], float]:
+    """A score that falls with the distance from these rates."""
+    return lambda item: -abs(math.log(item.learning_rate / rate)) - abs(math.log((item.head_learning_rate or 1) / head))
+
+
+@pytest.mark.parametrize("rate", [RATE / 9, RATE / 3, RATE, RATE * 3, RATE * 9])
+@pytest.mark.parametrize("head", [HEAD / 3, HEAD, HEAD * 3])
+def test_the_best_rates_are_found_two_steps_around_the_usual_ones(rate: float, head: float) -> None:
+    chosen = plan(RATE, HEAD, merits(best_at(rate, head))).chosen
+    assert chosen is not None
+    assert chosen.learning_rate == pytest.approx(rate, rel=1e-3)
+    assert chosen.head_learning_rate == pytest.approx(head, rel=1e-3)
+
+
+@given(st.dictionaries(st.integers(-40, 40), st.floats(0, 1)), st.floats(0, 0.1))
+def test_no_search_costs_more_than_the_run(scores: dict[int, float], margin: float) -> None:
+    def score(item: Try) -> float:
+        return scores.get(round(8 * math.log(item.learning_rate / RATE)), 0.5)
+
+    found = plan(RATE, HEAD, merits(score, margin))
+    assert sum(item.share for item in found.tries) <= 1.0 + 1e-9
+    assert len(set(found.tries)) == len(found.tries)
+    assert found.chosen in found.tries
+    assert found.chosen.share == LONG  # type: ignore[union-attr]
+
+
+def test_what_is_not_better_by_more_than_chance_loses_to_the_usual() -> None:
+    chosen = plan(RATE, HEAD, merits(best_at(RATE * 3), margin=100.0)).chosen
+    assert chosen == Try(RATE, HEAD, LONG)
+
+
+def test_a_method_without_a_rate_for_its_head_has_none_tried() -> None:
+    found = plan(RATE, None, merits(best_at(RATE)))
+    assert {item.head_learning_rate for item in found.tries} == {None}
+
+
+def test_what_failed_or_collapsed_is_not_chosen_while_something_trains() -> None:
+    def outcome(item: Try) -> Merit:
+        if item.learning_rate > RATE:
+            return FAILED
+        return Merit(0.9 if item.learning_rate == RATE else 0.2, 0.0, item.learning_rate < RATE, 0.0)
+
+    chosen = plan(RATE, None, outcome).chosen
+    assert chosen is not None
+    assert chosen.learning_rate < RATE
+    assert plan(RATE, HEAD, lambda item: FAILED).chosen is None
+
+
+@given(st.permutations(range(9)))
+def test_a_plan_is_the_same_however_its_tries_come_in(order: list[int]) -> None:
+    score = best_at(RATE * 3)
+    whole = plan(RATE, HEAD, merits(score))
+    done: set[Try] = set()
+    while todo := (now := plan(RATE, HEAD, lambda item: merits(score)(item) if item in done else None)).todo:
+        done.add(todo[order[len(done) % len(order)] % len(todo)])
+    assert now == whole
+
+
+def test_a_try_is_a_shorter_run_on_other_rows(make_spec: MakeSpec) -> None:
+    item = Try(2e-3, 1e-2, 0.17)
+    by_steps = try_spec(make_spec(max_steps=100, early_stopping_patience=2), item)
+    assert (by_steps.max_steps, by_steps.learning_rate, by_steps.head_learning_rate) == (17, 2e-3, 1e-2)
+    assert (by_steps.selection_fraction, by_steps.early_stopping_patience) == (0.15, None)
+    assert try_spec(make_spec(num_train_epochs=2), item).num_train_epochs == pytest.approx(0.34)
+
+
+def test_auto_finds_a_rate_and_says_how(make_spec: MakeSpec, tmp_path: Path) -> None:
+    told: list[str] = []
+    record = train(make_spec(learning_rate="auto", max_steps=30), told.append)
+    usual = get_method("propulsion").learning_rate(RunSpec())
+    assert 6 <= len(record.rate_search) <= 8
+    assert record.spec.learning_rate in {item["learning_rate"] for item in record.rate_search}
+    assert usual in {item["learning_rate"] for item in record.rate_search}
+    assert any("best of" in note for note in record.notes)
+    assert sum("Trying the learning rate" in sentence for sentence in told) == len(record.rate_search)
+    assert RunRecord.read(tmp_path / "run") == record
+    files = [path for path in (tmp_path / "run/rate_search").rglob("*") if path.is_file()]
+    assert {path.name for path in files} == {"record.json", "spec.json"}
+    for file in files:
+        if file.name == "record.json":
+            tried = RunRecord.read(file)
+            assert set(tried.metrics) == {"selection"}
+            assert merit(tried).margin == pytest.approx(0.5 / tried.rows["selection"] ** 0.5)
+
+
+def test_a_killed_search_goes_on_and_ends_as_if_it_had_not_been(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"learning_rate": "auto", "max_steps": 25, "save_strategy": "steps", "save_steps": 5}
+    whole = train(make_spec(output_dir=str(tmp_path / "whole"), **settings))
+    killed = make_spec(output_dir=str(tmp_path / "killed"), **settings)
+    kill_at(monkeypatch, 3)  # a longer try
+    with pytest.raises(KeyboardInterrupt):
+        train(killed)
+    monkeypatch.undo()
+    tried = list((tmp_path / "killed/rate_search").glob("*/spec.json"))
+    assert tried
+    kill_at(monkeypatch, 12)  # the run itself
+    with pytest.raises(KeyboardInterrupt):
+        train(killed)
+    monkeypatch.undo()
+    trained: list[RunSpec] = []
+    original = run.build
+    monkeypatch.setattr(run, "build", lambda spec, data: (trained.append(spec), original(spec, data))[1])
+    resumed = train(make_spec(output_dir=str(tmp_path / "killed"), resume_from_checkpoint=True, **settings))
+    assert len(trained) == 1  # no try again
+    assert resumed.metrics == whole.metrics
+    assert [item["score"] for item in resumed.rate_search] == [item["score"] for item in whole.rate_search]
+    assert_equal_adapters(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_tries_of_another_run_are_not_taken(make_spec: MakeSpec, tmp_path: Path) -> None:
+    train(make_spec(learning_rate="auto", max_steps=13))
+    record = train(make_spec(learning_rate="auto", max_steps=13, degree=3, overwrite_output_dir=True))
+    usual = get_method("propulsion").learning_rate(RunSpec(degree=3))
+    assert usual in {item["learning_rate"] for item in record.rate_search}
+    assert record.rate_search != ()
+
+
+def test_a_search_in_which_nothing_trains_says_so(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise NotFiniteError("no")
+
+    monkeypatch.setattr(run, "make_trainer", fails)
+    with pytest.raises(OptionError, match="No learning rate trains"):
+        train(make_spec(learning_rate="auto"))
+
+
+def test_a_word_that_is_no_rate_is_refused() -> None:
+    with pytest.raises(OptionError, match="learning_rate must be a number above 0, or 'auto', and not 'atuo'"):
+        RunSpec(learning_rate="atuo")
