@@ -18,7 +18,7 @@ from propulsion_tools.cli.parsing import parse
 from propulsion_tools.compare.command import check_disk, check_folders
 from propulsion_tools.compare.grid import Grid
 from propulsion_tools.compare.grid_file import grid_from, read_grid
-from propulsion_tools.compare.plan import candidate_rates, cells, final_runs, selection_runs, spec_hash
+from propulsion_tools.compare.plan import cells, final_runs, named_tries, selection_run, spec_hash, usual_rates
 from propulsion_tools.errors import OptionError, ToolsError
 from propulsion_tools.records import RunSpec
 from propulsion_tools.report.rerun_commands import flags
@@ -56,7 +56,8 @@ GOOD: dict[str, Any] = {"methods": ["head", "lora"], "tasks": ["docstrings"]}
         ({"methods": [["head"]]}, "methods must be a list of names"),
         ({"tasks": [{"task": "docstrings"}]}, "tasks must be a list of names"),
         ({"learning_rates": [float("inf")]}, "learning_rates must be"),
-        ({"rate_factors": [float("inf")]}, "rate_factors must be"),
+        ({"learning_rates": "atuo"}, "learning_rates must be"),
+        ({"rate_factors": [1]}, "no key of a grid"),
         ({"seeds": [2**32]}, "seeds must be"),
         ({"name": "../../elsewhere"}, "must name a folder in runs/"),
         ({"name": ".."}, "must name a folder in runs/"),
@@ -108,10 +109,9 @@ def test_rows_that_would_share_a_folder_are_refused(make_grid: MakeGrid) -> None
     rows = {"a/b": {"method": "head"}, "a-b": {"method": "head"}}
     with pytest.raises(OptionError, match="'a/b' and 'a-b'"):
         check_folders(make_grid(methods=rows))
-    with pytest.raises(OptionError, match="rate_factors"):
-        check_folders(make_grid(rate_factors=[1.0, 1.00001]))
     rows["a-b"] = {"method": "lora"}
-    check_folders(make_grid(methods=rows, rate_factors=[1.0, 1.1]))
+    check_folders(make_grid(methods=rows, learning_rates=[1e-3, 1.1e-3]))
+    check_folders(make_grid(methods=rows, learning_rates="auto"))
 
 
 def test_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
@@ -124,19 +124,28 @@ def grid(**changes: Any) -> Grid:
 
 
 def test_the_count_is_that_of_the_runs() -> None:
-    for changes in ({}, {"seeds": [1, 2]}, {"rate_factors": [0.5, 1, 2]}, {"train_sizes": [10, None]}):
-        made = grid(**changes, learning_rates={"head": [1e-3]})
-        runs = [run for cell in cells(made) for run in selection_runs(made, cell) + final_runs(made, cell, 1e-3)]
+    for changes in ({}, {"seeds": [1, 2]}, {"learning_rates": {"head": [1e-3, 2e-3]}}, {"train_sizes": [10, None]}):
+        made = grid(**changes)
+        runs = []
+        for cell in cells(made):
+            tries = named_tries(made, cell)
+            runs += [selection_run(made, cell, item) for item in tries] if len(tries) > 1 else []
+            runs += final_runs(made, cell, tries[0])
         assert len(runs) == made.runs
         assert len({run.folder for run in runs}) == made.runs
 
 
 def test_rates_are_chosen_without_the_validation_split_and_finals_see_it() -> None:
-    made = grid(rate_factors=[0.5, 1], selection={"num_train_epochs": 1})
+    made = grid(learning_rates={"all": [5e-4, 1e-3]}, selection={"num_train_epochs": 1})
     cell = cells(made)[1]
-    assert candidate_rates(made, cell) == (0.0005, 0.001)
-    assert all(run.spec.selection_fraction > 0 and run.spec.num_train_epochs == 1 for run in selection_runs(made, cell))
-    assert all(run.spec.selection_fraction == 0 for run in final_runs(made, cell, 1e-3))
+    tries = named_tries(made, cell)
+    assert [item.learning_rate for item in tries] == [0.0005, 0.001]
+    specs = [selection_run(made, cell, item).spec for item in tries]
+    assert all(spec.selection_fraction > 0 and spec.num_train_epochs == 1 for spec in specs)
+    assert [spec.learning_rate for spec in specs] == [0.0005, 0.001]
+    assert all(run.spec.selection_fraction == 0 for run in final_runs(made, cell, tries[0]))
+    shorter = selection_run(made, cell, replace(tries[0], share=0.5, head_learning_rate=0.25)).spec
+    assert (shorter.num_train_epochs, shorter.head_learning_rate) == (0.5, 0.25)
 
 
 def test_a_row_wins_over_a_task_and_a_task_over_the_settings() -> None:
@@ -149,7 +158,7 @@ def test_a_row_wins_over_a_task_and_a_task_over_the_settings() -> None:
         },
         "grid",
     )
-    spec = final_runs(made, cells(made)[0], 1e-3)[0].spec
+    spec = final_runs(made, cells(made)[0], usual_rates(made, cells(made)[0]))[0].spec
     assert (spec.max_length, spec.max_train_samples, spec.max_eval_samples) == (3, 5, 7)
     assert (spec.method, spec.task, spec.data_dir) == ("lora", "docstrings", "data/docstrings")
 

@@ -32,7 +32,7 @@ def remove_folders(grid_folder: Path) -> None:
 
 
 def test_a_report_of_the_archive_is_that_of_the_folders(make_grid: MakeGrid) -> None:
-    grid = make_grid(methods=["head", "lora"], rate_factors=[0.5, 1], seeds=[1, 2], settings={"max_steps": 2})
+    grid = make_grid(methods=["head", "lora"], learning_rates=[2e-3, 5e-3], seeds=[1, 2], settings={"max_steps": 2})
     results = run_grid(grid, Here(), Notes())
     doomed = results[0].final[0][0]
     (Path(doomed.folder) / "record.json").unlink()

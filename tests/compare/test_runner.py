@@ -24,19 +24,19 @@ from propulsion_tools.compare.run_store import RunStore
 from propulsion_tools.compare.runner import run_grid
 from propulsion_tools.errors import OptionError, RunsFailedError, SchemaVersionError
 from propulsion_tools.records import RunRecord
+from propulsion_tools.training.rate_plan import merit
 from tests.grids import Here, MakeGrid, Notes
 
 
 def test_each_run_once_and_the_chosen_rate_is_the_best(make_grid: MakeGrid, tmp_path: Path) -> None:
-    grid = make_grid(methods=["head", "propulsion"], rate_factors=[0.1, 1], seeds=[1, 2])
+    grid = make_grid(methods=["head", "propulsion"], learning_rates=[1e-4, 1e-3], seeds=[1, 2])
     notes = Notes()
     results = run_grid(grid, Here(), notes)
     assert len(notes.ran) == grid.runs == 8
     assert len(list(tmp_path.glob("runs/*/record.json"))) == 8
     for result in results:
-        merit = {run.spec.learning_rate: record.metrics["selection"] for run, record in result.selection}  # type: ignore[union-attr]
-        best = max(merit, key=lambda rate: (merit[rate]["accuracy"], -merit[rate]["loss"]))
-        assert result.rate == best
+        merits = {run.spec.learning_rate: merit(record) for run, record in result.selection}  # type: ignore[arg-type]
+        assert not any(other.beats(merits[result.rate]) for other in merits.values())
         assert [run.spec.seed for run, _ in result.records] == [1, 2]
         assert all("validation" in record.metrics for _, record in result.records)
     # the weights of the runs that only choose are not kept, those of the others are
@@ -44,9 +44,34 @@ def test_each_run_once_and_the_chosen_rate_is_the_best(make_grid: MakeGrid, tmp_
     assert all_results(grid) == results
 
 
+def test_a_search_goes_rung_by_rung_and_its_rates_are_those_of_the_final_runs(
+    make_grid: MakeGrid, tmp_path: Path
+) -> None:
+    grid = make_grid(
+        methods=["propulsion"], learning_rates="auto", seeds=[1, 2], settings={"max_steps": 13, "num_train_epochs": 9}
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(grid, Here(dies_after=4), Notes())
+    notes = Notes()
+    (result,) = run_grid(grid, Here(), notes)
+    assert len(notes.earlier) == 4
+    assert 6 <= len(result.selection) <= 8
+    assert len(notes.earlier) + len(notes.ran) == len(result.selection) + 2 <= grid.runs
+    lengths = [run.spec.max_steps for run, _ in result.selection]
+    assert lengths == sorted(lengths)
+    assert set(lengths) == {1, 2}
+    assert all("selection" in record.metrics for _, record in result.selection)  # type: ignore[union-attr]
+    assert result.chosen is not None
+    for run, record in result.records:
+        rates = run.spec.learning_rate, run.spec.head_learning_rate
+        assert rates == (result.chosen.learning_rate, result.chosen.head_learning_rate)
+        assert set(record.metrics) == {"validation"}
+    assert all_results(grid) == [result]
+
+
 @pytest.mark.parametrize("runs", range(4))
 def test_killed_anywhere_and_started_again_runs_the_rest(runs: int, make_grid: MakeGrid) -> None:
-    grid = make_grid(rate_factors=[0.5, 1], seeds=[1, 2], settings={"max_steps": 1})
+    grid = make_grid(learning_rates=[2e-3, 5e-3], seeds=[1, 2], settings={"max_steps": 1})
     with pytest.raises(KeyboardInterrupt):
         run_grid(grid, Here(dies_after=runs), Notes())
     notes = Notes()
@@ -72,7 +97,7 @@ def test_a_broken_record_is_redone_and_one_of_another_schema_is_refused_by_name(
 
 
 def test_failures_are_recorded_not_fatal_and_retried_when_asked(make_grid: MakeGrid, tmp_path: Path) -> None:
-    wild = {"method": "propulsion", "degree": 55, "max_grad_norm": 0.0}
+    wild = {"method": "propulsion", "degree": 55, "max_grad_norm": 0.0, "on_collapse": "ignore"}
     grid = make_grid(variants={"wild": wild}, learning_rates={"head": [1e-3], "wild": [300.0, 400.0]})
     notes = Notes()
     results = {result.cell.row: result for result in run_grid(grid, Here(), notes)}
@@ -89,7 +114,7 @@ def test_failures_are_recorded_not_fatal_and_retried_when_asked(make_grid: MakeG
 
 
 def test_a_grid_of_which_nothing_finished_is_an_error(make_grid: MakeGrid, tmp_path: Path) -> None:
-    wild = {"method": "propulsion", "degree": 55, "max_grad_norm": 0.0}
+    wild = {"method": "propulsion", "degree": 55, "max_grad_norm": 0.0, "on_collapse": "ignore"}
     grid = make_grid(methods=[], variants={"wild": wild}, learning_rates={"wild": [300.0]})
     with pytest.raises(RunsFailedError, match=r"Every run failed, see report\.html; .*finite"):
         require_a_finished_run(run_grid(grid, Here(), Notes()), Path("report.html"))

@@ -9,7 +9,7 @@ import pytest
 
 from propulsion_tools.cli import main
 from propulsion_tools.compare.ablations import ABLATIONS, Ablation, ablation_grid
-from propulsion_tools.compare.plan import candidate_rates, cells, final_runs
+from propulsion_tools.compare.plan import cells, final_runs, named_tries
 from propulsion_tools.compare.results import all_results
 from propulsion_tools.errors import OptionError, UnknownNameError
 from propulsion_tools.records.options import AblateOptions
@@ -30,16 +30,14 @@ def test_the_values_of_the_paper_are_there_and_each_row_changes_one_thing(name: 
     assert set(ABLATIONS[name].rows) >= PAPER[name]
     grid = ablation_grid(name, AblateOptions(task=("sst2", "rte"), seeds=(1, 2)))
     assert grid.runs == len(ABLATIONS[name].rows) * 2 * 2
-    specs = [
-        final_runs(grid, cell, *candidate_rates(grid, cell))[0].spec for cell in cells(grid) if cell.task == "sst2"
-    ]
+    specs = [final_runs(grid, cell, *named_tries(grid, cell))[0].spec for cell in cells(grid) if cell.task == "sst2"]
     assert len({spec.learning_rate for spec in specs}) == 1
     assert len(set(map(repr, specs))) == len(specs)
 
 
 def test_the_rate_may_follow_the_degree() -> None:
     grid = ablation_grid("degree", AblateOptions(scale_rate=True))
-    found = {cell.row: candidate_rates(grid, cell)[0] for cell in cells(grid)}
+    found = {cell.row: named_tries(grid, cell)[0].learning_rate for cell in cells(grid)}
     assert found["degree k = 1"] == 0.015
     assert found["degree k = 500"] == pytest.approx(0.015 / 500)
     with pytest.raises(OptionError, match="scale_rate"):

@@ -31,7 +31,6 @@ def finished(tiny_model: Path, data_dir: Path, tmp_path_factory: pytest.TempPath
         methods=["full", "head", "propulsion-all"],
         variants={"two <vectors>": {"method": "propulsion-all", "num_vectors": 2, "init_noise": 0.1}},
         seeds=[1, 2],
-        rate_factors=[1],
         learning_rates={"head": [1e-3, 5e-3]},
         settings={"eval_strategy": "steps", "eval_steps": 2, "logging_steps": 1, "max_steps": 6},
         title="Tiny <models>",

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from propulsion_tools.compare.grid import Grid, Settings
+from propulsion_tools.compare.grid import EVERY_ROW, Grid, Rates, Settings
 from propulsion_tools.errors import UnknownNameError, near_misses
 from propulsion_tools.methods import get_method
 from propulsion_tools.records import RUN_FACTS, RunSpec
-from propulsion_tools.records.fields import borrowed_fields
+from propulsion_tools.records.fields import AUTO, borrowed_fields
 from propulsion_tools.records.options import AblateOptions
 
 DEGREES = (0, 1, 5, 10, 15, 20, 25, 35, 50, 75, 100, 150, 200, 500)
@@ -122,7 +122,7 @@ def ablation_grid(name: str, options: AblateOptions) -> Grid:
         methods={row_label(ablation, value): {"method": "propulsion", **row} for value, row in ablation.rows.items()},
         tasks={task: {"task": task} for task in tasks},
         settings=settings,
-        learning_rates={} if options.scale_rate else {"all": (_rate(options),)},
+        learning_rates=_rates(options),
         seeds=options.seeds,
         data_root=options.data_root,
         output_dir=options.output_dir,
@@ -135,12 +135,19 @@ def row_label(ablation: Ablation, value: int | str) -> str:
     return f"{ablation.axis} = {value}" if isinstance(value, int) else value
 
 
-def _rate(options: AblateOptions) -> float:
-    """One rate for every row; what the method takes at its usual degree, if none is given."""
-    return options.learning_rate or get_method("propulsion").learning_rate(RunSpec())
+def _rates(options: AblateOptions) -> Mapping[str, Rates]:
+    """One rate for every row, the one of the method at its usual degree if none is given; or each row its own."""
+    if options.scale_rate:
+        return {}
+    if options.learning_rate == AUTO:
+        return {EVERY_ROW: AUTO}
+    return {EVERY_ROW: (float(options.learning_rate or get_method("propulsion").learning_rate(RunSpec())),)}
 
 
 def _rate_note(options: AblateOptions) -> str:
     if options.scale_rate:
-        return "Each row at the learning rate 0.015 / degree: a step in z moves z^k about k times as far."
-    return f"Every row at the learning rate {_rate(options):g}; the head at its own."
+        return "Each row at its usual learning rate, which falls with the degree: a step in z moves z^k k times as far."
+    (rates,) = _rates(options).values()
+    if rates == AUTO:
+        return "Each row at the learning rate that was best for it on training rows set aside."
+    return f"Every row at the learning rate {rates[0]:g}; the head at its own."

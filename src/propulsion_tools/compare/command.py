@@ -9,7 +9,7 @@ from pathlib import Path
 
 from propulsion_tools.compare.grid import Grid
 from propulsion_tools.compare.local_backend import Backend, LocalProcesses
-from propulsion_tools.compare.plan import Cell, cells, final_runs, selection_runs
+from propulsion_tools.compare.plan import Cell, cells, final_runs, usual_rates
 from propulsion_tools.compare.process import cores
 from propulsion_tools.compare.progress import GridProgress
 from propulsion_tools.compare.ray_backend import RayTasks
@@ -99,7 +99,7 @@ def make_backend(options: CompareOptions) -> Backend:
 def check_data(grid: Grid) -> None:
     """Refuse a grid whose data is not there, before anything runs."""
     for cell in cells(grid):
-        folder = final_runs(grid, cell, 1.0)[0].spec.data_dir
+        folder = final_runs(grid, cell, usual_rates(grid, cell))[0].spec.data_dir
         if folder is not None and not Path(folder).is_dir():
             raise DataError(f"data_dir {folder} of the task {cell.task} does not exist: mend it, or pass --data_root.")
 
@@ -108,12 +108,7 @@ def check_folders(grid: Grid) -> None:
     """Refuse runs that would write into one folder, each over the other: equal settings under names that look alike."""
     seen: dict[str, Cell] = {}
     for cell in cells(grid):
-        folders = [run.folder for run in selection_runs(grid, cell)]
-        if len(set(folders)) < len(folders):
-            raise OptionError(
-                f"The learning rates of the row {cell.row!r} are too near to tell apart: see rate_factors."
-            )
-        other = seen.setdefault(final_runs(grid, cell, 1.0)[0].folder, cell)
+        other = seen.setdefault(final_runs(grid, cell, usual_rates(grid, cell))[0].folder, cell)
         if other is not cell:
             names = (other.row, cell.row) if other.row != cell.row else (other.task, cell.task)
             raise OptionError(f"{names[0]!r} and {names[1]!r} are the same with folders of the same name: rename one.")
@@ -123,7 +118,7 @@ def check_disk(grid: Grid) -> None:
     """Refuse a grid whose runs do not fit on the disk; an upper bound, where the base models are folders here."""
     needed = missing = 0
     for result in all_results(grid):
-        spec = final_runs(grid, result.cell, 1.0)[0].spec
+        spec = final_runs(grid, result.cell, usual_rates(grid, result.cell))[0].spec
         share = 1.0 if spec.method == "full" else OTHER_METHODS_SHARE
         weights = int(_bytes_of_weights(spec.model_name_or_path) * share) if grid.keep_weights else 0
         count = len(grid.seeds) - len(result.records)

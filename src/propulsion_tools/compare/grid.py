@@ -11,9 +11,12 @@ from propulsion_tools.compare.settings import check_settings
 from propulsion_tools.errors import OptionError
 from propulsion_tools.methods import get_method
 from propulsion_tools.records import refuse_unknown
+from propulsion_tools.records.fields import AUTO
 from propulsion_tools.tasks import get_task
+from propulsion_tools.training.rate_plan import MOST_TRIES
 
 Settings = Mapping[str, Any]
+Rates = tuple[float, ...] | str
 MOST_RUNS = 10_000
 EVERY_ROW = "all"
 
@@ -27,8 +30,8 @@ class Grid:
         methods: Fields of `RunSpec` by the label of a row, ``method`` among them.
         tasks: Fields of `RunSpec` by the label of a task, ``task`` among them.
         settings: Fields of `RunSpec` for all runs; those of a task win over these, and those of a row over both.
-        learning_rates: Rates to choose from, by label of a row or under ``all``.
-        rate_factors: For the other rows, the rates to choose from as multiples of the method's own.
+        learning_rates: Rates to choose from, by label of a row or under ``all``, or `AUTO`: found around the method's
+            own, which the other rows have.
         seeds: Seeds of the final runs.
         train_sizes: Values of ``max_train_samples``; None: what the settings say.
         selection: Fields of `RunSpec` for the runs that choose a rate, the seed and selection_fraction among them.
@@ -47,8 +50,7 @@ class Grid:
     methods: Mapping[str, Settings]
     tasks: Mapping[str, Settings]
     settings: Settings = field(default_factory=dict)
-    learning_rates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    rate_factors: tuple[float, ...] = (1.0,)
+    learning_rates: Mapping[str, Rates] = field(default_factory=dict)
     seeds: tuple[int, ...] = (42,)
     train_sizes: tuple[int | None, ...] = (None,)
     selection: Settings = field(default_factory=dict)
@@ -100,10 +102,11 @@ class Grid:
         methods, tasks, seeds = (f"{len(some)} {name}{'' if len(some) == 1 else 's'}" for name, some in counts)
         return f"{methods} × {tasks}{sizes}, {rates}{seeds}"
 
-    def explicit_rates(self, label: str) -> tuple[float, ...]:
-        """The rates that are named for a row; none where multiples of the method's own are tried."""
-        return tuple(self.learning_rates.get(label) or self.learning_rates.get(EVERY_ROW) or ())
+    def rates(self, label: str) -> Rates:
+        """The rates that are named for a row, or `AUTO`; none where the row has the method's own."""
+        return self.learning_rates.get(label) or self.learning_rates.get(EVERY_ROW) or ()
 
     def rate_count(self, label: str) -> int:
-        """How many rates there are to choose from."""
-        return len(self.explicit_rates(label) or self.rate_factors)
+        """How many rates there are to choose from, at most."""
+        rates = self.rates(label)
+        return MOST_TRIES if rates == AUTO else len(rates) or 1

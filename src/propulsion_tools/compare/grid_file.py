@@ -8,9 +8,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from propulsion_tools.compare.grid import EVERY_ROW, Grid, Settings
+from propulsion_tools.compare.grid import EVERY_ROW, Grid, Rates, Settings
 from propulsion_tools.errors import OptionError, near_misses, require
 from propulsion_tools.records import refuse_unknown
+from propulsion_tools.records.fields import AUTO
 
 LARGEST = 2**32  # NumPy takes no larger seed
 # YAML 1.1 takes 1e-3, without a point, for a text.
@@ -74,10 +75,10 @@ def grid_from(values: Mapping[str, Any], name: str) -> Grid:
     parts |= {"methods": {**methods, **variants}, "tasks": _rows(parts.get("tasks", {}), "tasks", "task")}
     rates = parts.get("learning_rates", {})
     rates = rates if isinstance(rates, Mapping) else {EVERY_ROW: rates}
-    parts["learning_rates"] = {str(label): _numbers(some, "learning_rates") for label, some in rates.items()}
-    for key, kind in (("rate_factors", float), ("seeds", int), ("train_sizes", int)):
+    parts["learning_rates"] = {str(label): _rates(some) for label, some in rates.items()}
+    for key in ("seeds", "train_sizes"):
         if key in parts:
-            parts[key] = _numbers(parts[key], key, kind)
+            parts[key] = _numbers(parts[key], key, int)
     for key in ("settings", "selection"):
         if not isinstance(parts.get(key, {}), Mapping):
             raise OptionError(f"{key} must hold fields of a run as `name: value` lines, and not {parts[key]!r}.")
@@ -96,6 +97,10 @@ def _rows(words: Any, key: str, field: str) -> dict[str, Settings]:
     if not isinstance(words, Mapping) or not all(isinstance(row, Mapping | None) for row in words.values()):
         raise OptionError(f"{key} must be a list of names, or `label: {{{field}: name, ...}}` lines.")
     return {str(label): {field: str(label), **(row or {})} for label, row in words.items()}
+
+
+def _rates(values: Any) -> Rates:
+    return AUTO if values == AUTO else _numbers(values, "learning_rates")
 
 
 def _numbers(values: Any, key: str, kind: type[float] | type[int] = float) -> tuple[Any, ...]:

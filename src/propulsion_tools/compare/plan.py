@@ -13,10 +13,11 @@ from propulsion_tools.compare.grid import Grid, Settings
 from propulsion_tools.methods import get_method
 from propulsion_tools.records import RUN_FACTS, RunSpec, slug
 from propulsion_tools.records.run_spec import BEFORE
+from propulsion_tools.training.rate_plan import SELECTION_FRACTION, Try, try_spec
 from propulsion_tools.training.resolve import resolve
 
 DEFAULTS: Settings = {"eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True}
-SELECTION: Settings = {"selection_fraction": 0.15, "seed": 42}
+SELECTION: Settings = {"selection_fraction": SELECTION_FRACTION, "seed": 42}
 
 
 @dataclass(frozen=True)
@@ -63,26 +64,32 @@ def cells(grid: Grid) -> list[Cell]:
     return [Cell(row, task, size) for task in grid.tasks for size in grid.train_sizes for row in grid.methods]
 
 
-def candidate_rates(grid: Grid, cell: Cell) -> tuple[float, ...]:
-    """The learning rates that the cell chooses from."""
-    if explicit := grid.explicit_rates(cell.row):
-        return explicit
-    spec = RunSpec(**_settings(grid, cell))
-    own = get_method(spec.method).learning_rate(spec)
-    return tuple(float(f"{own * factor:.4g}") for factor in grid.rate_factors)
+def usual_rates(grid: Grid, cell: Cell) -> Try:
+    """The rates that the cell's method has where nothing is said."""
+    spec = resolve(RunSpec(**_settings(grid, cell)))
+    return Try(get_method(spec.method).learning_rate(spec), spec.head_learning_rate, 1.0)
 
 
-def selection_runs(grid: Grid, cell: Cell) -> list[Run]:
-    """The runs that choose the learning rate; none where there is but one."""
-    tried = candidate_rates(grid, cell)
-    if len(tried) == 1:
-        return []
-    return [_run(grid, cell, {**SELECTION, **grid.selection, "learning_rate": rate}, False) for rate in tried]
+def named_tries(grid: Grid, cell: Cell) -> list[Try]:
+    """The rates that the cell chooses from, as long as the final runs; one where there is no choice.
+
+    Not for a row whose rates are `AUTO`.
+    """
+    usual, rates = usual_rates(grid, cell), grid.rates(cell.row)
+    return [replace(usual, learning_rate=float(rate)) for rate in rates] or [usual]
 
 
-def final_runs(grid: Grid, cell: Cell, rate: float) -> list[Run]:
-    """The runs that count, one for each seed, at the rate that was chosen."""
-    return [_run(grid, cell, {"seed": seed, "learning_rate": rate}, True) for seed in grid.seeds]
+def selection_run(grid: Grid, cell: Cell, item: Try) -> Run:
+    """The run that tries rates: as long as the grid's selection says, or a share of the final run."""
+    own = {"learning_rate": item.learning_rate, "head_learning_rate": item.head_learning_rate}
+    run = _run(grid, cell, {**SELECTION, **grid.selection, **own}, False)
+    return run if item.share == 1.0 else _in_folder(grid, replace(run, spec=try_spec(run.spec, item)))
+
+
+def final_runs(grid: Grid, cell: Cell, chosen: Try) -> list[Run]:
+    """The runs that count, one for each seed, at the rates that were chosen."""
+    rates = {"learning_rate": chosen.learning_rate, "head_learning_rate": chosen.head_learning_rate}
+    return [_run(grid, cell, {"seed": seed, **rates}, True) for seed in grid.seeds]
 
 
 def _settings(grid: Grid, cell: Cell) -> dict[str, Any]:
@@ -95,11 +102,16 @@ def _settings(grid: Grid, cell: Cell) -> dict[str, Any]:
 
 
 def _run(grid: Grid, cell: Cell, own: Mapping[str, Any], is_final: bool) -> Run:
-    spec = resolve(RunSpec(**{**_settings(grid, cell), **own}))
+    return _in_folder(grid, Run(cell, resolve(RunSpec(**{**_settings(grid, cell), **own})), is_final))
+
+
+def _in_folder(grid: Grid, run: Run) -> Run:
+    """The run with a folder that is named after it, and ends with the hash of all that it computes."""
+    cell, spec = run.cell, run.spec
     words = [cell.task, cell.row, f"n{cell.size}" if cell.size else "", f"lr{spec.learning_rate:.3g}"]
-    words.append(f"seed{spec.seed}" if is_final else "selection")
+    words.append(f"seed{spec.seed}" if run.is_final else "selection")
     name = slug("-".join(filter(None, words)))
-    return Run(cell, replace(spec, output_dir=f"{grid.folder}/{name}-{spec_hash(spec)}"), is_final)
+    return replace(run, spec=replace(spec, output_dir=f"{grid.folder}/{name}-{spec_hash(spec)}"))
 
 
 def spec_hash(spec: RunSpec) -> str:

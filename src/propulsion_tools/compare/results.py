@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from propulsion_tools.compare.grid import Grid
-from propulsion_tools.compare.plan import Cell, Run, candidate_rates, cells, final_runs, selection_runs
+from propulsion_tools.compare.plan import Cell, Run, cells, final_runs, named_tries, selection_run, usual_rates
 from propulsion_tools.compare.run_folders import Failure, Outcome
 from propulsion_tools.compare.run_store import RunStore
 from propulsion_tools.records import RunRecord
-from propulsion_tools.tasks import Task, get_task
-from propulsion_tools.tasks.selection import SELECTION
+from propulsion_tools.records.fields import AUTO
+from propulsion_tools.training.rate_plan import FAILED, Merit, Plan, Try, merit, plan, ranked
 
 RunOutcome = tuple[Run, Outcome | None]
 
@@ -24,14 +23,19 @@ class CellResult:
     Attributes:
         cell: Which.
         selection: The runs that choose a rate, with what came of them; None: not yet run.
-        rate: The rate that was chosen; None: not chosen yet, or every run that was to choose it failed.
+        chosen: The rates that were chosen; None: not yet, or every run that was to choose them failed.
         final: The runs that count; empty before the rate is chosen.
     """
 
     cell: Cell
     selection: tuple[RunOutcome, ...]
-    rate: float | None
+    chosen: Try | None
     final: tuple[RunOutcome, ...]
+
+    @property
+    def rate(self) -> float | None:
+        """The learning rate of the method that was chosen."""
+        return self.chosen.learning_rate if self.chosen else None
 
     @property
     def todo(self) -> list[Run]:
@@ -42,7 +46,7 @@ class CellResult:
     @property
     def is_hopeless(self) -> bool:
         """Whether there will be no final runs, because every run that was to choose a rate failed."""
-        return self.rate is None and all(outcome is not None for _, outcome in self.selection)
+        return self.chosen is None and all(outcome is not None for _, outcome in self.selection)
 
     @property
     def records(self) -> list[tuple[Run, RunRecord]]:
@@ -68,33 +72,26 @@ def cell_result(grid: Grid, cell: Cell, outcome: Callable[[Run], Outcome | None]
         cell: One of its cells.
         outcome: How a run ended; None if it has not.
     """
-    selection = tuple((run, outcome(run)) for run in selection_runs(grid, cell))
-    rate: float | None = None
-    if not selection:
-        rate = candidate_rates(grid, cell)[0]
-    elif all(result is not None for _, result in selection):
-        rate = choose([(run, record) for run, record in selection if isinstance(record, RunRecord)])
-    final = () if rate is None else tuple((run, outcome(run)) for run in final_runs(grid, cell, rate))
-    return CellResult(cell, selection, rate, final)
+    search = _search(grid, cell, lambda item: _merit(outcome(selection_run(grid, cell, item))))
+    selection = tuple((run, outcome(run)) for run in (selection_run(grid, cell, item) for item in search.tries))
+    final = () if search.chosen is None else tuple((run, outcome(run)) for run in final_runs(grid, cell, search.chosen))
+    return CellResult(cell, selection, search.chosen, final)
 
 
-def choose(tried: Sequence[tuple[Run, RunRecord]]) -> float | None:
-    """The rate with the best main metric on the part that was set aside; of equals, the one with the smallest loss."""
-    if not tried:
-        return None
-    task = get_task(str(tried[0][0].spec.task))
-    best, _ = max(tried, key=lambda item: _merit(item[1], task))
-    return float(best.spec.learning_rate or 0.0)
+def _search(grid: Grid, cell: Cell, outcome: Callable[[Try], Merit | None]) -> Plan:
+    """What the cell tries, and what it chose: among the rates that are named, or around the method's own."""
+    usual = usual_rates(grid, cell)
+    if grid.rates(cell.row) == AUTO:
+        return plan(usual.learning_rate, usual.head_learning_rate, outcome)
+    tries = named_tries(grid, cell)
+    if len(tries) == 1:
+        return Plan((), (), tries[0])
+    todo = tuple(item for item in tries if outcome(item) is None)
+    return Plan(tuple(tries), todo, None if todo else next(iter(ranked(tries, usual, outcome)), None))
 
 
-def _merit(record: RunRecord, task: Task) -> tuple[float, float]:
-    scores = record.metrics[SELECTION]
-    metric, loss = (scores.get(name) for name in (task.main_metric, "loss"))
-    sign = 1 if task.greater_is_better else -1
-    return (
-        -math.inf if metric is None or math.isnan(metric) else sign * metric,
-        -math.inf if loss is None or math.isnan(loss) else -loss,
-    )
+def _merit(outcome: Outcome | None) -> Merit | None:
+    return None if outcome is None else merit(outcome) if isinstance(outcome, RunRecord) else FAILED
 
 
 def all_results(grid: Grid) -> list[CellResult]:

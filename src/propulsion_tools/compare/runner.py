@@ -109,8 +109,7 @@ class _Work:
         known = {run.name: outcome for run, outcome in before.runs}
         result = cell_result(self.grid, cell, lambda run: known.get(run.name) or self.store.outcome(run))
         self.results[cell] = result
-        if result.final and not before.final:
-            self.waiting.extendleft(reversed(result.todo))
+        self.waiting.extendleft(run for run in reversed(result.todo) if run.name not in known)
         self._report_if_hopeless(result)
 
     def _report_if_hopeless(self, result: CellResult) -> None:

@@ -215,7 +215,7 @@ class AblateOptions(CompareOptions):
     task: str | tuple[str, ...] = _option("docstrings", "one task or a list; see `propulsion tasks`")
     model_name_or_path: str = _borrowed("model_name_or_path", text="a folder, a hub id, or 'minilm'")
     seeds: tuple[int, ...] = _option((42,), "seeds of every row")
-    learning_rate: float | None = _borrowed(
+    learning_rate: float | str | None = _borrowed(
         "learning_rate", text="of every row (default: propulsion's at its usual degree, 1e-3)"
     )
     scale_rate: bool = _option(False, "divide the learning rate by the degree instead of one for every row")

@@ -22,6 +22,7 @@ from propulsion_tools.tasks.selection import SELECTION
 
 FACTOR = 3.0
 SHORT, LONG = 0.08, 0.17
+MOST_TRIES = 8
 SELECTION_FRACTION = 0.15
 BETTER_BY = 0.5
 """A score between 0 and 1 of n rows is better if it is so by more than this share of 1/√n, a standard error at most."""
@@ -62,7 +63,10 @@ class Merit:
         """Whether it is better by more than chance."""
         if self.is_steady != other.is_steady:
             return self.is_steady
-        return self.score > other.score + max(self.margin, other.margin)
+        margin = max(self.margin, other.margin)
+        if not margin and self.score == other.score:
+            return self.loss > other.loss
+        return self.score > other.score + margin
 
 
 FAILED = Merit(-math.inf, -math.inf, False, 0.0)
