@@ -14,16 +14,21 @@ from typing import IO, Any
 def atomic(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
     """A stream to write to, which becomes the file at its end, and leaves no trace after an error.
 
-    The file's folder is made if there is none.
+    The file's folder is made if there is none. A device or a pipe is written to as it is, and never replaced.
 
     Args:
         path: The file; what was there stays until the end.
         binary: Whether bytes are written, and not text in UTF-8.
     """
+    mode, encoding = ("wb", None) if binary else ("w", "utf-8")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open(mode, encoding=encoding) as stream:
+            yield stream
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_file = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with partial_file.open("wb" if binary else "w", encoding=None if binary else "utf-8") as stream:
+        with partial_file.open(mode, encoding=encoding) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())  # or a crash of the system leaves an empty file under the new name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,10 @@ class Arithmetic(Generation):
 
     letters: bool | None = False
     lengths: Lengths = Lengths(max_length=512, max_target_length=256, max_new_tokens=256)
+
+    def from_line(self, line: str, columns: Mapping[str, str]) -> dict[str, Any]:
+        """The instruction."""
+        return {"instruction": line}
 
     def unanswered(self, row: Row) -> dict[str, Any]:
         """The problem, with its numbers filled in and its options listed."""

@@ -1,0 +1,161 @@
+"""Rows from JSON: one object a line, one array of them, or an object that holds one, such as SQuAD's own file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from propulsion_tools.errors import DataError
+
+Row = dict[str, Any]
+HOLDERS = ("data", "rows", "examples", "instances", "records")
+"""Keys of an object under which writers put the list of their rows."""
+_LINE = re.compile(r"\r\n|\n|\r")  # not what str.splitlines takes for a line's end: a text may hold those
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def json_rows(text: str, name: str) -> list[Row]:
+    """The rows of a file.
+
+    Args:
+        text: JSON lines; or a whole document: an array of objects, an object with such an array under one of `HOLDERS`
+            (SQuAD's articles become one row for each question), or what pandas writes for a table ("split",
+            "columns").
+        name: For messages.
+
+    Raises:
+        DataError: It is none of these, a key stands twice in an object, an integer is too long or a text holds half of
+            a character; names the line or the item.
+    """
+    lines = [(number, line) for number, line in enumerate(text_lines(text), 1) if line.strip()]
+    if not lines:
+        return []
+    found = _document(text, lines, name)
+    if found is None:
+        return [parsed_object(line, f"{name}, line {number}") for number, line in lines]
+    rows, place = found
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise DataError(f"{name}, {place} {number} is not a JSON object: each row is an object with its columns.")
+        if _SURROGATE.search(text):
+            _refuse_half_characters(row, f"{name}, {place} {number}")
+    return _questions(rows, name) if all(isinstance(row.get("paragraphs"), list) for row in rows) else rows
+
+
+def text_lines(text: str) -> list[str]:
+    """The lines, without the blank ones at the end."""
+    lines = _LINE.split(text)
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
+
+
+def parsed_object(text: str, place: str) -> Row:
+    """One JSON object.
+
+    Raises:
+        DataError: It is none, or cannot be used; begins with `place`.
+    """
+    value = _parse(text, place)
+    if not isinstance(value, dict):
+        raise DataError(f"{place} is not a JSON object: each row is an object with its columns.")
+    if _SURROGATE.search(text):
+        _refuse_half_characters(value, place)
+    return value
+
+
+def _parse(text: str, place: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_once_each)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place} is not JSON: {error}.") from error
+    except RecursionError as error:
+        raise DataError(f"{place} is nested too deeply to be read as JSON.") from error
+    except DataError as error:
+        raise DataError(f"{place} {error}") from error
+    except ValueError as error:  # Python's limit on the digits of an integer
+        raise DataError(f"{place} holds an integer of too many digits: write it as a text.") from error
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"has the key {twice!r} twice: name each column once.")
+    return row
+
+
+def _refuse_half_characters(row: Row, place: str) -> None:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        code = f"\\u{ord(error.object[error.start]):04x}"
+        raise DataError(f"{place} holds {code}, half of a character (a lone surrogate): remove or mend it.") from error
+
+
+def _document(text: str, lines: Sequence[tuple[int, str]], name: str) -> tuple[list[Any], str] | None:
+    """The rows of a text that is one JSON value, and what to call one of them; None: every line is a value."""
+    first = text.lstrip()[:1]
+    if first == "[":
+        rows: list[Any] = _parse(text, name)
+        return rows, "item"
+    if first != "{" or (len(lines) > 1 and _is_json(lines[0][1])):
+        return None
+    return _held(_parse(text, name if len(lines) > 1 else f"{name}, line {lines[0][0]}"))
+
+
+def _is_json(text: str) -> bool:
+    """Whether a line stands for itself; one that is broken in its middle does, and is reported as that line."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return error.pos < len(text.rstrip())
+    except (ValueError, RecursionError):
+        return True
+    return True
+
+
+def _held(value: Row) -> tuple[list[Any], str]:
+    """The rows that an object holds; the object itself where it holds none."""
+    columns, data = value.get("columns"), value.get("data")
+    if isinstance(columns, list) and isinstance(data, list) and all(isinstance(row, list) for row in data):
+        fits = all(len(row) == len(columns) for row in data)
+        return ([dict(zip(columns, row, strict=True)) for row in data] if fits else data), "item"
+    for key in HOLDERS:
+        rows = value.get(key)
+        if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
+            return rows, f"{key!r}, item"
+    cells = list(value.values())
+    if len(cells) > 1 and all(isinstance(cell, dict) and cell.keys() == cells[0].keys() for cell in cells):
+        return [{name: value[name][row] for name in value} for row in cells[0]], "row"
+    return [value], "line"
+
+
+def _questions(articles: Sequence[Row], name: str) -> list[Row]:
+    """One row for each question of SQuAD's own files: articles of paragraphs of questions."""
+    rows = []
+    for number, article in enumerate(articles, 1):
+        try:
+            rows += [
+                {
+                    "id": asked.get("id"),
+                    "title": article.get("title"),
+                    "context": paragraph["context"],
+                    "question": asked["question"],
+                    "answers": {
+                        "text": [answer["text"] for answer in asked.get("answers", [])],
+                        "answer_start": [answer.get("answer_start") for answer in asked.get("answers", [])],
+                    },
+                }
+                for paragraph in article["paragraphs"]
+                for asked in paragraph["qas"]
+            ]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{name}, article {number} is not as in SQuAD: paragraphs have a context and qas, which have a "
+                "question and answers."
+            ) from error
+    return rows
