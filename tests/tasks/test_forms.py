@@ -15,9 +15,9 @@ from propulsion_tools.errors import DataError
 from propulsion_tools.tasks import DataSource, get_task
 from propulsion_tools.tasks.data_files import read_folder, read_table
 
-TEXTS, LABELS = ["good, dear film", "ein schönes 文", "bad"], ["1", "0", "0"]
+TEXTS, LABELS = ["good, dear film", "ein schönes 文", "b\u2028a\x85d"], ["1", "0", "0"]
 WANTED = {"text": TEXTS, "label": LABELS}
-CSV = 'text,label\n"good, dear film",1\nein schönes 文,0\nbad,0\n'
+CSV = f'text,label\n"{TEXTS[0]}",1\n{TEXTS[1]},0\n{TEXTS[2]},0\n'
 ROWS = [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)]
 SQUAD = {
     "version": "v2.0",
@@ -47,6 +47,7 @@ JSON = {
     "pandas' split": json.dumps(
         {"columns": list(WANTED), "index": [0, 1, 2], "data": [[*row.values()] for row in ROWS]}
     ),
+    "pandas' index": json.dumps({str(number): row for number, row in enumerate(ROWS)}),
     "carriage returns": "\r".join(map(json.dumps, ROWS)),
     "windows": "\r\n".join(map(json.dumps, ROWS)) + "\r\n\r\n",
     "mark": "\ufeff" + "\n".join(map(json.dumps, ROWS)),
@@ -100,7 +101,7 @@ def test_a_tsv_with_quotes_is_read_where_it_is_whole_only_with_them(tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["", "Unnamed: 0", "Unnamed: 0.1"])
 def test_pandas_index_is_left_out_and_said_to_be(tmp_path: Path, name: str) -> None:
-    lines = CSV.splitlines()
+    lines = CSV.strip().split("\n")
     indexed = [f"{name},{lines[0]}", *(f"{17 * row},{line}" for row, line in enumerate(lines[1:]))]
     (tmp_path / "train.csv").write_text("\n".join(indexed))
     raw = read_folder(str(tmp_path))
@@ -140,6 +141,14 @@ def test_squad_in_its_own_form(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(json.dumps(without_question))
     with pytest.raises(DataError, match="article 1 is not as in SQuAD"):
         get_task("squad").load(DataSource(data_dir=str(tmp_path)))
+
+
+def test_paragraphs_without_their_articles(tmp_path: Path) -> None:
+    asked = [{"id": "1", "question": "What?", "answers": ["film"]}, {"id": "2", "question": "Who?", "answers": ["a"]}]
+    (tmp_path / "test.json").write_text(json.dumps([{"context": "a film", "qas": asked}]))
+    assert read_table(tmp_path / "test.json")["question"] == ["What?", "Who?"]
+    splits = get_task("squad").load(DataSource(data_dir=str(tmp_path), training=False)).splits
+    assert [answers["text"] for answers in splits["test"]["answers"]] == [["film"], ["a"]]
 
 
 def test_one_row_alone_is_a_row(tmp_path: Path) -> None:
@@ -300,6 +309,26 @@ def test_a_chat_says_how_it_becomes_a_text(tmp_path: Path) -> None:
             (tmp_path / f"{split}.jsonl").write_text("\n".join([json.dumps(row)] * 4))
         with pytest.raises(DataError, match=r"turns of a chat.*apply_chat_template"):
             get_task("language-modelling").load(DataSource(data_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize("text", ["i felt so hopeless that i could not go on;sadness\nno;joy", "7,1\n8,0"])
+def test_a_file_without_names_says_what_is_missing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "train.csv").write_text(text)
+    with pytest.raises(DataError, match="look like a row of data: the first line names the columns"):
+        get_task("text-classification").load(DataSource(data_dir=str(tmp_path)))
+
+
+def test_lists_in_a_csv_say_which_forms_have_lists(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("tokens,ner_tags\n\"['EU', 'rejects']\",\"['B-ORG', 'O']\"\n")
+    with pytest.raises(DataError, match=r"a .csv has no lists; write .jsonl or .parquet"):
+        get_task("token-classification").load(DataSource(data_dir=str(tmp_path)))
+
+
+def test_a_split_that_cannot_be_read_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(CSV)
+    (tmp_path / "validation.xlsx").write_bytes(b"PK")
+    (note,) = read_folder(str(tmp_path)).notes
+    assert "validation.xlsx: save it as CSV" in note
 
 
 def test_a_number_beside_the_text_is_not_taken_for_it(tmp_path: Path) -> None:

@@ -258,10 +258,10 @@ def give(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
 def test_lines_of_a_stream_are_texts_and_each_has_its_answer(
     name: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    give(monkeypatch, 'ein schöner film\n[aside] "good"\r\n 3\n{laughs}\n\n\n'.encode())
+    give(monkeypatch, 'ein schöner film\n[aside] "good"\r\n 3\n{laughs}\na\u2029b\x85\rc\n\n\n'.encode())
     assert main(["predict", str(run), "--input", name, "--output", "-", *WORDS]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["text"] for row in rows] == ["ein schöner film", '[aside] "good"', " 3", "{laughs}"]
+    assert [row["text"] for row in rows] == ["ein schöner film", '[aside] "good"', " 3", "{laughs}", "a\u2029b\x85\rc"]
     assert all(set(row) == {"text", "prediction"} for row in rows)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from propulsion_tools.errors import DataError, near_misses
 from propulsion_tools.tasks.raw_tables import Table
 
+MOST_OF_A_NAME = 40  # characters; what is longer is rather a text
 _NUMBER = re.compile(r"[+-]?\d*[.,]?\d*")
 PAIRS = (
     ("sentence1", "sentence2"),
@@ -169,4 +170,7 @@ def _other_task(table: Iterable[str]) -> str:
 
 
 def _there(table: Table) -> str:
-    return f" The columns are {', '.join(map(repr, table))}."
+    names = list(table)
+    data = any(len(name) > MOST_OF_A_NAME for name in names) or all(map(_is_number, names))
+    header = " They look like a row of data: the first line names the columns." if data else ""
+    return f" The columns are {', '.join(repr(name[:MOST_OF_A_NAME]) for name in names)}.{header}"

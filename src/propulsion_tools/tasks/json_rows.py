@@ -12,7 +12,6 @@ from propulsion_tools.errors import DataError
 Row = dict[str, Any]
 HOLDERS = ("data", "rows", "examples", "instances", "records")
 """Keys of an object under which writers put the list of their rows."""
-_LINE = re.compile(r"\r\n|\n|\r")  # not what str.splitlines takes for a line's end: a text may hold those
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -22,7 +21,7 @@ def json_rows(text: str, name: str) -> list[Row]:
     Args:
         text: JSON lines; or a whole document: an array of objects, an object with such an array under one of `HOLDERS`
             (SQuAD's articles become one row for each question), or what pandas writes for a table ("split",
-            "columns").
+            "columns", "index").
         name: For messages.
 
     Raises:
@@ -34,19 +33,22 @@ def json_rows(text: str, name: str) -> list[Row]:
         return []
     found = _document(text, lines, name)
     if found is None:
-        return [parsed_object(line, f"{name}, line {number}") for number, line in lines]
-    rows, place = found
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise DataError(f"{name}, {place} {number} is not a JSON object: each row is an object with its columns.")
-        if _SURROGATE.search(text):
-            _refuse_half_characters(row, f"{name}, {place} {number}")
-    return _questions(rows, name) if all(isinstance(row.get("paragraphs"), list) for row in rows) else rows
+        rows = [parsed_object(line, f"{name}, line {number}") for number, line in lines]
+    else:
+        rows, place = found
+        halves = _SURROGATE.search(text) is not None
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, dict):
+                raise DataError(f"{name}, {place} {number} is not a JSON object: a row is an object with its columns.")
+            if halves:
+                _refuse_half_characters(row, f"{name}, {place} {number}")
+    return _questions(rows, name) if rows and all(map(_has_questions, rows)) else rows
 
 
 def text_lines(text: str) -> list[str]:
-    """The lines, without the blank ones at the end."""
-    lines = _LINE.split(text)
+    """The lines, without the blank ones at the end; whatever else `str.splitlines` splits at may stand in a line."""
+    end = "\n" if "\n" in text else "\r"
+    lines = [line.removesuffix("\r") for line in text.split(end)]
     while lines and not lines[-1].strip():
         lines.pop()
     return lines
@@ -60,7 +62,7 @@ def parsed_object(text: str, place: str) -> Row:
     """
     value = _parse(text, place)
     if not isinstance(value, dict):
-        raise DataError(f"{place} is not a JSON object: each row is an object with its columns.")
+        raise DataError(f"{place} is not a JSON object: a row is an object with its columns.")
     if _SURROGATE.search(text):
         _refuse_half_characters(value, place)
     return value
@@ -130,12 +132,18 @@ def _held(value: Row) -> tuple[list[Any], str]:
             return rows, f"{key!r}, item"
     cells = list(value.values())
     if len(cells) > 1 and all(isinstance(cell, dict) and cell.keys() == cells[0].keys() for cell in cells):
+        if all(map(str.isdigit, value)) and not all(map(str.isdigit, cells[0])):
+            return cells, "row"
         return [{name: value[name][row] for name in value} for row in cells[0]], "row"
     return [value], "line"
 
 
+def _has_questions(row: Row) -> bool:
+    return isinstance(row.get("paragraphs"), list) or ("context" in row and isinstance(row.get("qas"), list))
+
+
 def _questions(articles: Sequence[Row], name: str) -> list[Row]:
-    """One row for each question of SQuAD's own files: articles of paragraphs of questions."""
+    """One row for each question of SQuAD's own files: articles of paragraphs of questions, or the paragraphs alone."""
     rows = []
     for number, article in enumerate(articles, 1):
         try:
@@ -145,12 +153,9 @@ def _questions(articles: Sequence[Row], name: str) -> list[Row]:
                     "title": article.get("title"),
                     "context": paragraph["context"],
                     "question": asked["question"],
-                    "answers": {
-                        "text": [answer["text"] for answer in asked.get("answers", [])],
-                        "answer_start": [answer.get("answer_start") for answer in asked.get("answers", [])],
-                    },
+                    "answers": asked.get("answers", []),
                 }
-                for paragraph in article["paragraphs"]
+                for paragraph in article.get("paragraphs", [article])
                 for asked in paragraph["qas"]
             ]
         except (KeyError, TypeError, AttributeError) as error:

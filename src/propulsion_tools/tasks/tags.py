@@ -74,7 +74,8 @@ def check_lengths(words: Sequence[Any], tags: Sequence[Any], split: str) -> None
     """
     for row, (some, marks) in enumerate(zip(words, tags, strict=True), 1):
         if not isinstance(some, list) or not some or not all(isinstance(word, str) and word.strip() for word in some):
-            raise DataError(f"Row {row} of the {split} split is not a list of words that are not empty.")
+            texts = ": it is a text, and a .csv has no lists; write .jsonl or .parquet" if isinstance(some, str) else ""
+            raise DataError(f"Row {row} of the {split} split is not a list of words that are not empty{texts}.")
         if not isinstance(marks, list) or len(marks) != len(some):
             count = len(marks) if isinstance(marks, list) else "no list of"
             raise DataError(f"Row {row} of the {split} split has {len(some)} words and {count} tags: each has one.")

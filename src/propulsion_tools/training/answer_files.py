@@ -19,6 +19,7 @@ from propulsion_tools.tasks.given_rows import Given, is_stream
 
 PREDICTION = "prediction"
 UNWRITABLE = (".xlsx", ".xls", ".ods", ".zip", ".gz", ".bz2", ".xz", ".txt", ".arrow", ".feather", ".pkl")
+_SEPARATORS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}  # where str.splitlines splits
 Row = dict[str, Any]
 
 
@@ -78,8 +79,8 @@ def column_names(rows: Iterable[Row]) -> list[str]:
 
 
 def to_line(value: Any) -> str:
-    """JSON on one line; what JSON has no type for, such as a date, as its text."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    """JSON that every reader sees as one line; what JSON has no type for, such as a date, as its text."""
+    return json.dumps(value, ensure_ascii=False, default=str).translate(_SEPARATORS)
 
 
 class RowWriter:
