@@ -43,6 +43,7 @@ JSON = {
     "data": json.dumps({"version": 1, "data": ROWS}),
     "data, indented": json.dumps({"data": ROWS}, indent=2),
     "rows": json.dumps({"rows": ROWS}),
+    "the hub's viewer": json.dumps({"rows": [{"row_idx": number, "row": row} for number, row in enumerate(ROWS)]}),
     "pandas' columns": json.dumps({name: dict(enumerate(values)) for name, values in WANTED.items()}),
     "pandas' split": json.dumps(
         {"columns": list(WANTED), "index": [0, 1, 2], "data": [[*row.values()] for row in ROWS]}
@@ -83,6 +84,7 @@ DELIMITED: dict[str, bytes] = {
     "carriage returns": _csv(end="\r").encode(),
     "spaces in the header": _csv(header=" text , label").encode(),
     "quotes in the header": _csv(header='"text","label"').encode(),
+    "spaces behind commas": f'text, label\n"{TEXTS[0]}", "1"\n{TEXTS[1]}, "0"\n{TEXTS[2]}, 0\n'.encode(),
     "blank lines": f"\n{CSV}\n\n".encode(),
     "columns of nothing": _csv(more=",,").encode(),
 }
@@ -192,6 +194,9 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "texts without a name": ("train.csv", b",label\na,1\n", "line 1 must name the columns"),
     "a column twice, but for a space": ("train.csv", b"text, text\na,1\n", "line 1 must name the columns"),
     "array of arrays": ("train.json", b'[["text", "label"], ["a", 1]]', "item 1 is not a JSON object"),
+    "a pointer": ("train.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS.*git lfs pull"),
+    "a pointer in place of parquet": ("train.parquet", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    "a web page": ("train.json", b"<!DOCTYPE html><html></html>", "a web page.*download"),
     "a document that is cut": ("train.json", b'{\n "data": [\n  {"text": "a"},\n', "is not JSON.*line 4"),
 }
 
@@ -258,6 +263,15 @@ def test_a_missing_label_is_no_class(tmp_path: Path, value: Any) -> None:
         _load(tmp_path, [0, 1], [1, value])
 
 
+def test_classes_are_learned_from_the_training_split_whatever_the_files_are_called(tmp_path: Path) -> None:
+    for split, labels in (("train", "abc"), ("dev", "cb")):
+        rows = [{"text": f"film {label}", "label": label} for label in labels]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = get_task("text-classification").load(DataSource(data_dir=str(tmp_path)))
+    assert data.label_names == ("a", "b", "c")
+    assert data.splits["validation"]["label"][:] == [2, 1]
+
+
 def test_a_class_may_be_called_none(tmp_path: Path) -> None:
     assert _load(tmp_path, ["favor", "none", "NONE"], ["none"])["validation"]["label"][:] == [2]
 
@@ -265,6 +279,53 @@ def test_a_class_may_be_called_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [10**30, 10**400, "9" * 250, -(10**25)])
 def test_numbers_beyond_all_bounds_are_labels_like_any_other(tmp_path: Path, value: Any) -> None:
     assert _load(tmp_path, [0, value, 1], [value])["validation"]["label"][:] in ([0], [1], [2])
+
+
+@pytest.mark.parametrize("tag", ["9" * 5000, 10**400, None])
+def test_a_tag_beyond_all_bounds_is_none(tmp_path: Path, tag: Any) -> None:
+    rows = [{"tokens": ["a", "b"], "ner_tags": ["O", tag]}] * 4
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match=r"[Tt]he tag") as caught:
+        get_task("token-classification").load(DataSource(data_dir=str(tmp_path)))
+    assert len(str(caught.value)) < 250
+
+
+BOUNDLESS: dict[str, dict[str, Any]] = {
+    "piqa": {"goal": "g", "sol1": "a", "sol2": "b", "label": 10**400},
+    "hellaswag": {"ctx": "g", "endings": ["a", "b"], "label": "9" * 5000},
+    "siqa": {"context": "c", "question": "q", "answerA": "a", "answerB": "b", "answerC": 10**400, "label": 1},
+    "xsum": {"document": 10**400, "summary": "s"},
+    "squad": {"context": "c", "question": "q", "answers": 10**400},
+}
+
+
+@pytest.mark.parametrize("name", BOUNDLESS)
+def test_numbers_beyond_all_bounds_are_refused_in_few_words(tmp_path: Path, name: str) -> None:
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join([json.dumps(BOUNDLESS[name])] * 4))
+    with pytest.raises(DataError) as caught:
+        get_task(name).load(DataSource(data_dir=str(tmp_path)))
+    assert len(str(caught.value)) < 300
+
+
+def test_a_place_beyond_all_bounds_is_looked_for(tmp_path: Path) -> None:
+    row = {"context": "a film", "question": "q", "answers": {"text": ["film"], "answer_start": [10**40]}}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row))
+    splits = get_task("squad").load(DataSource(data_dir=str(tmp_path), training=False)).splits
+    assert splits["test"]["answers"][0] == {"text": ["film"], "answer_start": [2]}
+
+
+def test_a_comma_for_a_point_is_named(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text("sentence1;sentence2;label\na;b;0,5\n")
+    with pytest.raises(DataError, match="write a point for the comma"):
+        get_task("stsb").load(DataSource(data_dir=str(tmp_path)))
+
+
+def test_one_row_of_lists_is_not_taken_for_a_table(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text(json.dumps(WANTED))
+    with pytest.raises(DataError, match="one row, of lists: each row is an object of its own"):
+        get_task("text-classification").load(DataSource(data_dir=str(tmp_path)))
 
 
 def test_a_number_to_predict_has_bounds(tmp_path: Path) -> None:
@@ -311,7 +372,9 @@ def test_a_chat_says_how_it_becomes_a_text(tmp_path: Path) -> None:
             get_task("language-modelling").load(DataSource(data_dir=str(tmp_path)))
 
 
-@pytest.mark.parametrize("text", ["i felt so hopeless that i could not go on;sadness\nno;joy", "7,1\n8,0"])
+@pytest.mark.parametrize(
+    "text", ["i felt so hopeless that i could not go on;sadness\nno;joy", "7,1\n8,0", "main\t0.5\tA man\n" * 2]
+)
 def test_a_file_without_names_says_what_is_missing(tmp_path: Path, text: str) -> None:
     (tmp_path / "train.csv").write_text(text)
     with pytest.raises(DataError, match="look like a row of data: the first line names the columns"):

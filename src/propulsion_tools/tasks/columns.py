@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from propulsion_tools.errors import DataError, near_misses
 from propulsion_tools.tasks.raw_tables import Table
 
-MOST_OF_A_NAME = 40  # characters; what is longer is rather a text
-_NUMBER = re.compile(r"[+-]?\d*[.,]?\d*")
+MOST_OF_A_NAME, WORDS_OF_A_NAME = 40, 3  # characters, words; what is longer is rather a text
+_NUMBER = re.compile(r"[+-]?\d+([.,]\d*)?")
 PAIRS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
@@ -141,8 +141,11 @@ def _text_columns(table: Table, given: Columns, known: Columns, label: str | Non
     worded = [name for name in free if not all(map(_is_number, table[name][:100]))] or free
     text = _first(TEXTS, free) or (worded[0] if len(worded) == 1 else None)
     if text is None:
+        lists = any(isinstance(values[0], list) for values in table.values() if len(values) == 1)
+        one = " There is one row, of lists: each row is an object of its own." if lists else ""
         raise DataError(
-            f"Cannot tell which column holds the text: name it with --text_column.{_there(table)}{_other_task(table)}"
+            f"Cannot tell which column holds the text: name it with --text_column.{_there(table)}{one}"
+            f"{_other_task(table)}"
         )
     return text, given.pair
 
@@ -171,6 +174,6 @@ def _other_task(table: Iterable[str]) -> str:
 
 def _there(table: Table) -> str:
     names = list(table)
-    data = any(len(name) > MOST_OF_A_NAME for name in names) or all(map(_is_number, names))
+    data = any(len(name.split()) > WORDS_OF_A_NAME or len(name) > MOST_OF_A_NAME or _is_number(name) for name in names)
     header = " They look like a row of data: the first line names the columns." if data else ""
     return f" The columns are {', '.join(repr(name[:MOST_OF_A_NAME]) for name in names)}.{header}"

@@ -56,11 +56,12 @@ def read_folder(data_dir: str, training: bool = True) -> RawSplits:
         raise DataError(
             f"{data_dir} has no training file: name one train{FORMATS[0]}, train.csv or the like. {there}{ways}"
         )
-    tables = {split: _concatenate([read_table(path) for path in paths]) for split, paths in files.items()}
+    order = sorted(files, key=lambda split: split != "train")
+    tables = {split: _concatenate([read_table(path) for path in files[split]]) for split in order}
     notes = [f"Left out of {data_dir}, not named after a split: {_listed(others)}."] if others else []
     unread = [path for path in sorted(folder.iterdir()) if form_of(path.name) is None and split_name(path.stem)]
-    if ways := [way for path in unread if (way := _way(path))]:
-        notes.append(f"Not read in {data_dir}:{''.join(ways)}")
+    if said := [way for path in unread if (way := _way(path))]:
+        notes.append(f"Not read in {data_dir}:{''.join(said)}")
     kept = {split: without_index(table) for split, table in tables.items()}
     if counted := [split for split in tables if len(kept[split]) < len(tables[split])]:
         notes.append(f"The index that pandas writes beside a table is left out of {', '.join(counted)}.")

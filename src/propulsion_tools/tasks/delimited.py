@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Iterable, Iterator
 
 from propulsion_tools.errors import DataError
+from propulsion_tools.tasks.json_rows import text_lines
 from propulsion_tools.tasks.raw_tables import Table, is_index
 
 _DELIMITERS = (",", ";", "\t", "|")
 _EXCEL = re.compile(r'"?sep=(.)"?(?:\r\n|\n|\r)')
-Quoting = Literal[0, 3]
+Lines = Iterable[tuple[int, list[str]]]
+"""The fields of each row, with the number of its last line."""
 
 
 def delimited(text: str, name: str, tabs: bool) -> tuple[Table, str]:
     """The columns of a file, as texts, and what separates its fields.
 
     The first of comma, semicolon, tab and bar that separates the header is taken, or the one that a first line
-    ``sep=;`` names. Fields between tabs have no quotes, unless the file is only whole with them.
+    ``sep=;`` names. Where the name says that fields stand between tabs, quotes are letters like any other, unless the
+    file is whole only with quoted fields.
 
     Args:
         text: The file.
@@ -32,60 +34,64 @@ def delimited(text: str, name: str, tabs: bool) -> tuple[Table, str]:
         DataError: The header does not name every column once, a row has more or fewer fields than it, or a quote is
             not closed; names the line.
     """
-    excel = _EXCEL.match(text)
-    first, text = (2, text[excel.end() :]) if excel else (1, text)
-    with _fields_of_any_length(text):
-        delimiter = excel[1] if excel else "\t" if tabs else _delimiter(text)
-        if not tabs:
-            return _table(text, name, delimiter, csv.QUOTE_MINIMAL, first), delimiter
-        try:
-            return _table(text, name, delimiter, csv.QUOTE_NONE, first), delimiter
-        except DataError:
-            try:
-                return _table(text, name, delimiter, csv.QUOTE_MINIMAL, first), delimiter
-            except DataError:
-                pass
-            raise
-
-
-@contextmanager
-def _fields_of_any_length(text: str) -> Iterator[None]:
-    limit = csv.field_size_limit(max(len(text), 131072))
+    if not tabs:
+        excel = _EXCEL.match(text)
+        text, before = (text[excel.end() :], 1) if excel else (text, 0)
+        delimiter = excel[1] if excel else _delimiter(text)
+        return _table(_quoted(text, name, delimiter, before), name, delimiter), delimiter
     try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
+        lines = ((number, line.split("\t")) for number, line in enumerate(text_lines(text), 1) if line)
+        return _table(lines, name, "\t"), "\t"
+    except DataError:
+        with contextlib.suppress(DataError):
+            return _table(_quoted(text, name, "\t", 0), name, "\t"), "\t"
+        raise
 
 
 def _delimiter(text: str) -> str:
     """What separates the fields of the header; a comma where nothing does."""
-    for delimiter in _DELIMITERS:
-        try:
-            header = next(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)), [])
-        except csv.Error:
-            continue
-        if len(header) > 1:
-            return delimiter
-    return ","
+    return next((delimiter for delimiter in _DELIMITERS if len(_header(text, delimiter)) > 1), ",")
 
 
-def _table(text: str, name: str, delimiter: str, quoting: Quoting, first: int) -> Table:
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    header: list[str] = []
-    rows: list[list[str]] = []
+def _header(text: str, delimiter: str) -> list[str]:
+    """The first row that is not blank; empty where it cannot be read with this delimiter."""
+    with contextlib.suppress(csv.Error, StopIteration):
+        return next(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)))
+    return []
+
+
+def _quoted(text: str, name: str, delimiter: str, before: int) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a file whose fields may have quotes; `before` lines stood in front of it.
+
+    A blank behind each delimiter is not of the field where the header has it too.
+    """
+    spaced = all(column.startswith(" ") for column in _header(text, delimiter)[1:])
+    stream = io.StringIO(text, newline="")
+    lines = csv.reader(stream, delimiter=delimiter, strict=True, skipinitialspace=spaced and delimiter in ",;")
+    limit = csv.field_size_limit(max(len(text), 131072))
     try:
         for row in filter(None, lines):
-            if not header:
-                header = [column.strip() for column in row]
-            elif len(row) != len(header):
-                raise DataError(
-                    f"{name}, line {lines.line_num + first - 1} has {len(row)} fields, the header has {len(header)}: "
-                    f"a field that holds a {delimiter!r} or a line break needs quotes."
-                )
-            else:
-                rows.append(row)
+            yield lines.line_num + before, row
     except csv.Error as error:
-        raise DataError(f"{name}, line {lines.line_num + first - 1} is not CSV: {error}.") from error
+        raise DataError(f"{name}, line {lines.line_num + before} is not CSV: {error}.") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _table(lines: Lines, name: str, delimiter: str) -> Table:
+    rows: list[list[str]] = []
+    first = 1
+    for number, row in lines:
+        if not rows:
+            row, first = [column.strip() for column in row], number
+        elif len(row) != len(rows[0]):
+            marks = "tab" if delimiter == "\t" else repr(delimiter)
+            raise DataError(
+                f"{name}, line {number} has {len(row)} fields, the header has {len(rows[0])}: a field that holds a "
+                f"{marks} or a line break needs quotes, in every line that has such a field."
+            )
+        rows.append(row)
+    header, *rows = rows or [[]]
     columns = list(map(list, zip(*rows, strict=True))) if rows else [[] for _ in header]
     named = _named(header, columns)
     if len(dict(named)) < len(named) or not all(column or is_index(column, values) for column, values in named):

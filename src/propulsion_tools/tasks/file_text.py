@@ -15,15 +15,18 @@ WORKBOOK = "save it as CSV (UTF-8) in the program that made it"
 ARCHIVE = "unpack it first"
 _ZIP = b"PK\x03\x04"
 _SIGNATURES = {
-    PARQUET: ("parquet", "end its name in .parquet"),
+    PARQUET: ("a binary file (parquet)", "end its name in .parquet"),
     b"\xd0\xcf\x11\xe0": ("an old Excel workbook", WORKBOOK),
-    b"ARROW1": ("Arrow IPC", "write it as .parquet"),
-    b"BZh": ("bzip2", ARCHIVE),
-    b"\xfd7zXZ\x00": ("xz", ARCHIVE),
-    b"\x28\xb5\x2f\xfd": ("zstandard", ARCHIVE),
+    b"ARROW1": ("a binary file (Arrow IPC)", "write it as .parquet"),
+    b"BZh": ("compressed with bzip2", ARCHIVE),
+    b"\xfd7zXZ\x00": ("compressed with xz", ARCHIVE),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstandard", ARCHIVE),
     b"7z\xbc\xaf": ("a 7z archive", ARCHIVE),
     b"SQLite format 3": ("an SQLite database", "export its table as CSV"),
     b"%PDF-": ("a PDF document", "export its table as CSV"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself with `git lfs pull`"),
+    b"<!DOCTYPE": ("a web page", "download the file itself"),
+    b"<html": ("a web page", "download the file itself"),
 }
 _WIDE_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
@@ -67,18 +70,25 @@ def _unzipped(data: bytes, name: str, zipped: bool) -> bytes:
         raise DataError(f"{name} is not a whole gzip file ({error}): compress it again or drop the .gz.") from error
 
 
-def _refuse_binary(data: bytes, name: str) -> None:
+def refuse_other_kinds(data: bytes, name: str, wanted: str) -> None:
+    """Refuse what is known by its first bytes to be another kind of file.
+
+    Raises:
+        DataError: Says what it is, and what to do.
+    """
+    found = next((said for mark, said in _SIGNATURES.items() if data.startswith(mark)), None)
     if data.startswith(_ZIP):
-        what, remedy = _zip_kind(data)
-    else:
-        found = next((said for mark, said in _SIGNATURES.items() if data.startswith(mark)), None)
-        if found is None and b"\0" not in data:
-            return
-        what, remedy = found or ("", "give it the name of what it is")
-    if not what and _has_wide_characters(data):
-        raise DataError(f"{name} is UTF-16 without the mark that says so: save the file as UTF-8.")
-    what = f"a binary file ({what})" if what else "a binary file"
-    raise DataError(f"{name} is {what}, not text as its name says: {remedy}.")
+        found = _zip_kind(data)
+    if found is not None:
+        raise DataError(f"{name} is {found[0]}, not {wanted} as its name says: {found[1]}.")
+
+
+def _refuse_binary(data: bytes, name: str) -> None:
+    refuse_other_kinds(data, name, "text")
+    if b"\0" in data:
+        if _has_wide_characters(data):
+            raise DataError(f"{name} is UTF-16 without the mark that says so: save the file as UTF-8.")
+        raise DataError(f"{name} is a binary file, not text as its name says: give it the name of what it is.")
 
 
 def _zip_kind(data: bytes) -> tuple[str, str]:

@@ -129,7 +129,8 @@ def _held(value: Row) -> tuple[list[Any], str]:
     for key in HOLDERS:
         rows = value.get(key)
         if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
-            return rows, f"{key!r}, item"
+            viewed = [row.get("row") for row in rows if "row_idx" in row]  # as the hub's viewer gives them
+            return viewed if viewed and len(viewed) == len(rows) else rows, f"{key!r}, item"
     cells = list(value.values())
     if len(cells) > 1 and all(isinstance(cell, dict) and cell.keys() == cells[0].keys() for cell in cells):
         if all(map(str.isdigit, value)) and not all(map(str.isdigit, cells[0])):

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from propulsion_tools.errors import DataError
+from propulsion_tools.tasks.raw_tables import short
 
 _INTEGER = re.compile(r"[+-]?\d{1,300}(\.0*)?")  # also as pandas writes the integers of a column with gaps
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _BOOLEANS = {"false": 0, "true": 1}
 _MISSING = frozenset(
     ("", "nan", "NaN", "-nan", "-NaN", "NA", "N/A", "n/a", "<NA>", "#N/A", "#NA", "NaT", "None", "null", "NULL")
@@ -114,7 +116,7 @@ def canonical(values: Sequence[Any], split: str) -> list[Any]:
                 "classes are whole numbers or names; numbers to be predicted belong to a regression task such as stsb."
             )
         raise DataError(
-            f"Row {row} of the {split} split has the label {_short(value)}: labels are all whole numbers or all names."
+            f"Row {row} of the {split} split has the label {short(value)}: labels are all whole numbers or all names."
             f"{_other_task(value)}"
         )
     raise AssertionError("one of them is no whole number")
@@ -149,11 +151,6 @@ def _other_task(value: Any) -> str:
     return " Lists of tags belong to --task token-classification." if isinstance(value, list) else ""
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def _floats(values: Sequence[Any], split: str) -> list[float]:
     numbers = []
     for row, value in enumerate(values, 1):
@@ -162,8 +159,9 @@ def _floats(values: Sequence[Any], split: str) -> list[float]:
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
+            hint = ": write a point for the comma" if _DECIMAL_COMMA.fullmatch(str(value).strip()) else ""
             raise DataError(
-                f"Row {row} of the {split} split has the label {_short(value)}, which is not a number to predict."
+                f"Row {row} of the {split} split has the label {short(value)}, which is not a number to predict{hint}."
             )
         numbers.append(number)
     return numbers

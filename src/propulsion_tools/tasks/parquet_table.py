@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from propulsion_tools.errors import DataError, require
-from propulsion_tools.tasks.file_text import PARQUET
+from propulsion_tools.tasks.file_text import PARQUET, refuse_other_kinds
 from propulsion_tools.tasks.raw_tables import Table
 
 
@@ -18,8 +18,10 @@ def parquet_table(path: Path) -> Table:
     """
     parquet = require("pyarrow.parquet", "train")
     with path.open("rb") as stream:
-        if stream.read(len(PARQUET)) != PARQUET:
-            raise DataError(f"{path} is not a parquet file: give it the name of what it is, or write it again.")
+        start = stream.read(64)
+    if not start.startswith(PARQUET):
+        refuse_other_kinds(start, str(path), "parquet")
+        raise DataError(f"{path} is not a parquet file: give it the name of what it is, or write it again.")
     try:
         file = parquet.ParquetFile(path)
         names: list[str] = file.schema_arrow.names

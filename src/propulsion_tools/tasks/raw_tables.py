@@ -44,6 +44,12 @@ def without_index(table: Table) -> Table:
     return {name: values for name, values in table.items() if not is_index(name, values)}
 
 
+def short(value: Any) -> str:
+    """A value as it is written in Python, without what is too long for a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def length(table: Table) -> int:
     """The number of rows."""
     return len(next(iter(table.values()))) if table else 0

@@ -11,7 +11,7 @@ from propulsion_tools.tasks.columns import Columns, find_columns
 from propulsion_tools.tasks.data_files import read_folder
 from propulsion_tools.tasks.hub import read_hub
 from propulsion_tools.tasks.labels import LabelMap, class_labels, is_hidden, is_missing
-from propulsion_tools.tasks.raw_tables import RawSplits, Table, length, sample, split_off_validation, take
+from propulsion_tools.tasks.raw_tables import RawSplits, Table, length, sample, short, split_off_validation, take
 
 VALIDATION_FRACTION = 0.1
 
@@ -82,7 +82,8 @@ def to_task_data(
     label_map = LabelMap()
     if not regression:
         names = label_names or raw.class_names.get(str(columns.label))
-        label_map = class_labels(tables[next(iter(tables))][str(columns.label)], names)
+        learned = tables[first if first in tables else next(iter(tables))]
+        label_map = class_labels(learned[str(columns.label)], names)
     if label_map.note:
         notes.append(label_map.note)
     tables = with_validation(tables, columns.texts(), notes)
@@ -106,7 +107,7 @@ def check_texts(values: Sequence[Any], column: str, where: str = "") -> list[str
     for row, value in enumerate(values, 1):
         if not isinstance(value, str):
             raise DataError(
-                f"Row {row}{where} has {value!r} in column {column!r}: a text is wanted; name another column."
+                f"Row {row}{where} has {short(value)} in column {column!r}: a text is wanted; name another column."
             )
     return list(values)
 
