@@ -360,6 +360,12 @@ def test_a_device_is_written_to_and_not_replaced(run: Path, tmp_path: Path) -> N
     assert not Path(os.devnull).is_file()
 
 
+def test_standard_output_by_its_other_name(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    INPUTS["in.jsonl"](tmp_path / "in.jsonl")
+    predict(run, PredictOptions(input=str(tmp_path / "in.jsonl"), output="/dev/stdout", **QUIET))
+    assert len(capsys.readouterr().out.splitlines()) == 11
+
+
 def test_a_pipe_is_read_like_standard_input(run: Path, tmp_path: Path) -> None:
     import threading
 
@@ -372,7 +378,7 @@ def test_a_pipe_is_read_like_standard_input(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_input_is_named(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"There is no file .*nowhere.csv"):
+    with pytest.raises(OptionError, match=r"nowhere.csv does not exist"):
         predict(run, PredictOptions(input=str(tmp_path / "nowhere.csv"), **QUIET))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from propulsion_tools.errors import DataError, OptionError
+from propulsion_tools.records import is_stream
 from propulsion_tools.tasks.data_files import Form, read_contents
 from propulsion_tools.tasks.file_text import decoded
 from propulsion_tools.tasks.json_rows import Row, json_rows, parsed_object, text_lines
@@ -38,12 +39,6 @@ class Given:
     digest: str
 
 
-def is_stream(name: str) -> bool:
-    """Whether a name stands for standard input or output, a pipe or a device rather than a file."""
-    path = Path(name)
-    return name in (STANDARD_STREAM, _STANDARD_INPUT) or (path.exists() and not path.is_file() and not path.is_dir())
-
-
 def read_given(name: str) -> Given:
     """All rows of a file, or of a stream: JSON, or lines of text.
 
@@ -51,13 +46,14 @@ def read_given(name: str) -> Given:
         OptionError: There is no such file.
         DataError: There are no rows, or one cannot be read; names the line.
     """
-    if is_stream(name):
+    if name == STANDARD_STREAM or is_stream(Path(name)):
         data = _stream(name)
         rows, lines = _stream_rows(decoded(data, "standard input", zipped=False))
         return Given(rows, Form(".jsonl"), lines, hashlib.sha256(data).hexdigest())
     path = Path(name)
     if not path.is_file():
-        raise OptionError(f"There is no file {name} to predict from.")
+        what = "is a folder: name a file in it" if path.is_dir() else "does not exist: there is no file"
+        raise OptionError(f"{name} {what} to predict from.")
     contents, form = read_contents(path)
     rows = contents if isinstance(contents, list) else list(rows_of(contents))
     return Given(rows, form, False, hashlib.sha256(path.read_bytes()).hexdigest())

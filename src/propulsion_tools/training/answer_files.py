@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from propulsion_tools.errors import DataError, OptionError, require
-from propulsion_tools.records import atomic
+from propulsion_tools.records import atomic, is_stream
 from propulsion_tools.tasks.data_files import FORMATS, Form, form_of
-from propulsion_tools.tasks.given_rows import Given, is_stream
+from propulsion_tools.tasks.given_rows import STANDARD_STREAM, Given
 
 PREDICTION = "prediction"
 UNWRITABLE = (".xlsx", ".xls", ".ods", ".zip", ".gz", ".bz2", ".xz", ".txt", ".arrow", ".feather", ".pkl")
@@ -38,12 +38,12 @@ def output_form(name: str, source: str, given: Given) -> Form:
     path = Path(name)
     if any(PREDICTION in row for row in given.rows):
         raise DataError(f"{source} has a column {PREDICTION!r} already, which would be overwritten: rename it.")
-    if is_stream(name):
+    if name == STANDARD_STREAM or is_stream(path):
         line_by_line = given.form.kind in (".csv", ".tsv")
         return replace(given.form, zipped=False) if line_by_line else Form(".jsonl")
     if path.is_dir():
         raise OptionError(f"{path} is a folder: name a file in it to write to, such as predictions.jsonl.")
-    if not is_stream(source) and path.resolve() == Path(source).resolve():
+    if source != STANDARD_STREAM and path.resolve() == Path(source).resolve():
         raise OptionError(f"{path} is the input too, which would be lost: name another --output.")
     said = form_of(name)
     if said is None and path.suffix.lower() in UNWRITABLE:

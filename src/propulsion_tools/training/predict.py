@@ -12,11 +12,11 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from propulsion_tools.records import RECORD_FILE, RunRecord
+from propulsion_tools.records import RECORD_FILE, RunRecord, is_stream
 from propulsion_tools.records.options import PredictOptions
 from propulsion_tools.records.run_spec import PREDICT
 from propulsion_tools.tasks.data_files import Form
-from propulsion_tools.tasks.given_rows import STANDARD_STREAM, Given, is_stream, read_given
+from propulsion_tools.tasks.given_rows import STANDARD_STREAM, Given, read_given
 from propulsion_tools.training.answer_files import RowWriter, column_names, output_form, output_name, write_answers
 from propulsion_tools.training.answered import Answered
 from propulsion_tools.training.asked_rows import AskedRows
@@ -62,7 +62,7 @@ def predict(adapter_dir: Path, options: PredictOptions, notify: Notify = keep_qu
     if not hasattr(job.model, "hf_device_map"):  # or its weights are where they were put
         job.model.to(device)
     bar = tqdm(total=len(given.rows), unit=" rows", desc="predict", disable=options.disable_tqdm)
-    if is_stream(target):
+    if target == STANDARD_STREAM or is_stream(Path(target)):
         sink = _to_stream(target, form, given)
     else:
         partial_file = Path(f"{target}.{_identity(adapter_dir, options, given)}.partial")
@@ -109,7 +109,7 @@ def _to_stream(target: str, form: Form, given: Given) -> Iterator[Sink]:
 
 @contextlib.contextmanager
 def _opened(target: str) -> Iterator[IO[str]]:
-    if target == STANDARD_STREAM:
+    if target in (STANDARD_STREAM, "/dev/stdout"):
         yield sys.stdout
         return
     with Path(target).open("w", encoding="utf-8") as stream:
