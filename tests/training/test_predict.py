@@ -138,6 +138,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "a header alone": ("in.csv", b"text,id\n", "is empty"),
     "gzip, cut": ("in.csv.gz", gzip.compress(b"text\na\n")[:-4], "not a whole gzip"),
     "workbook": ("in.xlsx", b"", "save it as CSV"),
+    "a part of an answer already": ("in.csv", b"text,prediction.label\na,b\n", "column 'prediction.label' already"),
     "an answer already": ("in.csv", b"text,prediction\na,b\n", "column 'prediction' already"),
 }
 
@@ -238,6 +239,16 @@ def test_other_rows_do_not_get_the_answers_of_these(
     assert firsts == [0]
     assert {row["id"] for row in read_back(target)} == {"new"}
     assert len(list(tmp_path.glob("*.partial"))) == 1  # nothing that was answered is thrown away
+
+
+def test_nothing_is_left_where_nothing_was_answered(
+    run: Path, tmp_path: Path, killed_after: Callable[..., list[int]]
+) -> None:
+    INPUTS["in.jsonl"](tmp_path / "in.jsonl")
+    killed_after(0)
+    with pytest.raises(Killed):
+        predict(run, PredictOptions(input=str(tmp_path / "in.jsonl"), output=str(tmp_path / "out.jsonl"), **QUIET))
+    assert {file.name for file in tmp_path.iterdir()} == {"in.jsonl"}
 
 
 def test_ctrl_c_says_how_to_go_on(

@@ -36,8 +36,8 @@ def output_form(name: str, source: str, given: Given) -> Form:
         DataError: The input has a column `PREDICTION`, which would be lost.
     """
     path = Path(name)
-    if any(PREDICTION in row for row in given.rows):
-        raise DataError(f"{source} has a column {PREDICTION!r} already, which would be overwritten: rename it.")
+    if taken := [column for column in column_names(given.rows) if column.split(".")[0] == PREDICTION]:
+        raise DataError(f"{source} has a column {taken[0]!r} already, which would be overwritten: rename it.")
     if name == STANDARD_STREAM or is_stream(path):
         line_by_line = given.form.kind in (".csv", ".tsv")
         return replace(given.form, zipped=False) if line_by_line else Form(".jsonl")

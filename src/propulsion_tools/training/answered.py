@@ -31,9 +31,13 @@ class Answered:
     def writing(self) -> Iterator[IO[bytes]]:
         """A stream for `add`, behind the answers that are kept; what stood behind them is gone."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("ab") as stream:
-            stream.truncate(self._kept_bytes)
-            yield stream
+        try:
+            with self._path.open("ab") as stream:
+                stream.truncate(self._kept_bytes)
+                yield stream
+        finally:
+            if not self.answers:
+                self.remove()
 
     def add(self, stream: IO[bytes], answers: Sequence[Row]) -> None:
         """Keep the answers of a batch; they survive the end of the process."""
