@@ -185,6 +185,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "surrogate in a name": ("train.jsonl", b'{"\\ud83d": "a"}', r"line 1 holds \\ud83d"),
     "digits": ("train.jsonl", b'{"text": "a", "label": ' + b"9" * 5000 + b"}", "line 1 holds an integer of too many"),
     "depth": ("train.jsonl", f'{{"text": "a"}}\n{{"text": {DEEP}}}'.encode(), "line 2 is nested too deeply"),
+    "depth that can just be read": ("train.jsonl", f'{{"a": {"[" * 150}{"]" * 150}}}'.encode(), "nested too deeply"),
     "depth of a document": ("train.json", DEEP.encode(), "nested too deeply"),
     "a key twice": ("train.jsonl", b'{"text": "a", "text": "b"}', "line 1 has the key 'text' twice"),
     "open quote": ("train.csv", b'text,label\n"a,1\nb,0\nc,1\n', "is not CSV"),

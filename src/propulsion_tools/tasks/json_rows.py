@@ -12,6 +12,8 @@ from propulsion_tools.errors import DataError
 Row = dict[str, Any]
 HOLDERS = ("data", "rows", "examples", "instances", "records")
 """Keys of an object under which writers put the list of their rows."""
+MOST_LEVELS = 100
+"""Of lists and objects in each other; what is read at the edge of Python's own limit could not be written again."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -70,7 +72,10 @@ def parsed_object(text: str, place: str) -> Row:
 
 def _parse(text: str, place: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_once_each)
+        value = json.loads(text, object_pairs_hook=_once_each)
+        if text.count("[") + text.count("{") > MOST_LEVELS and _is_deeper(value, MOST_LEVELS):
+            raise RecursionError
+        return value
     except json.JSONDecodeError as error:
         raise DataError(f"{place} is not JSON: {error}.") from error
     except RecursionError as error:
@@ -79,6 +84,12 @@ def _parse(text: str, place: str) -> Any:
         raise DataError(f"{place} {error}") from error
     except ValueError as error:  # Python's limit on the digits of an integer
         raise DataError(f"{place} holds an integer of too many digits: write it as a text.") from error
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects stand in each other more often than this."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_is_deeper(item, levels - 1) for item in inner)
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> Row:
