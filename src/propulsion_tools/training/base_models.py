@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +40,9 @@ _DROPOUTS = (
     "attn_pdrop",
     "dropout_rate",
 )
+
+
+_CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification")
 
 
 def model_path(name: str) -> str:
@@ -181,6 +184,8 @@ def load_base(
 ) -> LoadedBase:
     """The base model with a fresh head, or with the output layer that a language model comes with.
 
+    A head of the checkpoint that is of another size is left out, and starts anew.
+
     Args:
         spec: Names the model and how its weights are kept.
         kind: What is built.
@@ -194,21 +199,60 @@ def load_base(
     path = model_path(spec.model_name_or_path)
     with _explained(spec.model_name_or_path, "model"), quiet_transformers():
         model, info = getattr(transformers, kind.auto_class).from_pretrained(
-            path, output_loading_info=True, **(_weights(spec, kind, path, model_kwargs) | model_kwargs)
+            path,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # of the head alone, see below
+            **(_weights(spec, kind, path, model_kwargs) | model_kwargs),
         )
     if model.config.get_text_config().pad_token_id is None:  # decoders find their last token by it
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return _with_what_is_fresh(model, info, spec.model_name_or_path)
+
+
+def _with_what_is_fresh(model: PreTrainedModel, info: Mapping[str, Any], name: str) -> LoadedBase:
+    """What ``from_pretrained`` tells of the loading of a model; refused, if the checkpoint cannot be of this model."""
     parameters = dict(model.named_parameters())
-    missing = [name for name in info["missing_keys"] if name in parameters]
+    missing = [key for key in info["missing_keys"] if key in parameters]
+    other_sizes = _of_other_sizes(info)
     heads = head_modules(model)
-    backbone = [name for name in missing if not name.startswith(tuple(f"{head}." for head in heads))]
+    in_heads = tuple(f"{head}." for head in heads)
+    if others := [key for key in other_sizes if not key.startswith(in_heads)]:
+        raise OptionError(
+            f"{others[0]} in {name} is of another size than its configuration says: the files do not belong together."
+        )
+    backbone = [key for key in missing if not key.startswith(in_heads)]
     if len(backbone) > (MOST_NEW_BACKBONE_PARAMETERS if heads else 0):
         raise OptionError(
-            f"The weights in {spec.model_name_or_path} lack {len(backbone)} parameters of a {type(model).__name__}, "
+            f"The weights in {name} lack {len(backbone)} parameters of a {type(model).__name__}, "
             f"among them {backbone[0]}: they belong to another architecture."
         )
-    fresh_heads = tuple(head for head in heads if any(name.startswith(f"{head}.") for name in missing))
-    return LoadedBase(model, fresh_heads, tuple(dict.fromkeys(name.rpartition(".")[0] for name in backbone)))
+    new = (*missing, *other_sizes)
+    fresh_heads = tuple(head for head in heads if any(key.startswith(f"{head}.") for key in new))
+    return LoadedBase(model, fresh_heads, tuple(dict.fromkeys(key.rpartition(".")[0] for key in backbone)))
+
+
+def _of_other_sizes(info: Mapping[str, Any]) -> list[str]:
+    """The parameters of a checkpoint that do not fit the model, by what ``from_pretrained`` tells of its loading."""
+    return sorted(name if isinstance(name, str) else name[0] for name in info["mismatched_keys"])
+
+
+def new_head_note(name: str, config: PreTrainedConfig, wanted: Mapping[str, Any]) -> str | None:
+    """What to say where a checkpoint has a classifier of another size than the data wants.
+
+    Args:
+        name: Of the checkpoint, for the user.
+        config: Its configuration.
+        wanted: What the task wants in it.
+    """
+    labels, asked = config.num_labels, wanted.get("num_labels")
+    saved = next(iter(config.architectures or ()), "")
+    if asked in (None, labels) or not saved.endswith(_CLASSIFIERS):
+        return None
+    names = ", ".join(map(str, list(config.id2label.values())[:6])) + (" and more" if labels > 6 else "")
+    return (
+        f"{name} comes with a head of {labels} output{'s' if labels > 1 else ''} ({names}), and this task needs "
+        f"{asked}: a new head is started in its place."
+    )
 
 
 def _weights(spec: RunSpec, kind: ModelKind, path: str, model_kwargs: dict[str, Any]) -> dict[str, Any]:
