@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -23,6 +24,8 @@ COPIES = 2
 """Copies that are kept: the older one is from before the steps that led to a collapse."""
 LEARNED, LOST = 0.9, 0.98
 """A run has learned below this share of the loss of guessing, and has lost it again above that one."""
+ERRORS = 5
+"""A loss is below another if it is so by more than this many standard errors of its mean."""
 LARGEST_GAIN = 30.0
 FACTOR = 1 / 3
 MOST_RECOVERIES = 3
@@ -31,7 +34,7 @@ MOST_BYTES = 32 * 2**20
 
 Copy = dict[str, Tensor]
 _TEXT, _COPY = "collapse", "collapse|"
-_STATE = ("losses", "loss_of_guessing", "best", "events")
+_STATE = ("losses", "loss_of_guessing", "best", "has_learned", "events")
 
 
 class CollapseWatch(TrainerCallback, KeepsTensors):
@@ -51,6 +54,7 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         self.losses: list[float] = []
         self.step_loss = 0.0
         self.best: float | None = None
+        self.has_learned = False
         self.events: list[dict[str, Any]] = []
 
     def tensors(self) -> dict[str, Tensor]:
@@ -85,7 +89,7 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.losses = [*self.losses[1 - WINDOW :], mean_over_processes(self.step_loss, args.device)]
         self.step_loss = 0.0
-        if self.action == "ignore":
+        if self.action == "ignore" or self._gave_up():
             return
         reason = self._lost() or (self._wide_gain(kwargs["model"]) if state.global_step % EVERY == 0 else None)
         if reason:
@@ -102,10 +106,12 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
             return None
         if self.loss_of_guessing is None:
             self.loss_of_guessing = mean
-        had_learned = self.best is not None and self.best < LEARNED * self.loss_of_guessing
-        self.best = mean if self.best is None else min(mean, self.best)
-        if had_learned and mean > LOST * self.loss_of_guessing:
+        if self.has_learned and mean > LOST * self.loss_of_guessing:
             return f"the loss rose from {self.best:.3g} to {mean:.3g}, that of guessing"
+        if self.best is None or mean < self.best:
+            self.best = mean
+            below = mean + ERRORS * statistics.stdev(self.losses) / WINDOW**0.5
+            self.has_learned = max(mean / LEARNED, below) < self.loss_of_guessing
         return None
 
     def _wide_gain(self, model: nn.Module) -> str | None:
@@ -125,6 +131,10 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
             for key, value in optimizer.state.get(parameter, {}).items():
                 copy[f"{key}|{name}"] = value.detach().clone() if isinstance(value, Tensor) else torch.tensor(value)
         self.copies.append((step, copy))
+
+    def _gave_up(self) -> bool:
+        """Whether a collapse could not be mended: then nobody looks any more."""
+        return bool(self.events) and self.events[-1]["back_to"] is None
 
     def can_go_back(self) -> bool:
         """Whether there is a copy to go back to, and it was not done too often."""
@@ -148,16 +158,15 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
             scheduler: Its schedule.
 
         Raises:
-            CollapseError: The run is to stop, or has gone back often enough.
+            CollapseError: The run is to stop.
         """
-        event = {"step": state.global_step, "reason": reason, "back_to": None, "factor": 1.0}
-        if self.action == "stop" or len(self.events) == MOST_RECOVERIES:
-            often = f" after {MOST_RECOVERIES} recoveries" if self.action == "recover" else ""
+        if self.action == "stop":
             raise CollapseError(
-                f"Training collapsed{often} at step {state.global_step}: {reason}. {last_good(args)} Lower the "
-                f"learning rate (it was {args.learning_rate:g})."
+                f"Training collapsed at step {state.global_step}: {reason}. {last_good(args)} Lower the learning rate "
+                f"(it was {args.learning_rate:g})."
             )
-        if self.copies:
+        event = {"step": state.global_step, "reason": reason, "back_to": None, "factor": 1.0}
+        if self.can_go_back():
             event |= {"back_to": self.copies[0][0], "factor": FACTOR}
             self._go_back(optimizer)
             slow_down(optimizer, scheduler)
@@ -199,7 +208,7 @@ def in_words(events: Iterable[dict[str, Any]]) -> list[str]:
     """A sentence for each collapse of a run."""
     said = []
     for event in events:
-        then = "more is trained than is kept beside it, so it went on as it was"
+        then = "there was nothing to go back to, and it went on as it was: lower the learning rate"
         if event["back_to"] is not None:
             then = f"it went back to step {event['back_to']}, and on at a third of the rate"
         said.append(f"The training collapsed at step {event['step']} ({event['reason']}): {then}.")
