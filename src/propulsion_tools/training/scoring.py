@@ -21,6 +21,8 @@ class Scores(NamedTuple):
     seconds: float
     rows: Mapping[str, np.ndarray]
     """``labels`` and ``answers``, one per row of the split; nothing where a task does not keep them."""
+    majority: dict[str, float]
+    """What the most frequent answer would have reached; nothing where no answer is given twice."""
 
 
 def score(trainer: RunTrainer, job: Job, split: str) -> Scores:
@@ -31,7 +33,8 @@ def score(trainer: RunTrainer, job: Job, split: str) -> Scores:
         values = trainer.evaluate(job.encoded[split])
     named = {name.removeprefix("eval_"): value for name, value in values.items() if name.startswith("eval_")}
     metrics = {name: value for name, value in named.items() if name not in _TIMINGS}
-    return Scores(metrics, named["runtime"], trainer.compute_metrics.scored if trainer.compute_metrics else {})
+    rows = trainer.compute_metrics.scored if trainer.compute_metrics else {}
+    return Scores(metrics, named["runtime"], rows, job.task.majority(job.data.splits[split], job.setup))
 
 
 def _last_evaluation(trainer: RunTrainer, job: Job, split: str) -> dict[str, float] | None:
