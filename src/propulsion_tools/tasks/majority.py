@@ -35,3 +35,15 @@ def mean_scores(scores: Iterable[dict[str, float]]) -> dict[str, float]:
     """The mean over rows that have the same scores, by name; nothing of no rows."""
     rows = list(scores)
     return {name: float(np.mean([row[name] for row in rows])) for name in (rows[0] if rows else ())}
+
+
+def is_constant(labels: np.ndarray, answers: np.ndarray) -> bool:
+    """Whether every row got the same class, though not all have it.
+
+    Args:
+        labels: Classes, shape (rows,); anything else has no classes.
+        answers: The classes that were answered, shape (rows,).
+    """
+    if answers.ndim != 1 or answers.dtype.kind not in "iu" or not len(answers):
+        return False
+    return len(np.unique(answers)) == 1 and len(np.unique(labels)) > 1

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from propulsion_tools.tasks.majority import is_constant
 from propulsion_tools.training.build import Job
 from propulsion_tools.training.trainer import RunTrainer
 
@@ -48,9 +49,7 @@ def _last_evaluation(trainer: RunTrainer, job: Job, split: str) -> dict[str, flo
 def remark(split: str, scores: Scores) -> str | None:
     """What to say where every row of a split got the same class, though not all have it."""
     answers, labels = scores.rows.get("answers"), scores.rows.get("labels")
-    if answers is None or labels is None or answers.dtype.kind not in "iu" or answers.ndim != 1:
-        return None
-    if len(np.unique(answers)) != 1 or len(np.unique(labels)) == 1:
+    if answers is None or labels is None or not is_constant(labels, answers):
         return None
     return (
         f"All {len(answers):,} rows of {split} got the same answer: nothing was learned, or the training collapsed. "
