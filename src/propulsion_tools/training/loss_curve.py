@@ -44,12 +44,14 @@ def _panel(axes: Any, title: str, points: list[list[float]], last_step: float) -
     steps, values = zip(*points, strict=True)
     marks = list(range(len(steps))) if len(steps) <= MOST_MARKS else [-1]
     axes.plot(steps, values, color=LINE, linewidth=1.6, marker="o", markersize=3.5, markevery=marks)
+    falls = len(values) > 1 and values[-1] < values[-2]  # then the line is above its end
     axes.annotate(
         f"{values[-1]:.3f}",
         (steps[-1], values[-1]),
-        xytext=(0, 7),
+        xytext=(0, -7 if falls else 7),
         textcoords="offset points",
         ha="right",
+        va="top" if falls else "bottom",
         fontsize=8,
         color=INK,
     )
