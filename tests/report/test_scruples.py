@@ -114,6 +114,15 @@ def test_the_most_frequent_answer_stands_in_every_table_of_scores(make_grid: Mak
     assert '<tfoot><tr><th scope="row">most frequent answer</th>' in html
 
 
+def test_seeds_that_sample_rows_of_their_own_have_a_mean(make_grid: MakeGrid) -> None:
+    grid = make_grid(methods=["head"], seeds=[1, 2])
+    Made(grid).all(head={"quality": 0.6})
+    for (run, _), most in zip(all_results(grid)[0].final, (0.5, 0.6), strict=True):
+        record = RunRecord.read(run.folder)
+        replace(record, majority={"validation": {"accuracy": most}}).write(Path(run.folder) / RECORD_FILE)
+    assert table(Summary(grid, all_results(grid)), "scores").foot[0][1][-1].text == "55.0"
+
+
 def test_records_of_before_are_read_and_their_majority_is_not_known(make_grid: MakeGrid) -> None:
     grid = make_grid(methods=["head", "lora"])
     summary = Made(grid).all(head={"quality": 0.6, "old": True}, lora={"quality": 0.9, "old": True})

@@ -221,9 +221,9 @@ class Summary:
         return [statistics.fmean(values) for values in zip(*by_column, strict=True)]
 
     def majority(self, column: Column) -> float | None:
-        """What the most frequent answer reaches; None where no record says it, or they do not agree."""
+        """What the most frequent answer reaches; None where no record says it."""
         records = [record for row in self.rows for _, record in self.result(row, column).records]
-        return _common(_first(record.majority).get(column.metric) for record in records)
+        return _known_mean(_first(record.majority).get(column.metric) for record in records)
 
     @property
     def majority_merit(self) -> float | None:
@@ -236,7 +236,7 @@ class Summary:
         """The same on the rows that are set aside to choose rates on."""
         outcomes = [outcome for row in self.rows for _, outcome in self.result(row, column).selection]
         records = [outcome for outcome in outcomes if isinstance(outcome, RunRecord)]
-        return _common(_first(record.majority).get(column.metric) for record in records)
+        return _known_mean(_first(record.majority).get(column.metric) for record in records)
 
     def choice(self, row: str, column: Column) -> Choice:
         """How a cell came to its learning rate."""
@@ -326,10 +326,10 @@ def _first(by_split: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
     return next(iter(by_split.values()), {})
 
 
-def _common(values: Iterable[float | None]) -> float | None:
-    """The value of all that have one; None where none has, or they differ."""
-    there = {value for value in values if value is not None}
-    return there.pop() if len(there) == 1 else None
+def _known_mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are known: seeds may sample rows of their own; None where none is."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def scale_of(metric: str) -> int:
