@@ -17,9 +17,10 @@ from propulsion_tools.compare.plan import Run
 from propulsion_tools.compare.results import all_results
 from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord
 from propulsion_tools.report.ablation_figure import ablation_figure
-from propulsion_tools.report.figures import figures, score_against_memory, score_against_parameters
+from propulsion_tools.report.figures import figures
 from propulsion_tools.report.front import front, is_a_line
 from propulsion_tools.report.noise import MachineNoise, around, half_width
+from propulsion_tools.report.score_figures import score_against_memory, score_against_parameters
 from propulsion_tools.report.summary import Summary, ranked
 from propulsion_tools.report.tables import Table, tables
 from propulsion_tools.report.write import markdown, rows_as_csv, write_report

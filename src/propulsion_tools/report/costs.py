@@ -39,6 +39,7 @@ class Costs:
         return self.adapter + self.head
 
 
+MEBI = 2**20
 Records = Sequence[Sequence[RunRecord]]
 """The final records of a row, of each column of the report."""
 Noise = Mapping[str, MachineNoise]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,3 +79,15 @@ def interval(reach: Sequence[tuple[float, float] | None], colour: str) -> dict[s
     down, up = zip(*(ends or (0.0, 0.0) for ends in reach), strict=True)
     arrays = {"array": list(up), "arrayminus": list(down), "symmetric": False}
     return {"type": "data", **arrays, "color": colour, "thickness": 1.2, "width": 4}
+
+
+def log_axis(values: Sequence[float]) -> dict[str, Any]:
+    """A logarithmic axis from a power of ten to another, so that it always has numbers."""
+    logs = [math.log10(value) for value in values if value > 0] or [0.0]
+    low, high = math.floor(min(logs) - 0.05), math.ceil(max(logs) + 0.05)
+    minor = {"ticks": "outside", "ticklen": 3, "dtick": "D1", "showgrid": False}
+    return {"type": "log", "range": [low, high], "dtick": 1, "tickformat": "~s", "minor": minor}
+
+
+def all_the_same(values: Mapping[str, float]) -> bool:
+    return len(values) > 1 and len(set(values.values())) == 1
