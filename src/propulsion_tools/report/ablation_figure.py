@@ -10,7 +10,7 @@ from propulsion_tools.report.drawing import DASHES, GREY, OTHERS, SYMBOLS, Figur
 from propulsion_tools.report.summary import Column, Summary, scale_of
 from propulsion_tools.training.console import MAJORITY
 
-WIDE, CLOSEST = 50, 1 / 16  # a range that a linear axis would crowd; the least room of a number, as a share of the axis
+WIDE, CLOSEST = 50, 1 / 11  # a range that a linear axis would crowd; the least room of a number, as a share of the axis
 
 
 def ablation_figure(summary: Summary, title: str, axis: str, values: Mapping[str, int | str]) -> Figure:
@@ -64,7 +64,7 @@ class _Places:
     @property
     def note(self) -> str:
         """What the title of the axis has to say of it."""
-        return " (at distances of its square root)" if self.is_wide else ""
+        return " (square-root scale)" if self.is_wide else ""
 
     @property
     def ticks(self) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def _scatter(
         traces.append(trace(list(xs), list(ys), "Pareto front", mode="lines", line=line, hoverinfo="skip"))
     traces += _always(summary, points)
     for row, (x, y) in points.items():
-        edge = {"color": INK, "width": 2 if row in best else 0}
+        edge = {"color": INK, "width": 2 if row in best and len(best) < len(points) else 0}
         marker = {"color": looked[row].colour, "symbol": looked[row].symbol, "size": 12, "line": edge}
         hover = f"<b>%{{fullData.name}}</b><br>%{{x:,.0f}} {what}<br>score %{{y:.1f}}<extra></extra>"
         bars = {"error_x": interval([errors.get(row)], GREY), "error_y": interval([summary.interval(row)], GREY)}
@@ -67,15 +67,23 @@ def _scatter(
         "yaxis": {"title": {"text": score.replace("_", " ")}},
         "margin": {"r": 24},
     }
-    return Figure(f"score-{name}", title, _front_caption(best, points, name), axes, {"": traces if points else []}, 380)
+    return Figure(
+        f"score-{name}",
+        title,
+        _front_caption(best, points, name, bool(errors)),
+        axes,
+        {"": traces if points else []},
+        380,
+    )
 
 
-def _front_caption(best: list[str], points: dict[str, Any], name: str) -> str:
+def _front_caption(best: list[str], points: dict[str, Any], name: str, has_noise: bool) -> str:
     """What the marks mean, and how far they can be trusted."""
     less = "fewer parameters" if name == "parameters" else f"less {name}"
-    bars = "Bars are 95 % intervals over the scored rows and the seeds" + (
-        "." if name == "parameters" else "; of memory, over runs that only the seed tells apart."
-    )
+    bars = "Bars are 95 % intervals over the scored rows and the seeds."
+    if name != "parameters":
+        known = f"Those of {name} are over runs that only the seed tells apart."
+        bars += f" {known if has_noise else f'The noise of {name} is not known from one run each.'}"
     if len(points) < 2:
         return bars
     if len(best) == len(points):
