@@ -44,7 +44,7 @@ class RunRecord:
     """``versions``, ``device`` and ``threads``."""
     label_names: tuple[str, ...] | None = None
     history: dict[str, list[list[float]]] = field(default_factory=dict)
-    """name → [step, value] pairs: ``loss``, and the main metric of the validation split."""
+    """name → [step, value] pairs: ``loss``, the main metric of the validation split, and the ``epoch`` of each step."""
     memory_bytes: dict[str, int] = field(default_factory=dict)
     """``weights`` (parameters and buffers) and ``start`` (as the peak, but before the first step)."""
     notes: tuple[str, ...] = ()
@@ -56,7 +56,12 @@ class RunRecord:
     rate_search: tuple[dict[str, Any], ...] = ()
     """The tries that its learning rate was chosen by: the rates, ``share`` of the run, ``score``, ``loss``, seconds."""
     rows: dict[str, int] = field(default_factory=dict)
-    """split → rows."""
+    """split → how many rows were trained on or scored; empty in records of before it was kept."""
+    label_column: str | None = None
+    """The column that the label was read from, where the task has one."""
+    majority: dict[str, dict[str, float]] = field(default_factory=dict)
+    """split → name → the score of giving every row the most frequent answer; empty where there is none, or in records
+    of before it was kept."""
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:

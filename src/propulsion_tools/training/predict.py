@@ -61,7 +61,7 @@ def predict(adapter_dir: Path, options: PredictOptions, notify: Notify = keep_qu
     device, batch = device_of(spec), options.per_device_eval_batch_size
     if not hasattr(job.model, "hf_device_map"):  # or its weights are where they were put
         job.model.to(device)
-    bar = tqdm(total=len(given.rows), unit=" rows", desc="predict", disable=options.disable_tqdm)
+    bar = tqdm(total=len(given.rows), unit=" rows", desc="predict", leave=False, disable=options.disable_tqdm)
     if target == STANDARD_STREAM or is_stream(Path(target)):
         sink = _to_stream(target, form, given)
     else:
