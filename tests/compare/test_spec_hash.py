@@ -8,6 +8,7 @@ import pytest
 
 from propulsion_tools.compare.plan import spec_hash
 from propulsion_tools.records import RunSpec
+from propulsion_tools.records.run_spec import BEFORE
 
 COMMON = {"max_target_length": 128, "doc_stride": 64, "max_new_tokens": 64, "num_beams": 1}
 QUIET = {"eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True, "overwrite_output_dir": True}
@@ -48,10 +49,10 @@ QUIET = {"eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True, "ov
 )
 def test_the_hash_of_a_finished_run_is_the_end_of_its_folder(folder: str, said: dict[str, Any]) -> None:
     values = {**COMMON, **QUIET, **said, "data_dir": f"data/{said['task']}", "output_dir": f"runs/tasks/{folder}"}
-    assert spec_hash(RunSpec.from_dict(values)) == folder.rpartition("-")[2]
+    assert spec_hash(RunSpec.from_dict({**BEFORE, **values})) == folder.rpartition("-")[2]
 
 
 def test_the_hash_of_every_kind_of_value() -> None:
-    patterned = RunSpec(degree=(1, 2), degree_pattern={"query": 5}, target_modules=("q", "v"), max_steps=7)
-    assert spec_hash(RunSpec()) == "44136fa3"
+    patterned = RunSpec(**BEFORE, degree=(1, 2), degree_pattern={"query": 5}, target_modules=("q", "v"), max_steps=7)
+    assert spec_hash(RunSpec(**BEFORE)) == "44136fa3"
     assert spec_hash(RunSpec(**{**vars(patterned), "use_cpu": True, "smoke": True, "logging_steps": 5})) == "837d93d6"

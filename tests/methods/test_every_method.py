@@ -161,7 +161,7 @@ def test_killed_and_resumed_is_as_never_killed(method: str, tmp_path: Path) -> N
     whole = train_steps("roberta", spec, tmp_path / "whole", **kept)
     again = train_steps("roberta", spec, tmp_path / "again", **kept, resume=tmp_path / "whole" / "checkpoint-8")
     assert torch.equal(logits(whole.model, "roberta"), logits(again.model, "roberta"))
-    for one, other in zip(whole.trainer.method_callbacks, again.trainer.method_callbacks, strict=True):
+    for one, other in zip(whole.trainer.tensor_keepers, again.trainer.tensor_keepers, strict=True):
         state = one.tensors()
         assert all(torch.equal(state[key], value) for key, value in other.tensors().items()), method
         assert state.keys() == other.tensors().keys()

@@ -83,12 +83,12 @@ def test_a_rate_among_runs_of_one_answer_is_no_choice_and_its_gain_does_not_stan
     rates = dict(table(summary, "rates").rows)
     assert "no choice: every rate gave one answer for every row" in rates["head"][0].below
     assert rates["head"][0].mark is None
-    assert "a tie, which the loss broke" in rates["lora"][0].below
+    assert "a tie of rates" in rates["lora"][0].below
     gap = dict(table(summary, "peers").rows)["lora"][0]
     assert gap.value is not None
     assert gap.value > 0.2
     assert "p < 0.01" in gap.below
-    assert "rate of lora: a tie, which the loss broke" in gap.below
+    assert "rate of lora: a tie of rates" in gap.below
     assert "rate of head: no choice" in gap.below
     assert "runs of head: one answer for every row" in gap.below
     assert gap.kind == ""

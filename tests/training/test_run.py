@@ -94,7 +94,10 @@ def test_a_readme_that_is_not_ours_is_not_replaced(make_spec: MakeSpec, tmp_path
 
 def test_answers_that_are_all_alike_are_remarked(make_spec: MakeSpec) -> None:
     told: list[str] = []
-    record = train(make_spec(method="head", max_steps=1, learning_rate=1e-9, head_learning_rate=1e6), told.append)
+    record = train(
+        make_spec(method="head", max_steps=1, learning_rate=1e-9, head_learning_rate=1e6, head_start="random"),
+        told.append,
+    )
     assert len(set(np.load(Path(str(record.spec.output_dir)) / "eval_predictions.npz")["validation_answers"])) == 1
     assert "All 32 rows of validation got the same answer" in told[-1]
     assert record.notes[-1] == told[-1]
@@ -239,9 +242,9 @@ def test_a_nan_loss_leaves_a_good_checkpoint_behind(
 
     monkeypatch.setattr(Trainer, "training_step", poisoned)
     with pytest.raises(NotFiniteError, match="checkpoint-4"):
-        train(make_spec(save_strategy="steps", save_steps=2))
+        train(make_spec(save_strategy="steps", save_steps=2, on_collapse="stop"))
     monkeypatch.undo()
-    train(make_spec(save_strategy="steps", save_steps=2, resume_from_checkpoint=True))
+    train(make_spec(save_strategy="steps", save_steps=2, on_collapse="stop", resume_from_checkpoint=True))
     assert RunRecord.read(tmp_path / "run").metrics["validation"]
 
 

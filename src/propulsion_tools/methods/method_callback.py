@@ -12,14 +12,20 @@ def waiting_steps(share: float, steps: int) -> int:
 
 
 class KeepsTensors:
-    """What a callback has to keep beside a checkpoint's weights, for the run to go on as if it had never stopped."""
+    """What a callback has to keep beside a checkpoint's weights, for the run to go on as if it had never stopped.
+
+    Attributes:
+        file: Where; at most one callback of a run writes to it.
+    """
+
+    file: str = "method_state.safetensors"
 
     def tensors(self) -> dict[str, Tensor]:
         """What a resumed run needs, by name."""
         return {}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Restore what `tensors` returned; there may be others' beside them."""
+        """Restore what `tensors` returned; nothing, where there was nothing to keep."""
 
 
 class MethodCallback(TrainerCallback, KeepsTensors):

@@ -33,7 +33,7 @@ MOST_BYTES = 32 * 2**20
 """Copies are kept of as much as this; where more is trained, a collapse is said and not mended."""
 
 Copy = dict[str, Tensor]
-_TEXT, _COPY = "collapse", "collapse|"
+_TEXT = "state"
 _STATE = ("losses", "loss_of_guessing", "best", "has_learned", "events")
 
 
@@ -45,6 +45,8 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         action: recover, stop or ignore.
         loss_of_guessing: The loss of answering with the labels' shares or mean; None: that of the first steps.
     """
+
+    file = "collapse.safetensors"
 
     def __init__(self, model: nn.Module, action: str, loss_of_guessing: float | None) -> None:
         self.action, self.loss_of_guessing = action, loss_of_guessing
@@ -58,10 +60,11 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         self.events: list[dict[str, Any]] = []
 
     def tensors(self) -> dict[str, Tensor]:
+        if self.action == "ignore":
+            return {}
         state = {name: getattr(self, name) for name in _STATE}
         text = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
-        copies = {f"{_COPY}{step}|{name}": tensor for step, copy in self.copies for name, tensor in copy.items()}
-        return {_TEXT: text, **copies}
+        return {_TEXT: text} | {f"{step}|{name}": tensor for step, copy in self.copies for name, tensor in copy.items()}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         if _TEXT not in tensors:  # of a run that began before runs were watched
@@ -70,9 +73,8 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
             setattr(self, name, value)
         copies: dict[int, Copy] = {}
         for key in tensors.keys() - {_TEXT}:
-            if key.startswith(_COPY):
-                step, name = key.removeprefix(_COPY).split("|", 1)
-                copies.setdefault(int(step), {})[name] = tensors[key]
+            step, name = key.split("|", 1)
+            copies.setdefault(int(step), {})[name] = tensors[key]
         self.copies = deque(sorted(copies.items()), maxlen=COPIES)
 
     def add(self, loss: float) -> None:

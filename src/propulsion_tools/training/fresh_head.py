@@ -25,7 +25,8 @@ def start_fresh_head(job: Job, device: torch.device) -> None:
         device: Where the rows go.
     """
     if job.spec.head_start == "labels" and job.fresh_heads and job.kind in (SEQUENCE_CLASSIFIER, TOKEN_CLASSIFIER):
-        start_head(job.model, job.encoded["train"]["labels"], _batches(job, device))
+        with job.autocast(device):  # the head is float32, whatever the network is
+            start_head(job.model, job.encoded["train"]["labels"], _batches(job, device))
 
 
 def loss_of_guessing(job: Job) -> float | None:

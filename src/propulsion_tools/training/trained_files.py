@@ -26,7 +26,6 @@ from propulsion_tools.training.base_models import quiet_transformers
 TRAINED_FILE = "trained.safetensors"
 WHOLE_FILE = "model.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
-STATE_FILE = "method_state.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHT_FILES = ("*.safetensors", "*.bin")
 
@@ -54,20 +53,19 @@ def _changed(model: nn.Module) -> dict[str, Tensor]:
     return trained | {name: b.detach().contiguous() for name, b in model.named_buffers() if name in state}
 
 
-def save_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
+def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
     """Write what a method has to know to go on from a checkpoint, if there is any."""
     if tensors:
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, str(folder / STATE_FILE), metadata={"format": "pt"})
+        save_file(contiguous, str(file), metadata={"format": "pt"})
 
 
-def load_tensors(folder: Path) -> dict[str, Tensor]:
+def load_tensors(file: Path) -> dict[str, Tensor]:
     """Read what `save_tensors` wrote.
 
     Raises:
         AdapterFileError: The file is damaged.
     """
-    file = folder / STATE_FILE
     if not file.is_file():
         return {}
     with _explained(file):

@@ -259,7 +259,8 @@ class RunTrainer(OpenTrainer):
         """What was trained, what the method keeps beside it, and the tokenizer."""
         with self.head_first.all_trainable():
             save_trained(self.model, folder)
-        save_tensors({key: value for hook in self.tensor_keepers for key, value in hook.tensors().items()}, folder)
+        for hook in self.tensor_keepers:
+            save_tensors(hook.tensors(), folder / hook.file)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(str(folder))
 
@@ -268,7 +269,7 @@ class RunTrainer(OpenTrainer):
         with self.head_first.all_trainable():
             load_trained(self.model, folder)
         for hook in self.tensor_keepers:
-            hook.load_tensors(load_tensors(folder))
+            hook.load_tensors(load_tensors(folder / hook.file))
 
 
 class SpecKeeper(TrainerCallback):
