@@ -83,7 +83,7 @@ def read_adapter(folder: Path) -> SavedAdapter:
         AdapterFileError: It is no adapter's folder, not Propulsion's, or its file is damaged, incomplete or not finite.
         NotFiniteError: The vectors are finite, but their gains are not; names the layer.
     """
-    _check_kind(folder)
+    check_kind(folder)
     config = PropulsionConfig.from_pretrained(str(folder))
     file = folder / SAFETENSORS_WEIGHTS_NAME
     deltas: dict[str, Tensor] = {}
@@ -110,7 +110,17 @@ def read_adapter(folder: Path) -> SavedAdapter:
     )
 
 
-def _check_kind(folder: Path) -> None:
+def check_kind(folder: Path, kind: str = "PROPULSION", called: str = "Propulsion") -> None:
+    """Refuse a folder that does not hold an adapter of a method.
+
+    Args:
+        folder: The folder.
+        kind: What PEFT calls the method.
+        called: What people do.
+
+    Raises:
+        AdapterFileError: It is no adapter's folder, another method's, or incomplete.
+    """
     if not folder.is_dir():
         raise AdapterFileError(f"There is no folder {folder}.")
     path = folder / CONFIG_NAME
@@ -118,11 +128,11 @@ def _check_kind(folder: Path) -> None:
         raise AdapterFileError(f"{folder} is no adapter: it has no {CONFIG_NAME}. Pass what `save_pretrained` wrote.")
     try:
         values: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise AdapterFileError(f"{path} cannot be read ({error}).") from error
-    kind = values.get("peft_type") if isinstance(values, dict) else None
-    if kind != "PROPULSION":
-        raise AdapterFileError(f"{folder} is no Propulsion adapter: its peft_type is {kind!r}.")
+    found = values.get("peft_type") if isinstance(values, dict) else None
+    if found != kind:
+        raise AdapterFileError(f"{folder} is no {called} adapter: its peft_type is {found!r}.")
     if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
         raise AdapterFileError(f"{folder} has no {SAFETENSORS_WEIGHTS_NAME}: the adapter is incomplete.")
 

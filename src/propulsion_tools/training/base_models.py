@@ -92,7 +92,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     Raises:
         OptionError: It cannot be had.
     """
-    with _explained(path, "tokenizer"):
+    with explained(path, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -111,7 +111,7 @@ def load_config(path: str) -> PreTrainedConfig:
     Raises:
         OptionError: It cannot be had.
     """
-    with _explained(path, "model"):
+    with explained(path, "model"):
         return AutoConfig.from_pretrained(path)
 
 
@@ -182,7 +182,7 @@ def load_base(
         MissingExtraError: bitsandbytes is not installed.
     """
     path = model_path(spec.model_name_or_path)
-    with _explained(spec.model_name_or_path, "model"), quiet_transformers():
+    with explained(spec.model_name_or_path, "model"), quiet_transformers():
         model, info = getattr(transformers, kind.auto_class).from_pretrained(
             path, output_loading_info=True, **(_weights(spec, kind, path, model_kwargs) | model_kwargs)
         )
@@ -247,7 +247,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained(name: str, what: str) -> Iterator[None]:
+def explained(name: str, what: str) -> Iterator[None]:
     """Turn what transformers raises for a missing or unreachable model into one sentence that helps."""
     try:
         yield
