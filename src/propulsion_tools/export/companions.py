@@ -8,8 +8,17 @@ from transformers import AutoProcessor, GenerationConfig, PreTrainedConfig, PreT
 
 from propulsion_tools.training.base_models import explained, quiet_transformers
 
-FILES = ("tokenizer_config.json", "tokenizer.json", "preprocessor_config.json", "processor_config.json", "vocab.txt")
-FILES += ("vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+FILES = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
 """One of these is there if there is a tokenizer or a processor; transformers makes an empty one where there is none."""
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from propulsion.heads import is_saved_whole
 from propulsion.layers import PropulsionLayer
 from propulsion_tools.errors import OptionError
 from propulsion_tools.export.agreement import TOLERANCES, Agreement, compare, outputs_of
@@ -153,16 +154,14 @@ def _divided(adapter: Adapter, options: ExportOptions) -> tuple[dict[str, Propul
         refuse_quantized(adapter.base.config())
         return {}, dict(adapter.layers)
     refusals = _refusals(adapter, FORMATS[options.format])
-    if refusals and not options.fold_unsupported:
+    kept = {name: layer for name, layer in adapter.layers.items() if name not in refusals}
+    if refusals and not (kept and options.fold_unsupported):
         name, reason = next(iter(refusals.items()))
         others = f", and {len(refusals) - 1} more do not fit" if len(refusals) > 1 else ""
+        fold = "Fold just those into a copy of the base model with --fold_unsupported, or choose" if kept else "Choose"
         raise OptionError(
-            f"{options.format} has no place for {name}: it {reason}{others}. Fold just those into a copy of the base "
-            "model with --fold_unsupported, or everything with --format merged."
+            f"{options.format} has no place for {name}: it {reason}{others}. {fold} --format merged, which folds all."
         )
-    kept = {name: layer for name, layer in adapter.layers.items() if name not in refusals}
-    if not kept:
-        raise OptionError(f"{options.format} has no place for any layer of this adapter: choose --format merged.")
     return kept, {name: adapter.layers[name] for name in refusals}
 
 
@@ -203,18 +202,31 @@ def _write_adapter(
         "task_type": source.task_type,
         "target_modules": sorted(layers),
         "modules_to_save": source.modules_to_save,
-        "base_model_name_or_path": base_name,
-        "revision": source.revision if base_name == source.base_model_name_or_path else None,
         "inference_mode": True,
     }
     whole = read_whole(adapter.folder)
     with base.loaded(set(whole), options.device_map) as model, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         exported = get_peft_model(model, chosen.config(common, layers))
-        exported.peft_config[ADAPTER].base_model_name_or_path = base_name
+        name_base(exported.peft_config[ADAPTER], base_name, source)
         fill(exported.base_model.model, layers, chosen)
-        set_peft_model_state_dict(exported, {f"base_model.model.{name}": value for name, value in whole.items()})
-        exported.save_pretrained(str(folder))
+        save(exported, whole, folder)
+
+
+def name_base(config: PeftConfig, name: str | None, source: PeftConfig) -> None:
+    """Let an adapter name its base model: the one that another adapter names, or another."""
+    config.base_model_name_or_path = name
+    config.revision = source.revision if name == source.base_model_name_or_path else None
+
+
+def save(model: PeftModel, whole: Mapping[str, Tensor], folder: Path) -> None:
+    """Save an adapter with what another has trained in full."""
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    set_peft_model_state_dict(model, own | {f"base_model.model.{name}": value for name, value in whole.items()})
+    modules = model.peft_config[ADAPTER].modules_to_save or ()
+    # PEFT keeps embeddings with an adapter that are none of its modules: they are here if they were there.
+    has_embeddings = any(not is_saved_whole(name, modules) for name in whole)
+    model.save_pretrained(str(folder), save_embedding_layers=has_embeddings)
 
 
 def fill(model: PreTrainedModel, layers: Mapping[str, PropulsionLayer], chosen: Format) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+from peft import PeftConfig, get_peft_model
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from propulsion.upstream.peft_private import name_in_base
 from propulsion_tools.errors import OptionError
 from propulsion_tools.export.agreement import TOLERANCES, compare
 from propulsion_tools.export.bases import Base, open_base, read_whole
-from propulsion_tools.export.export import new_folder, outputs_with, sentence
+from propulsion_tools.export.export import name_base, new_folder, outputs_with, save, sentence
 from propulsion_tools.export.formats import ADAPTER
 from propulsion_tools.inspection.saved_adapter import check_kind
 from propulsion_tools.records.options import ImportOptions
@@ -48,8 +48,8 @@ def from_ia3(adapter_dir: Path, options: ImportOptions, notify: Notify = keep_qu
     config = PeftConfig.from_pretrained(str(adapter_dir))
     if config.feedforward_modules:
         raise OptionError(
-            f"{adapter_dir} scales the inputs of {', '.join(sorted(config.feedforward_modules))}, and Propulsion scales "
-            "outputs: only (IA)³ with feedforward_modules=[] can be imported."
+            f"{adapter_dir} scales the inputs of {', '.join(sorted(config.feedforward_modules))}, and Propulsion "
+            "scales outputs: only (IA)³ with feedforward_modules=[] can be imported."
         )
     deltas = {name: delta_of(name, vector, options.degree) for name, vector in _vectors(adapter_dir).items()}
     base = open_base(adapter_dir, config, options.model_name_or_path)
@@ -113,14 +113,12 @@ def _write(
         target_modules=sorted(deltas),
         degree=options.degree,
         modules_to_save=source.modules_to_save,
-        base_model_name_or_path=source.base_model_name_or_path,
-        revision=source.revision,
         inference_mode=True,
     )
     whole = read_whole(adapter_dir)
     with base.loaded(set(whole), options.device_map) as model:
         imported = get_peft_model(model, config)
-        config.base_model_name_or_path = source.base_model_name_or_path
+        name_base(config, source.base_model_name_or_path, source)
         for name, layer in imported.base_model.model.named_modules():
             if isinstance(layer, PropulsionLayer):
                 delta = layer.propulsion_delta[ADAPTER].weight
@@ -129,5 +127,4 @@ def _write(
                         f"{adapter_dir} does not fit {name} of its base model: it is of another one."
                     )
                 delta.data = deltas[name].to(delta.device)
-        set_peft_model_state_dict(imported, {f"base_model.model.{name}": value for name, value in whole.items()})
-        imported.save_pretrained(str(folder))
+        save(imported, whole, folder)

@@ -15,6 +15,7 @@ from transformers.trainer_pt_utils import nested_concat
 
 __all__ = ["ExportableState", "OpenTrainer", "nested_concat"]
 # ExportableState: a callback whose state travels with the checkpoints has to be one, and it is exported nowhere else.
+# conversion_mapping, core_model_loading: what from_pretrained calls the tensors of a checkpoint; not documented.
 # nested_concat: puts batches of answers of different lengths together, as Trainer does for those that it scores.
 
 
