@@ -26,7 +26,7 @@ from propulsion_tools.errors import OptionError
 from propulsion_tools.export.checkpoints import weight_files
 from propulsion_tools.records import RECORD_FILE, RunRecord
 from propulsion_tools.tasks import get_task
-from propulsion_tools.training.base_models import explained, model_path, quiet_transformers
+from propulsion_tools.training.base_models import NO_CODE, SAFELY, explained, model_path, quiet_transformers
 from propulsion_tools.training.trained_files import ADAPTER_FILE
 
 AUTO_CLASSES = {
@@ -58,7 +58,7 @@ class Base:
     def config(self) -> PreTrainedConfig:
         """Its configuration, for the adapter's task."""
         with explained(str(self.folder), "model"):
-            return AutoConfig.from_pretrained(self.folder, **self.fields)
+            return AutoConfig.from_pretrained(self.folder, **NO_CODE, **self.fields)
 
     def skeleton(self) -> PreTrainedModel:
         """The model without weights."""
@@ -86,7 +86,7 @@ class Base:
                     self.folder,
                     output_loading_info=True,
                     dtype=torch.float32,
-                    use_safetensors=True,
+                    **SAFELY,
                     **arguments,
                     **self.fields,
                 )
@@ -166,7 +166,7 @@ def _class_name(config: PeftConfig, folder: Path) -> str:
     named = (config.auto_mapping or {}).get("base_model_class")
     if named is None:
         with explained(str(folder), "model"):
-            named = next(iter(AutoConfig.from_pretrained(folder).architectures or ()), None)
+            named = next(iter(AutoConfig.from_pretrained(folder, **NO_CODE).architectures or ()), None)
     model_class = getattr(transformers, str(named), None)
     if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
         raise OptionError(

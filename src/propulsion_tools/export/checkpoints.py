@@ -103,8 +103,9 @@ def weight_files(folder: Path) -> list[Path]:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError, OSError, RecursionError) as error:
         raise OptionError(f"{index} is damaged: get the model again.") from error
+    there = {file.name for file in folder.iterdir() if file.is_file()}
     for name in names:
-        if not isinstance(name, str) or name != Path(name).name or not (folder / name).is_file():
+        if name not in there:
             raise OptionError(f"{index} names {name!r}, which is no file beside it: get the model again.")
     return [folder / name for name in sorted(names)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import AutoProcessor, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-from propulsion_tools.training.base_models import explained, quiet_transformers
+from propulsion_tools.training.base_models import NO_CODE, explained, quiet_transformers
 
 FILES = (
     "tokenizer_config.json",
@@ -41,7 +41,7 @@ def write_companions(adapter_dir: Path, base_dir: Path, folder: Path, config: Pr
     if source is None:
         return f"{base_dir} has no tokenizer or processor: there is none beside the weights either."
     with explained(str(source), "tokenizer"), quiet_transformers():
-        processor = AutoProcessor.from_pretrained(source)
+        processor = AutoProcessor.from_pretrained(source, **NO_CODE)
     processor.save_pretrained(folder)
     tokenizer = processor if isinstance(processor, PreTrainedTokenizerBase) else getattr(processor, "tokenizer", None)
     text = config.get_text_config()

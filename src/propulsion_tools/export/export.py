@@ -25,7 +25,7 @@ from propulsion_tools.export.checkpoints import check_shard_size, open_checkpoin
 from propulsion_tools.export.companions import write_companions
 from propulsion_tools.export.formats import ADAPTER, FORMATS, Format, check_one_gain, gain_of
 from propulsion_tools.export.merged import refuse_quantized, write_merged
-from propulsion_tools.inspection.saved_adapter import check_kind
+from propulsion_tools.inspection.adapter_config import read_config
 from propulsion_tools.records.options import MERGED, ExportOptions
 from propulsion_tools.training.notify import Notify, keep_quiet
 
@@ -95,8 +95,7 @@ def open_adapter(adapter_dir: Path, model_name_or_path: str | None) -> Adapter:
     Raises:
         AdapterFileError, OptionError, MergeError: As `export`.
     """
-    check_kind(adapter_dir)
-    config = PeftConfig.from_pretrained(str(adapter_dir))
+    config = read_config(adapter_dir, "PROPULSION")
     base = open_base(adapter_dir, config, model_name_or_path)
     steered = PeftModel.from_pretrained(base.skeleton(), str(adapter_dir), low_cpu_mem_usage=True)
     named = steered.base_model.model.named_modules()

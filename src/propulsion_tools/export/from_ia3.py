@@ -19,7 +19,7 @@ from propulsion_tools.export.agreement import TOLERANCES, compare
 from propulsion_tools.export.bases import Base, open_base, read_whole
 from propulsion_tools.export.export import name_base, new_folder, outputs_with, save, sentence
 from propulsion_tools.export.formats import ADAPTER
-from propulsion_tools.inspection.saved_adapter import check_kind
+from propulsion_tools.inspection.adapter_config import read_config
 from propulsion_tools.records.options import ImportOptions
 from propulsion_tools.training.notify import Notify, keep_quiet
 from propulsion_tools.training.trained_files import ADAPTER_FILE
@@ -44,14 +44,13 @@ def from_ia3(adapter_dir: Path, options: ImportOptions, notify: Notify = keep_qu
         AdapterFileError: It is no adapter of (IA)³, or is damaged.
         ExportError: What was written does not compute the same; it was removed.
     """
-    check_kind(adapter_dir, "IA3", "(IA)³")
-    config = PeftConfig.from_pretrained(str(adapter_dir))
+    config, vectors = read_ia3(adapter_dir)
     if config.feedforward_modules:
         raise OptionError(
             f"{adapter_dir} scales the inputs of {', '.join(sorted(config.feedforward_modules))}, and Propulsion "
             "scales outputs: only (IA)³ with feedforward_modules=[] can be imported."
         )
-    deltas = {name: delta_of(name, vector, options.degree) for name, vector in _vectors(adapter_dir).items()}
+    deltas = {name: delta_of(name, vector, options.degree) for name, vector in vectors.items()}
     base = open_base(adapter_dir, config, options.model_name_or_path)
     output = Path(options.output or f"{adapter_dir}-propulsion")
     with new_folder(output) as folder:
@@ -85,8 +84,13 @@ def delta_of(name: str, vector: Tensor, degree: int) -> Tensor:
     return (wide.sign() * wide.abs() ** (1 / degree) - 1).float()
 
 
-def _vectors(adapter_dir: Path) -> dict[str, Tensor]:
-    """l for each layer, by its name in the base model."""
+def read_ia3(adapter_dir: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
+    """The configuration of an adapter of (IA)³, and l for each layer by its name in the base model.
+
+    Raises:
+        AdapterFileError: It is no adapter of (IA)³, or is damaged, incomplete or not finite.
+    """
+    config = read_config(adapter_dir, "IA3")
     path = adapter_dir / ADAPTER_FILE
     try:
         with safe_open(path, framework="pt") as file:
@@ -97,7 +101,7 @@ def _vectors(adapter_dir: Path) -> dict[str, Tensor]:
     vectors = {name_in_base(key).removesuffix(SUFFIX): value for key, value in found.items() if key.endswith(SUFFIX)}
     if not vectors:
         raise AdapterFileError(f"{path} holds no vectors: the file is incomplete.")
-    return vectors
+    return config, vectors
 
 
 def _write(

@@ -283,7 +283,7 @@ def read_answers(store: RunStore, run: Run, record: RunRecord) -> Rows:
         content = io.BytesIO(store.read(run, PREDICTIONS_FILE) or b"")
         with np.load(content, allow_pickle=False) as arrays:
             rows = {name: arrays[f"{split}_{name}"] for name in ("labels", "answers")}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error):
         return {}
     counts = {array.shape[:1] for array in rows.values()}
     return rows if len(counts) == 1 and () not in counts else {}

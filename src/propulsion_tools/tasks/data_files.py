@@ -150,7 +150,7 @@ def _json(text: str, path: Path) -> Table:
 def _parse(text: str, path: Path, place: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is JSON, and no number here
         raise DataError(f"{path}{place} is not JSON: {error}.") from error
 
 
@@ -178,12 +178,12 @@ def _delimited(text: str, path: Path, delimiter: str) -> Table:
 
 
 def _parquet(path: Path) -> Table:
-    parquet = require("pyarrow.parquet", "train")
+    parquet, arrow = require("pyarrow.parquet", "train"), require("pyarrow", "train")
     with path.open("rb") as stream:
         if stream.read(4) != _PARQUET:
             raise DataError(f"{path} is not a parquet file: give it the name of what it is, or write it again.")
     try:
         columns: Table = parquet.read_table(path).to_pydict()
-    except (OSError, ValueError) as error:  # pyarrow's errors are of these two kinds
+    except (OSError, ValueError, arrow.ArrowException) as error:
         raise DataError(f"{path} is a damaged parquet file ({error}): write it again.") from error
     return columns

@@ -25,6 +25,11 @@ MINILM = "minilm"
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+NO_CODE = {"trust_remote_code": False}
+"""For `from_pretrained`: what a model brings in Python is not run, nor is anybody asked whether it should be."""
+SAFELY = {**NO_CODE, "use_safetensors": True}
+"""For the `from_pretrained` of models: and no pickle is read."""
+
 # A head may be new, and a pooler; a checkpoint that lacks more of the backbone than this is the wrong one.
 MOST_NEW_BACKBONE_PARAMETERS = 4
 
@@ -93,7 +98,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         OptionError: It cannot be had.
     """
     with explained(path, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, **NO_CODE)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
@@ -112,7 +117,7 @@ def load_config(path: str) -> PreTrainedConfig:
         OptionError: It cannot be had.
     """
     with explained(path, "model"):
-        return AutoConfig.from_pretrained(path)
+        return AutoConfig.from_pretrained(path, **NO_CODE)
 
 
 def dropouts(config: PreTrainedConfig, share: float | None) -> dict[str, float]:
@@ -184,7 +189,10 @@ def load_base(
     path = model_path(spec.model_name_or_path)
     with explained(spec.model_name_or_path, "model"), quiet_transformers():
         model, info = getattr(transformers, kind.auto_class).from_pretrained(
-            path, output_loading_info=True, **(_weights(spec, kind, path, model_kwargs) | model_kwargs)
+            path,
+            output_loading_info=True,
+            **SAFELY,
+            **(_weights(spec, kind, path, model_kwargs) | model_kwargs),
         )
     if model.config.get_text_config().pad_token_id is None:  # decoders find their last token by it
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -222,7 +230,7 @@ def _weights(spec: RunSpec, kind: ModelKind, path: str, model_kwargs: dict[str, 
 
 def _unquantized(kind: ModelKind, path: str, model_kwargs: dict[str, Any]) -> list[str]:
     """What is trained in full is not quantized: the head's modules, and the output layer of a language model."""
-    config = AutoConfig.from_pretrained(path, **model_kwargs)
+    config = AutoConfig.from_pretrained(path, **NO_CODE, **model_kwargs)
     return head_modules(_skeleton(kind.auto_class, config)) or ["lm_head"]
 
 

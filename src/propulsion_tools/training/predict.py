@@ -48,12 +48,12 @@ def predict(adapter_dir: Path, options: PredictOptions) -> int:
     record = RunRecord.read(adapter_dir)
     _check_output(options)
     spec = replace(record.spec.overridden(PREDICT, options), disable_tqdm=True)
-    with _opened(options.input) as stream:
+    with opened(options.input) as stream:
         job = restore(adapter_dir, replace(record, spec=spec))
         device = device_of(spec)
         if not hasattr(job.model, "hf_device_map"):  # or its weights are where they were put
             job.model.to(device)
-        rows = _rows(stream, options.input)
+        rows = rows_of(stream, options.input)
         bar = tqdm(unit=" rows", desc="predict", disable=options.disable_tqdm)
         count = 0
         with bar, progress_bars(False), _writer(options.output) as out:
@@ -102,7 +102,12 @@ def _columns(job: Job, rows: list[Row]) -> Mapping[str, str | None]:
 
 
 @contextlib.contextmanager
-def _opened(name: str) -> Iterator[TextIO]:
+def opened(name: str) -> Iterator[TextIO]:
+    """The rows to label, a file of them or standard input, as text.
+
+    Raises:
+        OptionError: There is no such file, or it is of another kind.
+    """
     if name == STANDARD_STREAM:
         yield sys.stdin
         return
@@ -115,19 +120,29 @@ def _opened(name: str) -> Iterator[TextIO]:
         yield stream
 
 
-def _rows(stream: TextIO, name: str) -> Iterator[Row]:
-    if name.endswith(".csv"):
-        yield from csv.DictReader(stream)
-        return
-    for number, line in enumerate(stream, 1):
-        if line := line.strip():
-            yield _row(line, number, name)
+def rows_of(stream: TextIO, name: str) -> Iterator[Row]:
+    """The rows in a stream from `opened`, one after the other.
+
+    Raises:
+        DataError: A line is no row; says which.
+    """
+    try:
+        if name.endswith(".csv"):
+            yield from csv.DictReader(stream)
+            return
+        for number, line in enumerate(stream, 1):
+            if line := line.strip():
+                yield _row(line, number, name)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} is not UTF-8 ({error}): save the file in that encoding.") from error
+    except csv.Error as error:
+        raise DataError(f"{name} is not CSV: {error}.") from error
 
 
 def _row(line: str, number: int, name: str) -> Row:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is JSON, and no number here
         if name == STANDARD_STREAM:
             return {"text": line}
         raise DataError(f"{name}, line {number} is not JSON: {error}.") from error
