@@ -412,15 +412,15 @@ def fuzz(name: str, target: Target, inputs: int, seed: int) -> tuple[Counter[str
     def too_slow(*args: object) -> None:
         raise TooSlow(f"not read in {SECONDS} s")
 
-    signal.signal(signal.SIGALRM, too_slow)
+    signal.signal(signal.SIGPROF, too_slow)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as root:
         folder = Path(root) / "checkpoint-1"
         folder.mkdir()
         for _ in range(inputs):
             data = target.damage(draw.choice(target.seeds), draw)
-            signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of computing, not of waiting for a core
             error = attempt(target, data, folder)
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             if error is not None:
                 place = place_of(error)
                 found[place] += 1

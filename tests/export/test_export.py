@@ -278,6 +278,27 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("form", EXPORT_FORMATS)
+def test_what_was_trained_on_quantized_weights_is_exported(bits: int, form: str, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    adapter = save_adapter(tmp_path, "llama", "lm", target_modules="attn")
+    kept = {"load_in_8bit": bits == 8, "load_in_4bit": bits == 4, "bnb_4bit_compute_dtype": torch.float32}
+    quantized = load(tmp_path / "base", "lm", quantization_config=transformers.BitsAndBytesConfig(**kept))
+    quantized.save_pretrained(tmp_path / "quantized")
+    options = {"format": form, "model_name_or_path": str(tmp_path / "quantized"), "output": str(tmp_path / "out")}
+    if form == "merged":
+        with pytest.raises(OptionError, match=r"quantized.*--model_name_or_path"):
+            export(adapter, ExportOptions(**options))
+        options["model_name_or_path"] = str(tmp_path / "base")  # what the quantized weights were made from
+    export(adapter, ExportOptions(**options))
+    if form != "merged":
+        inputs, base = batch("llama", "lm"), tmp_path / "quantized"
+        expected = result(PeftModel.from_pretrained(load(base, "lm"), adapter).eval(), inputs)
+        actual = result(PeftModel.from_pretrained(load(base, "lm"), tmp_path / "out").eval(), inputs)
+        assert relative_error(actual, expected) < 1e-3  # magnitudes are norms of weights in half precision
+
+
 def test_quantized_and_pickled_bases_are_refused(tmp_path: Path) -> None:
     adapter = save_adapter(tmp_path, "bert")
     config = tmp_path / "base" / "config.json"
