@@ -7,7 +7,7 @@ DEMO_STAMP := $(VENV)/.installed-demo
 OLDEST := .venv-oldest
 WORKERS ?= 2
 
-.PHONY: help demo test test-oldest check kernels reference clean
+.PHONY: help demo test test-oldest check kernels chaos reference clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ check: $(STAMP)  ## lint, types, import rules, spelling, the fast tests
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 -m 'not slow'
+
+chaos: $(STAMP)  ## feed a million damaged and hostile files to what reads a user's files (ten minutes)
+	$(BIN)/python benchmarks/fuzz.py --inputs 1000000 --output benchmarks/results/fuzz.json
 
 reference: $(STAMP)  ## write docs/cli.md, which a test compares with the commands
 	$(BIN)/python -m propulsion_tools.cli.reference > docs/cli.md

@@ -19,7 +19,7 @@ from peft import AdaLoraConfig, LoraConfig, PromptEncoderConfig, get_peft_model
 from peft.peft_model import PeftModel
 from peft.tuners import adalora
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments, conversion_mapping, core_model_loading
 from transformers.trainer_callback import TrainerState
 
 from tests.canaries import ROOT, Canary, assert_alive, assert_mortal, without
@@ -163,6 +163,19 @@ def pads_while_it_joins(private: Any) -> None:
     assert joined.tolist() == [[1, 1, -100], [1, 1, 1]]
 
 
+def knows_names_in_checkpoints(private: Any) -> None:
+    classifier = tiny_model("bert")
+    found = private.names_in_model(classifier, ["pooler.dense.bias", "embeddings.LayerNorm.gamma", "cls.bias"])
+    assert found.named == {
+        "pooler.dense.bias": "bert.pooler.dense.bias",
+        "embeddings.LayerNorm.gamma": "bert.embeddings.LayerNorm.weight",
+    }
+    expert = "model.layers.0.block_sparse_moe.experts.1.w2.weight"
+    query = "model.layers.0.self_attn.q_proj.weight"
+    found = private.names_in_model(tiny_model("mixtral", "lm"), [expert, query])
+    assert (found.named, found.converted) == ({query: query}, {expert})
+
+
 CANARIES = [
     Canary("torch.utils._pytree.tree_leaves", TORCH, opens_trees, without(torch.utils._pytree, "tree_leaves")),
     Canary("Tensor._version", TORCH, counts_changes, without(torch.Tensor, "_version")),
@@ -189,6 +202,10 @@ CANARIES = [
            without(transformers.trainer, "ExportableState", type("Other", (), {}))),
     Canary("nested_concat", TRANSFORMERS, pads_while_it_joins,
            without(transformers.trainer_pt_utils, "nested_concat")),
+    Canary("get_model_conversion_mapping", TRANSFORMERS, knows_names_in_checkpoints,
+           without(conversion_mapping, "get_model_conversion_mapping", lambda model: [])),
+    Canary("rename_source_key", TRANSFORMERS, knows_names_in_checkpoints,
+           without(core_model_loading, "rename_source_key")),
 ]  # fmt: skip
 
 

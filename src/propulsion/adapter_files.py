@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Mapping
 
 import torch
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -55,6 +55,11 @@ def check_adapter_folder(folder: str, num_vectors: int, modules_to_save: Collect
     """
     path = os.path.join(folder, SAFETENSORS_WEIGHTS_NAME)
     if not os.path.isfile(path):
+        if os.path.isfile(os.path.join(folder, WEIGHTS_NAME)):
+            raise AdapterFileError(
+                f"{folder} has its weights in {WEIGHTS_NAME}, a pickle: only {SAFETENSORS_WEIGHTS_NAME} is read. Save "
+                "the adapter again with save_pretrained."
+            )
         return {}
     shapes: dict[str, tuple[int, ...]] = {}
     try:

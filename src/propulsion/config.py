@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
-from peft import PeftConfig, PeftType
+from peft import PeftConfig, PeftType, TaskType
 
 from propulsion.adapter_files import check_adapter_folder
 from propulsion.errors import ConfigError, near_misses
@@ -93,6 +93,8 @@ class PropulsionConfig(PeftConfig):
     )
 
     def __post_init__(self) -> None:
+        if self.task_type is not None:
+            _check_choice("task_type", self.task_type, tuple(TaskType))
         super().__post_init__()
         self.peft_type = PeftType.PROPULSION
         for name in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern"):

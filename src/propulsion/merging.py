@@ -107,17 +107,14 @@ class MergeableLayer(BaseTunerLayer):
             base_weight, base_bias = original.weight.data, original.bias
         else:
             base_weight, base_bias = self.get_base_weight(), getattr(base_layer, "bias", None)
-        total, bias = torch.ones((), device=base_weight.device), None if base_bias is None else base_bias.data
+        gain, bias = torch.ones((), device=base_weight.device), None if base_bias is None else base_bias.data
         for name in adapter_names:
             (pooled,) = self.pooled_gain(name).detach()
-            total = total * pooled
+            gain = gain * pooled
             if bias is not None:
-                bias = (
-                    bias + self.propulsion_bias[name].weight.data if name in self.propulsion_bias else bias
-                ) * pooled
-        shape = [1] * base_weight.dim()
-        shape[self.weight_axis] = -1
-        weight = (base_weight * total.view(shape)).to(base_weight.dtype)
+                beta = self.propulsion_bias[name].weight.data if name in self.propulsion_bias else None
+                bias = folded_bias(bias, pooled, beta)
+        weight = folded_weight(base_weight, gain, self.weight_axis)
         return weight, None if bias is None or base_bias is None else bias.to(base_bias.dtype)
 
     def _set_merged(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -138,6 +135,27 @@ class MergeableLayer(BaseTunerLayer):
         self.merged_adapters.clear()
         self.original_parameters.restore(self.get_base_layer())  # type: ignore[union-attr]
         self.original_parameters = None
+
+
+def folded_weight(weight: Tensor, gain: Tensor, axis: int) -> Tensor:
+    """A weight with the gains of its outputs folded in, computed in float32 and rounded once.
+
+    Args:
+        weight: Of any shape, with d_out on one axis.
+        gain: s, of shape (d_out,) or, for all outputs alike, ().
+        axis: That of the outputs.
+
+    Returns:
+        W ⊙ s, of the shape and the dtype of the weight.
+    """
+    shape = [1] * weight.dim()
+    shape[axis] = -1
+    return (weight * gain.view(shape)).to(weight.dtype)
+
+
+def folded_bias(bias: Tensor, gain: Tensor, beta: Tensor | None) -> Tensor:
+    """A bias b with gains s and a trained bias β folded in: (b + β) ⊙ s, all of shape (d_out,), not rounded."""
+    return (bias if beta is None else bias + beta) * gain
 
 
 class OriginalParameters(NamedTuple):

@@ -7,6 +7,7 @@ ToolsError
 ├── NotFiniteError           the loss or a gain left the finite range (also an ArithmeticError)
 ├── CollapseError            a training lost what it had learned (also an ArithmeticError)
 ├── GradientError            an output does not depend on the parameters in question (also a ValueError)
+├── ExportError              what was written does not compute what it was written from (also a RuntimeError)
 ├── RunsFailedError          every run of a grid failed, or one of the demo's (also a RuntimeError)
 ├── UnknownNameError         no task, method or key of this name; names the near misses (also a ValueError)
 └── MissingExtraError        an optional dependency is not installed (also an ImportError)
@@ -50,6 +51,10 @@ class CollapseError(ToolsError, ArithmeticError):
 
 class GradientError(ToolsError, ValueError):
     """An output does not depend on the parameters in question."""
+
+
+class ExportError(ToolsError, RuntimeError):
+    """What was written does not compute what it was written from."""
 
 
 class RunsFailedError(ToolsError, RuntimeError):

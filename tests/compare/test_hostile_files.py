@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,17 @@ def archive(**arrays: object) -> bytes:
     return content.getvalue()
 
 
+def zipped(files: dict[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        for name, data in files.items():
+            file.writestr(name, data)
+    return content.getvalue()
+
+
+ARRAY = io.BytesIO()
+np.save(ARRAY, np.arange(2))
+HALF = ARRAY.getvalue().replace(b", }", b",  ", 1)
 WHOLE = archive(labels=[0, 1], answers=[1, 1])
 BROKEN = {
     "empty": b"",
@@ -35,6 +47,7 @@ BROKEN = {
     "pickled objects": archive(labels=np.array([{}, {}], dtype=object), answers=[1, 1]),
     "one number": archive(labels=0, answers=1),
     "more labels than answers": archive(labels=[0, 1, 1], answers=[1, 1]),
+    "half a header": zipped({"validation_labels.npy": HALF, "validation_answers.npy": HALF}),
     "one array": WHOLE[WHOLE.index(b"\x93NUMPY") :],
 }
 

@@ -18,6 +18,8 @@ from propulsion_tools.records.options import (
     CompareOptions,
     DemoOptions,
     EvaluateOptions,
+    ExportOptions,
+    ImportOptions,
     InspectOptions,
     JacobianOptions,
     MethodsOptions,
@@ -105,6 +107,18 @@ def _inspect(adapter_dir: str, options: InspectOptions) -> None:
 
     files = [Path(file) if file else None for file in (options.figure, options.distribution)]
     print(inspect_adapter(Path(adapter_dir), *files))
+
+
+def _export(adapter_dir: str, options: ExportOptions) -> None:
+    from propulsion_tools.export.export import export
+
+    export(Path(adapter_dir), options, print)
+
+
+def _import(adapter_dir: str, options: ImportOptions) -> None:
+    from propulsion_tools.export.from_ia3 import from_ia3
+
+    from_ia3(Path(adapter_dir), options, print)
 
 
 def _ntk(options: NtkOptions) -> None:
@@ -200,6 +214,7 @@ def _ablate(study: str, options: AblateOptions) -> None:
 
 
 ADAPTER_DIR = "adapter_dir"
+ADAPTER_HELP = "folder of an adapter: output_dir of `propulsion train`, or what PEFT saved"
 STUDY_HELP = "degree, position, initialization, vectors or pooling"
 GRID_HELP = "YAML file with methods, tasks and settings, for example recipes/compare/quick.yaml"
 RECIPE_HELP = "one recipe, for example table1/roberta-base-sst2-propulsion-all (default: all)"
@@ -210,6 +225,20 @@ COMMANDS = {
     "compare": Command("run a grid of methods and tasks, and report", CompareOptions, _compare, "grid", GRID_HELP),
     "ablate": Command("repeat one of the paper's ablations", AblateOptions, _ablate, "study", STUDY_HELP),
     "inspect": Command("show what an adapter has learned", InspectOptions, _inspect, ADAPTER_DIR, packages=()),
+    "export": Command(
+        "write an adapter as a plain checkpoint, or as an adapter of PEFT's own methods",
+        ExportOptions,
+        _export,
+        ADAPTER_DIR,
+        ADAPTER_HELP,
+    ),
+    "import": Command(
+        "make an adapter of one that PEFT's (IA)³ has trained",
+        ImportOptions,
+        _import,
+        ADAPTER_DIR,
+        "folder of an adapter that PEFT saved",
+    ),
     "ntk": Command("compare a method's tangent kernel with that of full fine-tuning", NtkOptions, _ntk),
     "jacobian": Command("see whether training stays in the kernel regime", JacobianOptions, _jacobian),
     "bound": Command("hold the theorem's bound against a model's own weights", BoundOptions, _bound),

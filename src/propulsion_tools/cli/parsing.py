@@ -145,7 +145,7 @@ def _check_config_files(words: list[str], known: list[str]) -> None:
         yaml = require("yaml", "train")
         try:
             values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, a number too long, brackets too deep
             raise OptionError(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
         if not isinstance(values, dict):
             raise OptionError(f"{file} must hold options as `name: value` lines.")

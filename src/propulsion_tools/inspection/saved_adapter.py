@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +19,7 @@ from propulsion.gain import gain
 from propulsion.pooling import pool
 from propulsion.upstream.peft_private import name_in_base
 from propulsion_tools.errors import NotFiniteError
+from propulsion_tools.inspection.adapter_config import read_config
 from propulsion_tools.inspection.places import Place, model_order, place_of
 
 Array = npt.NDArray[np.float64]
@@ -83,8 +82,7 @@ def read_adapter(folder: Path) -> SavedAdapter:
         AdapterFileError: It is no adapter's folder, not Propulsion's, or its file is damaged, incomplete or not finite.
         NotFiniteError: The vectors are finite, but their gains are not; names the layer.
     """
-    _check_kind(folder)
-    config = PropulsionConfig.from_pretrained(str(folder))
+    config = read_config(folder, "PROPULSION")
     file = folder / SAFETENSORS_WEIGHTS_NAME
     deltas: dict[str, Tensor] = {}
     biases, heads = 0, Counter[str]()
@@ -108,23 +106,6 @@ def read_adapter(folder: Path) -> SavedAdapter:
         heads=dict(heads),
         file_bytes=file.stat().st_size,
     )
-
-
-def _check_kind(folder: Path) -> None:
-    if not folder.is_dir():
-        raise AdapterFileError(f"There is no folder {folder}.")
-    path = folder / CONFIG_NAME
-    if not path.is_file():
-        raise AdapterFileError(f"{folder} is no adapter: it has no {CONFIG_NAME}. Pass what `save_pretrained` wrote.")
-    try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise AdapterFileError(f"{path} cannot be read ({error}).") from error
-    kind = values.get("peft_type") if isinstance(values, dict) else None
-    if kind != "PROPULSION":
-        raise AdapterFileError(f"{folder} is no Propulsion adapter: its peft_type is {kind!r}.")
-    if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
-        raise AdapterFileError(f"{folder} has no {SAFETENSORS_WEIGHTS_NAME}: the adapter is incomplete.")
 
 
 def _layer(name: str, delta: Tensor, config: PropulsionConfig, file: Path) -> SavedLayer:

@@ -103,7 +103,7 @@ def model_config(model: str) -> PretrainedConfig:
         model_type, values = MODELS[model]
         return AutoConfig.for_model(model_type, num_labels=2, **values)
     try:
-        return AutoConfig.from_pretrained(model, num_labels=2)
+        return AutoConfig.from_pretrained(model, num_labels=2, trust_remote_code=False)
     except (OSError, ValueError) as error:
         hint = near_misses(Path(model).name, MODELS)
         raise OptionError(

@@ -6,11 +6,22 @@ from dataclasses import dataclass
 from functools import partial
 
 from propulsion_tools.errors import OptionError, UnknownNameError, near_misses
-from propulsion_tools.records.fields import ABOVE_ZERO, AT_LEAST_ONE, Checked, at_least, borrow, option
+from propulsion_tools.records.fields import (
+    ABOVE_ZERO,
+    AT_LEAST_ONE,
+    NOT_NEGATIVE,
+    Checked,
+    at_least,
+    borrow,
+    one_of,
+    option,
+)
 from propulsion_tools.records.run_spec import RunSpec
 
 _option, _borrowed = partial(option, "options"), partial(borrow, RunSpec)
 BACKENDS = ("local", "ray")
+MERGED, IA3 = "merged", "peft-ia3"
+EXPORT_FORMATS = (MERGED, IA3, "peft-road", "peft-dora")
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,47 @@ class InspectOptions(Checked):
 
     figure: str | None = _option(None, "also draw the gains as a heat map, .html or .png")
     distribution: str | None = _option(None, "also draw how z spreads before and after training, .png or .svg")
+
+
+@dataclass(frozen=True)
+class ExportOptions(Checked):
+    """Write a finished adapter as a plain checkpoint, or as an adapter of one of PEFT's own methods."""
+
+    format: str = _option(
+        MERGED,
+        "merged (a plain checkpoint), peft-ia3, peft-road or peft-dora (adapters for a PEFT without this package)",
+        one_of(*EXPORT_FORMATS),
+    )
+    output: str | None = _option(None, "the folder to write; None: the adapter's, with the format behind its name")
+    model_name_or_path: str | None = _borrowed(
+        "model_name_or_path", default=None, text="where the base model is; None: where the adapter says"
+    )
+    fold_unsupported: bool = _option(
+        False, "fold what the format has no place for into a copy of the base model, in the folder base of the output"
+    )
+    max_shard_size: str = _option("5GB", "largest size of one file of weights")
+    device_map: str | None = _borrowed("device_map", text="where the weights go while the result is checked")
+    tolerance: float | None = _option(
+        None,
+        "largest difference of an output, as a share of the largest; None: 1e-4, or what the weights' dtype explains",
+        NOT_NEGATIVE,
+    )
+
+
+@dataclass(frozen=True)
+class ImportOptions(Checked):
+    """Make an adapter of Propulsion of one that another of PEFT's methods has trained."""
+
+    format: str = _option(IA3, "what it is now: peft-ia3", one_of(IA3))
+    output: str | None = _option(None, "the folder to write; None: the adapter's, with -propulsion behind its name")
+    degree: int = _borrowed("degree", default=1, text="degree k of the gain z^k, of which z is taken")
+    model_name_or_path: str | None = _borrowed(
+        "model_name_or_path", default=None, text="where the base model is; None: where the adapter says"
+    )
+    device_map: str | None = _borrowed("device_map", text="where the weights go while the result is checked")
+    tolerance: float | None = _option(
+        None, "largest difference of an output, as a share of the largest; None: 1e-4", NOT_NEGATIVE
+    )
 
 
 @dataclass(frozen=True)

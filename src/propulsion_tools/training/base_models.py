@@ -25,6 +25,11 @@ MINILM = "minilm"
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+NO_CODE = {"trust_remote_code": False}
+"""For `from_pretrained`: what a model brings in Python is not run, nor is anybody asked whether it should be."""
+SAFELY = {**NO_CODE, "use_safetensors": True}
+"""For the `from_pretrained` of models: and no pickle is read."""
+
 # A head may be new, and a pooler; a checkpoint that lacks more of the backbone than this is the wrong one.
 MOST_NEW_BACKBONE_PARAMETERS = 4
 
@@ -95,8 +100,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     Raises:
         OptionError: It cannot be had.
     """
-    with _explained(path, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(path)
+    with explained(path, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(path, **NO_CODE)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
@@ -114,8 +119,8 @@ def load_config(path: str) -> PreTrainedConfig:
     Raises:
         OptionError: It cannot be had.
     """
-    with _explained(path, "model"):
-        return AutoConfig.from_pretrained(path)
+    with explained(path, "model"):
+        return AutoConfig.from_pretrained(path, **NO_CODE)
 
 
 def dropouts(config: PreTrainedConfig, share: float | str | None) -> dict[str, float]:
@@ -197,11 +202,12 @@ def load_base(
         MissingExtraError: bitsandbytes is not installed.
     """
     path = model_path(spec.model_name_or_path)
-    with _explained(spec.model_name_or_path, "model"), quiet_transformers():
+    with explained(spec.model_name_or_path, "model"), quiet_transformers():
         model, info = getattr(transformers, kind.auto_class).from_pretrained(
             path,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # of the head alone, see below
+            **SAFELY,
             **(_weights(spec, kind, path, model_kwargs) | model_kwargs),
         )
     if model.config.get_text_config().pad_token_id is None:  # decoders find their last token by it
@@ -277,7 +283,7 @@ def _weights(spec: RunSpec, kind: ModelKind, path: str, model_kwargs: dict[str, 
 
 def _unquantized(kind: ModelKind, path: str, model_kwargs: dict[str, Any]) -> list[str]:
     """What is trained in full is not quantized: the head's modules, and the output layer of a language model."""
-    config = AutoConfig.from_pretrained(path, **model_kwargs)
+    config = AutoConfig.from_pretrained(path, **NO_CODE, **model_kwargs)
     return head_modules(_skeleton(kind.auto_class, config)) or ["lm_head"]
 
 
@@ -302,7 +308,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained(name: str, what: str) -> Iterator[None]:
+def explained(name: str, what: str) -> Iterator[None]:
     """Turn what transformers raises for a missing or unreachable model into one sentence that helps."""
     try:
         yield

@@ -42,7 +42,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def _is_complete(checkpoint: Path) -> bool:
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return True
 
@@ -101,7 +101,7 @@ def _refuse_another_run(spec: RunSpec, checkpoint: Path) -> None:
     """Going on under other settings would train by the old ones, which the optimizer keeps, and record the new."""
     try:
         before = {**BEFORE, **json.loads((checkpoint / SPEC_FILE).read_text(encoding="utf-8"))}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return
     now = _with_whole_paths(spec)
     fixed = [name for name, facts in RUN_FACTS.items() if not facts.may_change]

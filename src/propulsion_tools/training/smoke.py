@@ -24,7 +24,7 @@ from propulsion_tools.errors import OptionError
 from propulsion_tools.records import RUN_FACTS, RunRecord, RunSpec
 from propulsion_tools.records.run_spec import SMOKE_LENGTH
 from propulsion_tools.tasks import TaskData, get_task
-from propulsion_tools.training.base_models import model_path, quiet_transformers
+from propulsion_tools.training.base_models import NO_CODE, model_path, quiet_transformers
 from propulsion_tools.training.notify import Notify, keep_quiet
 from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.run import train
@@ -159,7 +159,7 @@ def architecture(name: str) -> str:
         OptionError: The name does not say.
     """
     with suppress(OSError, ValueError):
-        return str(AutoConfig.from_pretrained(model_path(name), local_files_only=True).model_type)
+        return str(AutoConfig.from_pretrained(model_path(name), local_files_only=True, **NO_CODE).model_type)
     last = name.lower().rpartition("/")[2]
     known = {**{kind: kind for kind in transformers.CONFIG_MAPPING}, **ALIASES}
     for part in sorted(known, key=len, reverse=True):

@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import nested_concat
 
 __all__ = ["ExportableState", "OpenTrainer", "nested_concat"]
 # ExportableState: a callback whose state travels with the checkpoints has to be one, and it is exported nowhere else.
+# conversion_mapping, core_model_loading: what from_pretrained calls the tensors of a checkpoint; not documented.
 # nested_concat: puts batches of answers of different lengths together, as Trainer does for those that it scores.
+
+
+class NamesInModel(NamedTuple):
+    """What `from_pretrained` makes of the names in a checkpoint.
+
+    Attributes:
+        named: key of the checkpoint → the name of the same tensor in the model's `state_dict()`.
+        converted: Keys that transformers computes something of the model from, together with others.
+    """
+
+    named: dict[str, str]
+    converted: set[str]
+
+
+def names_in_model(model: PreTrainedModel, keys: Iterable[str]) -> NamesInModel:
+    """Where the tensors of a checkpoint go in a model, with or without weights; what goes nowhere is left out."""
+    state: dict[str, Any] = dict.fromkeys(model.state_dict(), True)
+    transforms, prefix = get_model_conversion_mapping(model), model.base_model_prefix
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    found = NamesInModel({}, set())
+    for key in keys:
+        name, pattern = rename_source_key(key, renamings, converters, prefix, state)
+        if name not in state:  # as on loading: the tensor may have its new name already
+            name, pattern = rename_source_key(key, [], [], prefix, state)
+        if name in state and pattern is not None:
+            found.converted.add(key)
+        elif name in state:
+            found.named[key] = name
+    return found
 
 
 class OpenTrainer(Trainer):
