@@ -1,0 +1,89 @@
+"""V' = V ⊙ z^k where each row of V is an expert's output, so that each row has gains of its own.
+
+As `propulsion.gain`, but the rows of a table of gains are gathered by the experts' numbers. Neither the gathered gains
+nor, where the output is overwritten, the output itself is kept for the backward: only y, the table and the numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from propulsion.gain import NEARLY_ZERO, divisor_of, power, scale_reference, times_derivative
+from propulsion.ownership import is_unshared
+from propulsion.upstream.torch_private import is_forward_mode, is_transformed
+
+
+def scale_by_expert_reference(output: Tensor, z: Tensor, experts: Tensor, degree: int = 1) -> Tensor:
+    """z^k of each row's expert ⊙ V, as it is written.
+
+    Args:
+        output: V, of shape (rows, d_out).
+        z: The experts' vectors, or with degree 1 any gains, of shape (num_experts, d_out), in float32 or wider.
+        experts: The number of each row's expert, of shape (rows,), int64.
+        degree: k.
+
+    Returns:
+        The product, in the output's dtype.
+    """
+    return scale_reference(output, z[experts], degree)
+
+
+def scale_by_expert(output: Tensor, z: Tensor, experts: Tensor, in_place: bool = False, degree: int = 1) -> Tensor:
+    """As `scale_by_expert_reference`, with a backward that keeps one tensor of the output's size.
+
+    Args:
+        output, z, experts, degree: As there.
+        in_place: As for `propulsion.gain.scale`: the output is overwritten.
+    """
+    if torch.compiler.is_compiling() or is_transformed() or is_forward_mode():
+        return scale_by_expert_reference(output, z, experts, degree)
+    in_place = in_place and output.dtype in NEARLY_ZERO and output.is_contiguous()
+    if not torch.is_grad_enabled():
+        return _multiply(output, power(z, degree)[experts], output if in_place else None)
+    return _ScaleByExpert.apply(output, z, experts, in_place, degree)
+
+
+class _ScaleByExpert(torch.autograd.Function):
+    """y = z^k of the row's expert ⊙ v, which keeps y if v was overwritten, and v if it was not."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, z: Tensor, experts: Tensor, in_place: bool, degree: int) -> Tensor:
+        trains = ctx.needs_input_grad[1]
+        ctx.degree, ctx.divides = degree, in_place and trains
+        gains = power(divisor_of(z, output.dtype, ctx.divides), degree)
+        # .data: as in propulsion.gain, so that autograd need not rebase v's history.
+        result = _multiply(output, gains[experts], output.data if in_place else None)
+        ctx.dtype = output.dtype
+        ctx.save_for_backward(z, experts, (result if in_place else output) if trains else None)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        z, experts, values = ctx.saved_tensors
+        needs_output, needs_z = ctx.needs_input_grad[:2]
+        again = torch.is_grad_enabled()  # for a second derivative
+        overwrite = needs_output and not again and not is_transformed() and is_unshared(grad_outputs)
+        divisor = divisor_of(z, ctx.dtype, ctx.divides)
+        if again:
+            divisor = z + (divisor - z).detach()  # the same numbers, with z's history
+        grad_output = grad_z = None
+        if needs_z:  # before the product, which may overwrite what the sum reads
+            rows = grad_outputs[0].to(z.dtype) * values
+            grad_z = times_derivative(
+                torch.zeros_like(z).index_add(0, experts, rows), divisor, ctx.degree, ctx.divides
+            )
+        if needs_output:
+            gains = power(divisor, ctx.degree)[experts]
+            if again:
+                grad_output = (grad_outputs[0] * gains).to(grad_outputs[0].dtype)
+            else:
+                grad = grad_outputs[0].contiguous()
+                grad_output = _multiply(grad, gains, grad if overwrite else None)
+        return grad_output, grad_z, None, None, None
+
+
+def _multiply(values: Tensor, gains: Tensor, out: Tensor | None) -> Tensor:
+    return torch.mul(values, gains, out=torch.empty_like(values) if out is None else out)
