@@ -40,7 +40,8 @@ class Tiny:
 BASE = {"base": "AutoModel"}
 CLASSIFIER = {**BASE, "cls": "AutoModelForSequenceClassification"}
 ENCODER = {**CLASSIFIER, "lm": "AutoModelForMaskedLM"}
-DECODER = {**CLASSIFIER, "lm": "AutoModelForCausalLM"}
+GENERATOR = {**BASE, "lm": "AutoModelForCausalLM"}
+DECODER = {**CLASSIFIER, **GENERATOR}
 SEQ2SEQ = {**CLASSIFIER, "lm": "AutoModelForSeq2SeqLM"}
 BERT = {
     **TOKENS,
@@ -103,7 +104,6 @@ FALCON = {
     "hidden_dropout": 0.0,
     "attention_dropout": 0.0,
 }
-# Experts of d_in 32 and d_inner 16: grouped_mm wants rows of a multiple of 16 bytes.
 MOE = {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 MOE |= {"experts_implementation": "eager"}
 DEEPSEEK = {
@@ -172,8 +172,17 @@ SPECS: dict[str, Tiny] = {
     "qwen2_moe": Tiny("qwen2_moe", MOE | {"shared_expert_intermediate_size": 24, "mlp_only_layers": [0]}, DECODER),
     "qwen3_moe": Tiny("qwen3_moe", MOE, DECODER),
     "deepseek_v3": Tiny("deepseek_v3", DEEPSEEK, DECODER),
-    "olmoe": Tiny("olmoe", MOE | {"clip_qkv": 8.0}, DECODER),
-    "gpt_oss": Tiny("gpt_oss", MOE | {"num_local_experts": 4, "sliding_window": 16}, DECODER),
+    "olmoe": Tiny("olmoe", MOE | {"clip_qkv": 8.0}, GENERATOR),
+    "gpt_oss": Tiny(
+        "gpt_oss",
+        MOE
+        | {
+            "num_local_experts": 4,
+            "sliding_window": 16,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        DECODER,
+    ),
     "phi": Tiny("phi", NEOX | {"num_key_value_heads": 2}, DECODER),
     "phi3": Tiny("phi3", NEOX | {"num_key_value_heads": 2}, DECODER),
     "gemma": Tiny("gemma", LLAMA, DECODER),

@@ -3,9 +3,10 @@
 The names were read off the forward code of transformers' models, not off their weights. Left out, because the forward
 of such a module never runs or it is not a layer: T5's and BART's `shared` (it only owns the matrix), DeBERTa's
 `rel_embeddings` and T5's `relative_attention_bias` (tables of the attention, not of the input), ViT's class token and
-positions (bare parameters). Left out too, because they choose and do not compute: the routers of mixtures of experts.
-And, because they are neither an embedding nor in a block: the linears between embedding and first block (ELECTRA's `embeddings_project`, DeBERTa's
-`embed_proj`, OPT's `project_in`), DeBERTa-v2's `conv` and Whisper's two convolutions.
+positions (bare parameters). Left out too, because they choose and compute nothing: the routers of mixtures of experts.
+Left out too, because they are neither an embedding nor in a block: the linears between embedding and first block
+(ELECTRA's `embeddings_project`, DeBERTa's `embed_proj`, OPT's `project_in`), DeBERTa-v2's `conv` and Whisper's two
+convolutions.
 """
 
 from __future__ import annotations

@@ -72,9 +72,7 @@ class _ScaleByExpert(torch.autograd.Function):
         grad_output = grad_z = None
         if needs_z:  # before the product, which may overwrite what the sum reads
             rows = grad_outputs[0].to(z.dtype) * values
-            grad_z = times_derivative(
-                torch.zeros_like(z).index_add(0, experts, rows), divisor, ctx.degree, ctx.divides
-            )
+            grad_z = times_derivative(torch.zeros_like(z).index_add(0, experts, rows), divisor, ctx.degree, ctx.divides)
         if needs_output:
             gains = power(divisor, ctx.degree)[experts]
             if again:

@@ -48,7 +48,7 @@ def match_parameters(
         # The base layer of a wrapper is an experts module too.
         if holds_experts(module) and not name.endswith(".base_layer"):
             weights |= weights_of(name, module)
-    found = {}
+    found: dict[str, nn.Module] = {}
     for entry in target_parameters:
         matching = {name: layer for name, layer in weights.items() if name == entry or name.endswith(f".{entry}")}
         if not matching:
@@ -58,7 +58,9 @@ def match_parameters(
 
 
 def _no_such_parameter(entry: str, modules: Mapping[str, nn.Module], weights: Iterable[str]) -> str:
-    parameters = (f"{name}.{key}" for name, module in modules.items() for key, _ in module.named_parameters(recurse=False))
+    parameters = (
+        f"{name}.{key}" for name, module in modules.items() for key, _ in module.named_parameters(recurse=False)
+    )
     if any(name == entry or name.endswith(f".{entry}") for name in parameters):
         return (
             f"The entry {entry!r} of target_parameters is no stacked weight of experts: name a layer's module in "
@@ -108,7 +110,9 @@ def _is_stack(module: nn.Module, parameter: Tensor) -> bool:
 def _told(unsteered: Mapping[str, int], total: int, modules: Mapping[str, nn.Module]) -> str:
     first = next(iter(unsteered))
     holders = {name.rpartition(".")[0] for name in unsteered}
-    known = [name for name in holders if any(is_experts(modules[n]) for n in (name, f"{name}.base_layer") if n in modules)]
+    known = [
+        name for name in holders if any(is_experts(modules[n]) for n in (name, f"{name}.base_layer") if n in modules)
+    ]
     endings = sorted({".".join(name.split(".")[-2:]) for name in unsteered})
     advice = (
         f"Pass target_parameters={endings} to steer them."

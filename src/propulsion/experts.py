@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from propulsion.config import PropulsionConfig
 from propulsion.errors import ConfigError, LayerError, MergeError
-from propulsion.expert_products import SteeredProducts, StackedWeight, Table
+from propulsion.expert_products import StackedWeight, SteeredProducts, Table
 from propulsion.layers import PropulsionLayer
 from propulsion.mixed_batches import names_of_rows, run_by_adapter
 from propulsion.pooling import folds_into_weights
@@ -55,7 +55,9 @@ def stacked_weights(module: nn.Module) -> tuple[str, ...]:
 
 def with_expert_weights(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """Modules by name, with a steered layer without adapters for each weight of the experts among them."""
-    weights = {f"{name}.{weight}": ExpertWeight(m, weight) for name, m in modules.items() for weight in stacked_weights(m)}
+    weights = {
+        f"{name}.{weight}": ExpertWeight(m, weight) for name, m in modules.items() for weight in stacked_weights(m)
+    }
     return {**modules, **weights}
 
 
@@ -78,7 +80,7 @@ class ExpertWeight(PropulsionLayer):
 
     def hold(self, base_layer: nn.Module) -> None:
         """Keep the experts, of which the wrapper around them is the parent."""
-        vars(self)["base_layer"] = base_layer
+        self.__dict__["base_layer"] = base_layer
 
     @property
     def out_features(self) -> int:

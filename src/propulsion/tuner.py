@@ -114,12 +114,18 @@ class PropulsionModel(BaseTuner):
         if not is_preset(peft_config.target_modules):
             return check_target_module_exists(peft_config, key)
         names = self._preset_names(peft_config, model)
-        saved = peft_config.saved_shapes
-        if saved and key in names and holds_experts(model.get_submodule(key)):
-            if not any(name.startswith(f"{key}.") for name in saved):  # of a release that passed experts over
-                return False
+        if key in names and self._was_passed_over(peft_config, key, model):
+            return False
         excluded = {field: getattr(peft_config, field) for field in ("exclude_modules", "modules_to_save")}
         return check_target_module_exists(SimpleNamespace(target_modules=names, **excluded), key)
+
+    @staticmethod
+    def _was_passed_over(peft_config: PropulsionConfig, name: str, model: nn.Module) -> bool:
+        """Whether a saved adapter is of a release whose presets had no experts."""
+        saved = peft_config.saved_shapes
+        if not saved or not holds_experts(model.get_submodule(name)):
+            return False
+        return not any(layer.startswith(f"{name}.") for layer in saved)
 
     def _preset_names(self, peft_config: PropulsionConfig, model: nn.Module) -> set[str]:
         # Kept, because PEFT asks module by module, and a preset is resolved on the whole model. In __dict__, because
@@ -202,7 +208,13 @@ class PropulsionModel(BaseTuner):
             parent, _, child = key.rpartition(".")
             with torch.device("meta") if low_cpu_mem_usage else nullcontext():
                 self._create_and_replace(
-                    peft_config, adapter_name, model.get_submodule(key), child, model.get_submodule(parent), key, weight_name
+                    peft_config,
+                    adapter_name,
+                    model.get_submodule(key),
+                    child,
+                    model.get_submodule(parent),
+                    key,
+                    weight_name,
                 )
         return names
 
