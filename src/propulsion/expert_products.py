@@ -11,7 +11,7 @@ weight's place: dearer, and as right.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,9 @@ GROUPED = ("grouped_mm", "grouped_mm_fallback")
 # What tells something of a tensor that the gains do not change.
 TELLS = {"size", "dim", "numel", "stride", "is_contiguous", "element_size", "is_floating_point", "data_ptr", "len"}
 TELLS |= {"get_device", "storage_offset", "ndimension", "is_complex", "type"}
+
+
+Biases = Mapping[str, Callable[[Tensor], Tensor]]
 
 
 @dataclass
@@ -123,18 +126,18 @@ class _View:
 class SteeredProducts(TorchFunctionMode):
     """In this context the products of tokens with an experts module's stacked weights are steered."""
 
-    def __init__(self, experts: nn.Module, weights: Sequence[StackedWeight], biases: dict[str, Tensor]) -> None:
+    def __init__(self, experts: nn.Module, weights: Sequence[StackedWeight], biases: Biases) -> None:
         """Prepare for one forward.
 
         Args:
             experts: The module whose forward will run.
             weights: Its weights that are steered.
-            biases: What stands for each of the biases that belong to them.
+            biases: What makes the steered one of each of the biases that belong to them.
         """
         super().__init__()
         self._experts, self._weights, self._biases = experts, weights, biases
         self._views: dict[int, _View] = {}
-        self._unused_biases = set(biases)
+        self._steered_biases: dict[str, Tensor] = {}
 
     def check_all_used(self) -> None:
         """Refuse a forward in which nothing was seen of a weight, for it would not have been steered.
@@ -142,7 +145,8 @@ class SteeredProducts(TorchFunctionMode):
         Raises:
             LayerError: Says what to do.
         """
-        unused = {weight.name for weight in self._weights if not weight.used} | self._unused_biases
+        unused = {weight.name for weight in self._weights if not weight.used}
+        unused |= self._biases.keys() - self._steered_biases.keys()
         if unused:
             raise LayerError(
                 f"The forward of this {type(self._experts).__name__} hides what it does with {sorted(unused)[0]!r}, so "
@@ -227,8 +231,9 @@ class SteeredProducts(TorchFunctionMode):
             view.weight.used = True
             return view.weight.scaled(values, view.experts, view.output_axis)
         if (bias := self._bias(values)) is not None:
-            self._unused_biases.discard(bias)
-            return self._biases[bias]
+            if bias not in self._steered_biases:
+                self._steered_biases[bias] = self._biases[bias](values)
+            return self._steered_biases[bias]
         return values
 
 

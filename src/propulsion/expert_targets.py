@@ -94,13 +94,15 @@ def warn_of_unsteered(
             continue
         for key, parameter in module.named_parameters(recurse=False):
             total += parameter.numel() if parameter.dim() > 1 else 0
-            siblings = f"{name.rpartition('.')[0]}."
-            is_expected = takes_all or any(other.startswith(siblings) for other in steered)
-            is_stack = _is_stack(module, parameter) and f"{name}.{key}" not in steered
-            if is_stack and is_expected and not is_left_out(name):
+            is_told = _is_stack(module, parameter) and not is_left_out(name) and not _has_any(name, steered)
+            if is_told and (takes_all or _has_any(name.rpartition(".")[0], steered)):
                 unsteered[f"{name}.{key}"] = parameter.numel()
     if unsteered:
         warnings.warn(_told(unsteered, total, modules), stacklevel=2)
+
+
+def _has_any(name: str, steered: Iterable[str]) -> bool:
+    return any(other.startswith(f"{name}.") for other in steered)
 
 
 def _is_stack(module: nn.Module, parameter: Tensor) -> bool:

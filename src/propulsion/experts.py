@@ -10,6 +10,7 @@ Routers are no experts and are never steered.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -132,17 +133,13 @@ class ExpertWeight(PropulsionLayer):
         pooled = self.pooled_gain(adapter_name)
         return Table(pooled.view(len(pooled), *self.shape), 1)
 
-    def steered_bias(self, adapter_names: Sequence[str]) -> Tensor | None:
-        """The experts' biases of shape (num_experts, d_out), steered by adapters; None without any."""
-        if not self.has_bias:
-            return None
-        bias: Tensor = getattr(self.get_base_layer(), self.bias_name)
+    def steered_bias(self, adapter_names: Sequence[str], bias: Tensor) -> Tensor:
+        """The experts' bias of shape (num_experts, d_out), steered by adapters that have this weight."""
         result = bias
         for name in adapter_names:
             if name in self.propulsion_bias:
                 result = result + self.propulsion_bias[name]().view(self.shape)
-            table = self.table(name)
-            result = result * table.gains()[0]
+            result = result * self.table(name).gains()[0]
         return result.to(bias.dtype)
 
 
@@ -246,8 +243,7 @@ class SteeredExperts(nn.Module, BaseTunerLayer):
         if not steered:
             return self.base_layer(*args, **kwargs)
         self._check_can_be_steered()
-        biases = {layer.bias_name: layer.steered_bias(own) for layer, own in steered}
-        biases = {name: bias for name, bias in biases.items() if bias is not None}
+        biases = {layer.bias_name: partial(layer.steered_bias, own) for layer, own in steered if layer.has_bias}
         weights = [self._stacked_weight(layer, own) for layer, own in steered]
         reads_program = torch.compiler.is_compiling() or is_transformed() or is_forward_mode()
         if reads_program or experts_implementation(self.base_layer) not in VISIBLE:
@@ -264,17 +260,17 @@ class SteeredExperts(nn.Module, BaseTunerLayer):
         in_place = not layer.has_bias and is_own_code(self.base_layer)
         return StackedWeight(layer.weight_name, layer.output_dim, [layer.table(n) for n in adapter_names], in_place)
 
-    def _forward_with_copies(
-        self, weights: Sequence[StackedWeight], biases: Mapping[str, Tensor], args: Any, kwargs: Any
-    ) -> Any:
-        stacked = {weight.name: getattr(self.base_layer, weight.name) for weight in weights}
+    def _forward_with_copies(self, weights: Sequence[StackedWeight], biases: Biases, args: Any, kwargs: Any) -> Any:
+        names = [*(weight.name for weight in weights), *biases]
+        stacked = {name: getattr(self.base_layer, name) for name in names}
         if any(type(value) not in (nn.Parameter, Tensor) or value.is_meta for value in stacked.values()):
             raise LayerError(
                 "These experts' weights are offloaded, sharded or quantized, and are used in a way that cannot be seen "
                 "into: call model.set_experts_implementation('eager')."
             )
         scaled = {weight.name: weight.scaled(stacked[weight.name]) for weight in weights}
-        return functional_call(self.base_layer, {**scaled, **biases}, args, kwargs)
+        steered = {name: make(stacked[name]) for name, make in biases.items()}
+        return functional_call(self.base_layer, {**scaled, **steered}, args, kwargs)
 
     def _check_can_be_steered(self) -> None:
         if is_expert_parallel(self.base_layer):

@@ -27,9 +27,9 @@ def offloaded(model: nn.Module, where: str, folder: Path) -> nn.Module:
 
 
 @pytest.mark.parametrize("where", ["cpu", "disk", "map"])
-@pytest.mark.parametrize("name", ["roberta", "llama", "bart"])
+@pytest.mark.parametrize("name", ["roberta", "llama", "bart", "distilbert", "mixtral", "qwen2_moe", "gpt_oss"])
 def test_an_offloaded_model_answers_as_one_in_memory(name: str, where: str, tmp_path: Path) -> None:
-    model = steered_model(name, train_bias=name != "llama")
+    model = steered_model(name, train_bias=name in ("roberta", "bart", "gpt_oss"))
     inputs = batch(name)
     expected = result(model, inputs)
     model = offloaded(model, where, tmp_path)
