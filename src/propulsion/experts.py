@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from propulsion.config import PropulsionConfig
 from propulsion.errors import ConfigError, LayerError, MergeError
-from propulsion.expert_products import StackedWeight, SteeredProducts, Table
+from propulsion.expert_products import Biases, StackedWeight, SteeredProducts, Table
 from propulsion.layers import PropulsionLayer
 from propulsion.mixed_batches import names_of_rows, run_by_adapter
 from propulsion.pooling import folds_into_weights
