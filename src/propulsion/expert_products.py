@@ -10,6 +10,7 @@ weight's place: dearer, and as right.
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from propulsion.errors import LayerError
-from propulsion.expert_gains import scale_by_expert
+from propulsion.expert_gains import Experts, numbers_of, scale_by_expert
 from propulsion.pooling import steer
 from propulsion.upstream.torch_private import PARAMETERS
 
@@ -75,12 +76,12 @@ class StackedWeight:
     in_place: bool
     used: bool = False
 
-    def steer(self, output: Tensor, experts: int | Tensor) -> Tensor:
+    def steer(self, output: Tensor, experts: int | Experts) -> Tensor:
         """The product with tokens, steered.
 
         Args:
             output: Of shape (rows, d_out).
-            experts: The rows' expert, or the number of each row's expert, of shape (rows,).
+            experts: The one expert of all rows, or the rows' experts.
         """
         in_place = self.in_place
         for table in self.tables:
@@ -89,7 +90,7 @@ class StackedWeight:
             elif len(table.values) == 1:
                 output = scale_by_expert(output, table.values[0], experts, in_place, table.degree)
             else:
-                above, below = (gains[experts] for gains in table.values)
+                above, below = table.values[:, numbers_of(experts, output.device)]
                 output = (output * torch.where(output >= 0, above, below)).to(output.dtype)
             in_place = False  # the backward of the first product keeps its result
         return output
@@ -255,8 +256,8 @@ def _part_of(view: _View, name: str, args: Any, kwargs: Any) -> _View | None:
     return None
 
 
-def _experts_of_rows(view: _View, name: str, weight_first: bool, args: Any, kwargs: Any) -> int | Tensor | None:
-    """The expert of a product's rows, or of each row; None if this is no product of tokens with a weight."""
+def _experts_of_rows(view: _View, name: str, weight_first: bool, args: Any, kwargs: Any) -> int | Experts | None:
+    """The one expert of a product's rows, or the rows' experts; None if this is no product of tokens with a weight."""
     others = [*args[2:], *(value for key, value in kwargs.items() if key != "offs")]
     if name in GROUPED:
         offsets = kwargs.get("offs", args[2] if len(args) > 2 else None)
@@ -264,6 +265,9 @@ def _experts_of_rows(view: _View, name: str, weight_first: bool, args: Any, kwar
         others = [value for value in others if value is not offsets]
         if not is_product or args[0].dim() != 2 or any(value is not None for value in others) or offsets is None:
             return None
+        if offsets.is_cpu:
+            ends = [0, *offsets.tolist()]
+            return tuple(end - start for start, end in itertools.pairwise(ends))
         rows = torch.arange(len(args[0]), device=args[0].device, dtype=offsets.dtype)
         return torch.searchsorted(offsets, rows, right=True)
     if any(value is not None for value in others):

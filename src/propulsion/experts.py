@@ -125,6 +125,10 @@ class ExpertWeight(PropulsionLayer):
             result.copy_(of_one * gains.unsqueeze(-3 - self.output_dim))
         return merged
 
+    def of_bias(self, values: Tensor) -> Tensor:
+        """Values of shape (num_experts · d_out,) by expert, as the experts' bias is."""
+        return values.view(self.shape)
+
     def table(self, adapter_name: str) -> Table:
         """An adapter's gains by expert."""
         degree = self.propulsion_degree[adapter_name]
@@ -138,7 +142,7 @@ class ExpertWeight(PropulsionLayer):
         result = bias
         for name in adapter_names:
             if name in self.propulsion_bias:
-                result = result + self.propulsion_bias[name]().view(self.shape)
+                result = result + self.of_bias(self.propulsion_bias[name]())
             result = result * self.table(name).gains()[0]
         return result.to(bias.dtype)
 

@@ -112,16 +112,20 @@ class MergeableLayer(BaseTunerLayer):
             base_weight, base_bias = original.weight.data, original.bias
         else:
             base_weight, base_bias = getattr(base_layer, self.weight_name).data, self._base_bias()
-        total, bias = torch.ones((), device=base_weight.device), None if base_bias is None else base_bias.data.flatten()
+        total, bias = torch.ones((), device=base_weight.device), None if base_bias is None else base_bias.data
         for name in adapter_names:
             (pooled,) = self.pooled_gain(name).detach()
             total = total * pooled
             if bias is not None:
-                bias = (
-                    bias + self.propulsion_bias[name].weight.data if name in self.propulsion_bias else bias
-                ) * pooled
-        merged_bias = None if bias is None or base_bias is None else bias.view_as(base_bias).to(base_bias.dtype)
+                if name in self.propulsion_bias:
+                    bias = bias + self.of_bias(self.propulsion_bias[name].weight.data)
+                bias = bias * self.of_bias(pooled)
+        merged_bias = None if bias is None or base_bias is None else bias.to(base_bias.dtype)
         return self.scaled_weight(base_weight, total), merged_bias
+
+    def of_bias(self, values: Tensor) -> Tensor:
+        """Values of shape (d_out,) as they meet the base layer's bias."""
+        return values
 
     def scaled_weight(self, weight: Tensor, gain: Tensor) -> Tensor:
         """The weight with a gain of shape (d_out,) folded in, in the weight's dtype."""

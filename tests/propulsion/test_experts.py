@@ -18,7 +18,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, batched_mm_expe
 
 from propulsion import PropulsionConfig, hotswap_adapter
 from propulsion.errors import BaseModelError, ConfigError, LayerError, MergeError, TargetError
-from propulsion.expert_gains import scale_by_expert, scale_by_expert_reference
+from propulsion.expert_gains import Experts, numbers_of, scale_by_expert, scale_by_expert_reference
 from propulsion.experts import SteeredExperts
 from propulsion.layers import PropulsionLayer
 from tests.propulsion.steered import (
@@ -515,17 +515,18 @@ def test_an_adapter_made_empty_is_filled_from_its_file(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def product_inputs() -> tuple[Tensor, Tensor, Tensor]:
+def product_inputs() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     output = torch.randn(6, 3, dtype=torch.float64, generator=generator, requires_grad=True)
     z = torch.randn(4, 3, dtype=torch.float64, generator=generator).abs().add(0.5).requires_grad_()
-    return output, z, torch.tensor([2, 0, 2, 3, 3, 0])
+    return output, z
 
 
 @pytest.mark.parametrize("degree", [0, 1, 3])
 @pytest.mark.parametrize("in_place", [False, True])
-def test_the_product_has_the_derivatives_of_the_formula(degree: int, in_place: bool) -> None:
-    output, z, experts = product_inputs()
+@pytest.mark.parametrize("experts", [torch.tensor([2, 0, 2, 3, 3, 0]), (3, 0, 1, 2)])
+def test_the_product_has_the_derivatives_of_the_formula(degree: int, in_place: bool, experts: Experts) -> None:
+    output, z = product_inputs()
 
     def product(v: Tensor, z: Tensor) -> Tensor:
         return scale_by_expert(v * 1, z, experts, in_place, degree)
@@ -535,8 +536,23 @@ def test_the_product_has_the_derivatives_of_the_formula(degree: int, in_place: b
     assert torch.autograd.gradgradcheck(product, (output, z))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_in_order_and_rows_by_number_agree(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    output, grad = torch.randn(600, 64).to(dtype), torch.randn(600, 64).to(dtype)
+    z, sizes = 1 + 0.1 * torch.randn(4, 64), (100, 0, 499, 1)
+    found = []
+    for experts in (sizes, numbers_of(sizes, z.device)):
+        v, vector = output.clone().requires_grad_(), z.clone().requires_grad_()
+        y = scale_by_expert(v * 1, vector, experts, True, 15)
+        y.backward(grad)
+        found.append((y, v.grad, vector.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5 if dtype == torch.float32 else 2e-2, atol=1e-3)
+
+
 def test_a_gain_of_zero_has_its_gradient() -> None:
-    output, z, experts = product_inputs()
+    output, z = product_inputs()
+    experts = (3, 0, 1, 2)
     z = z.detach().clone()
     z[2, 1] = 0.0
     found = []

@@ -268,6 +268,7 @@ def knows_spread_experts(private: Any) -> None:
     for name in [name for name in vars(experts) if "expert_parallel" in name]:
         setattr(experts, name, True)
         assert private.is_expert_parallel(experts)
+        setattr(experts, name, False)
 
 
 def with_another_flag(monkeypatch: pytest.MonkeyPatch) -> None:
