@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from torch import Tensor, nn
 
 from propulsion.errors import TargetError, near_misses
-from propulsion.experts import ExpertWeight, SteeredExperts, holds_experts, is_experts, stacked_weights
+from propulsion.experts import WEIGHTS, ExpertWeight, SteeredExperts, holds_experts, is_experts, stacked_weights
 from propulsion.layer_kinds import KINDS
 
 LAYERS = tuple(kind.base_class for kind in KINDS)
@@ -25,6 +25,13 @@ def weights_of(name: str, module: nn.Module) -> dict[str, nn.Module]:
 def split_experts(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """Modules by name, with those that hold experts replaced by the layers for their weights."""
     return {key: layer for name, module in modules.items() for key, layer in weights_of(name, module).items()}
+
+
+def with_experts_modules(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A saved adapter's state with a key for each module of experts, beside those for the weights in it."""
+    keys = re.compile(rf"(.*)\.(?:{'|'.join(WEIGHTS)})(\.propulsion_delta.*)")
+    modules = {f"{match[1]}{match[2]}": state_dict[match[0]] for match in map(keys.fullmatch, state_dict) if match}
+    return {**modules, **state_dict}
 
 
 def match_parameters(

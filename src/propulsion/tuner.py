@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from propulsion.adapter_files import check_adapter_tensors, with_current_name
 from propulsion.config import PropulsionConfig
 from propulsion.errors import AdapterFileError, AdapterNameError, ConfigError, TargetError, near_misses
-from propulsion.expert_targets import match_parameters, split_experts, warn_of_unsteered
+from propulsion.expert_targets import match_parameters, split_experts, warn_of_unsteered, with_experts_modules
 from propulsion.experts import ExpertWeight, SteeredExperts, holds_experts, with_expert_weights
 from propulsion.fingerprint import check_fingerprint, fingerprint
 from propulsion.heads import copy_heads, train_the_whole_head
@@ -64,6 +64,8 @@ class PropulsionModel(BaseTuner):
         """Put an adapter into a model; as PEFT's, but refuses a name that PyTorch cannot store parameters under."""
         check_adapter_name(adapter_name)
         self._take_over(self.peft_config[adapter_name])
+        if kwargs.get("state_dict"):  # whose keys then say what is steered, by the names of modules
+            kwargs["state_dict"] = with_experts_modules(kwargs["state_dict"])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _take_over(self, peft_config: PropulsionConfig) -> None:

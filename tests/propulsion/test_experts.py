@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+    set_peft_model_state_dict,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -257,12 +264,12 @@ class HiddenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return torch.einsum("ti,toi->to", x, weight)
+        return torch.einsum("ni,noi->no", x, weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
-        return torch.einsum("to,toi->ti", grads[0], weight), torch.einsum("to,ti->toi", grads[0], x)
+        return torch.einsum("no,noi->ni", grads[0], weight), torch.einsum("no,ni->noi", grads[0], x)
 
 
 def hidden_forward(self: Any, tokens: Tensor, experts: Tensor, shares: Tensor) -> Tensor:
@@ -501,6 +508,27 @@ def test_hotswap_weighted_and_disabled(tmp_path: Path) -> None:
     hotswap_adapter(model, str(tmp_path))
     model.set_adapter("default")
     assert torch.equal(result(model, inputs), result(other, inputs))
+
+
+def test_the_keys_of_a_state_say_which_experts_are_steered() -> None:
+    model, inputs = steered_model("mixtral", "lm"), batch("mixtral", "lm")
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    state = {key.removeprefix("base_model.model."): value for key, value in state.items()}
+    bare = inject_adapter_in_model(
+        PropulsionConfig(target_modules="all"), tiny_model("mixtral", "lm"), state_dict=state
+    )
+    set_peft_model_state_dict(bare, state)
+    assert torch.equal(result(bare, inputs), result(model, inputs))
+
+
+@pytest.mark.slow
+def test_a_compiled_model_has_the_same_gradients() -> None:
+    model, inputs = steered("gpt_oss", "batched_mm", modules_to_save=None, task_type=None), batch("gpt_oss")
+    model(**inputs).loss.backward()
+    expected = [vector.grad.clone() for vector in expert_vectors(model).values()]
+    model.zero_grad()
+    torch.compile(model, backend="eager")(**inputs).loss.backward()
+    torch.testing.assert_close([v.grad for v in expert_vectors(model).values()], expected, rtol=1e-3, atol=1e-6)
 
 
 def test_an_adapter_made_empty_is_filled_from_its_file(tmp_path: Path) -> None:
