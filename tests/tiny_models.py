@@ -40,7 +40,8 @@ class Tiny:
 BASE = {"base": "AutoModel"}
 CLASSIFIER = {**BASE, "cls": "AutoModelForSequenceClassification"}
 ENCODER = {**CLASSIFIER, "lm": "AutoModelForMaskedLM"}
-DECODER = {**CLASSIFIER, "lm": "AutoModelForCausalLM"}
+GENERATOR = {**BASE, "lm": "AutoModelForCausalLM"}
+DECODER = {**CLASSIFIER, **GENERATOR}
 SEQ2SEQ = {**CLASSIFIER, "lm": "AutoModelForSeq2SeqLM"}
 BERT = {
     **TOKENS,
@@ -103,6 +104,22 @@ FALCON = {
     "hidden_dropout": 0.0,
     "attention_dropout": 0.0,
 }
+MOE = {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+MOE |= {"experts_implementation": "eager"}
+DEEPSEEK = {
+    **{key: value for key, value in MOE.items() if key not in ("num_experts", "head_dim")},
+    "num_key_value_heads": 4,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+}
 GEMMA2 = {**LLAMA, "query_pre_attn_scalar": 8, "sliding_window": 16}
 
 SPECS: dict[str, Tiny] = {
@@ -152,6 +169,20 @@ SPECS: dict[str, Tiny] = {
     "llama": Tiny("llama", LLAMA, DECODER),
     "mistral": Tiny("mistral", LLAMA, DECODER),
     "mixtral": Tiny("mixtral", LLAMA | {"num_local_experts": 3, "experts_implementation": "eager"}, DECODER),
+    "qwen2_moe": Tiny("qwen2_moe", MOE | {"shared_expert_intermediate_size": 24, "mlp_only_layers": [0]}, DECODER),
+    "qwen3_moe": Tiny("qwen3_moe", MOE, DECODER),
+    "deepseek_v3": Tiny("deepseek_v3", DEEPSEEK, DECODER),
+    "olmoe": Tiny("olmoe", MOE | {"clip_qkv": 8.0}, GENERATOR),
+    "gpt_oss": Tiny(
+        "gpt_oss",
+        MOE
+        | {
+            "num_local_experts": 4,
+            "sliding_window": 16,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        DECODER,
+    ),
     "phi": Tiny("phi", NEOX | {"num_key_value_heads": 2}, DECODER),
     "phi3": Tiny("phi3", NEOX | {"num_key_value_heads": 2}, DECODER),
     "gemma": Tiny("gemma", LLAMA, DECODER),

@@ -2,10 +2,11 @@
 
 The names were read off the forward code of transformers' models, not off their weights. Left out, because the forward
 of such a module never runs or it is not a layer: T5's and BART's `shared` (it only owns the matrix), DeBERTa's
-`rel_embeddings` and T5's `relative_attention_bias` (tables of the attention, not of the input), Mixtral's router and
-experts (bare 3-D parameters), ViT's class token and positions (bare parameters). Left out too, because they are neither
-an embedding nor in a block: the linears between embedding and first block (ELECTRA's `embeddings_project`, DeBERTa's
-`embed_proj`, OPT's `project_in`), DeBERTa-v2's `conv` and Whisper's two convolutions.
+`rel_embeddings` and T5's `relative_attention_bias` (tables of the attention, not of the input), ViT's class token and
+positions (bare parameters). Left out too, because they choose and compute nothing: the routers of mixtures of experts.
+Left out too, because they are neither an embedding nor in a block: the linears between embedding and first block
+(ELECTRA's `embeddings_project`, DeBERTa's `embed_proj`, OPT's `project_in`), DeBERTa-v2's `conv` and Whisper's two
+convolutions.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Architecture:
         fused: The layers that compute queries, keys and values together.
         attention_output: The projection after the attention.
         mlp: Every linear of the feed-forward part.
+        experts: Modules with stacked experts (`propulsion.experts`), which are in the presets `mlp` and `all` as well.
         other: Every further linear of a block.
         embedding: The layers that turn the input into vectors.
         not_in_place: Layers of all these whose output must not be overwritten: the model's code changes it in place
@@ -49,21 +51,23 @@ class Architecture:
     key: tuple[str, ...] = ()
     value: tuple[str, ...] = ()
     fused: tuple[str, ...] = ()
+    experts: tuple[str, ...] = ()
     other: tuple[str, ...] = ()
     not_in_place: tuple[str, ...] = ()
 
     def matches(self, name: str, preset: str) -> bool:
-        """Whether a module of this full name belongs to a preset, or to `not_in_place`."""
+        """Whether a module of this full name belongs to a preset's layers, to `experts` or to `not_in_place`."""
         return not OTHER_TOWER.search(name) and _pattern(self, preset).fullmatch(name) is not None
 
     def endings(self, preset: str) -> tuple[str, ...]:
-        """The ends of the names that a preset, or `not_in_place`, stands for; none if it has none of its own."""
+        """The ends of the names of a preset's layers, of `experts` or of `not_in_place`; none if there are none."""
         if preset in ("embedding", "not_in_place"):
             return self.embedding if preset == "embedding" else self.not_in_place
         attention = (*self.query, *self.key, *self.value, *self.fused)
         blocks = {
             "attn": attention,
             "mlp": self.mlp,
+            "experts": self.experts,
             "query": self.query,
             "key": self.key,
             "value": self.value,
@@ -168,7 +172,23 @@ GPTJ = replace(
     attention_output=("attn.out_proj",),
     mlp=("mlp.fc_in", "mlp.fc_out"),
 )
-MIXTRAL = replace(LLAMA, mlp=())
+MIXTRAL = replace(LLAMA, mlp=(), experts=("mlp.experts",))
+OLMOE = replace(MIXTRAL, not_in_place=("self_attn.v_proj",))  # value_states.clamp_
+QWEN3_MOE = replace(LLAMA, experts=("mlp.experts",))  # some blocks have no experts
+QWEN2_MOE = replace(
+    QWEN3_MOE,
+    mlp=(*LLAMA.mlp, *(entry.replace("mlp.", "mlp.shared_expert.") for entry in LLAMA.mlp)),
+    other=("mlp.shared_expert_gate",),
+)
+DEEPSEEK_V3 = replace(
+    QWEN3_MOE,
+    query=("self_attn.q_proj", "self_attn.q_b_proj"),
+    key=(),
+    value=(),
+    fused=("self_attn.kv_b_proj", "self_attn.kv_a_proj_with_mqa"),  # the latter gives the rotated part of the keys
+    mlp=(*LLAMA.mlp, *(entry.replace("mlp.", "mlp.shared_experts.") for entry in LLAMA.mlp)),
+    other=("self_attn.q_a_proj",),
+)
 PHI = replace(LLAMA, attention_output=("self_attn.dense",), mlp=("mlp.fc1", "mlp.fc2"))
 PHI3 = replace(
     LLAMA, query=(), key=(), value=(), fused=("self_attn.qkv_proj",), mlp=("mlp.gate_up_proj", "mlp.down_proj")
@@ -214,7 +234,11 @@ ARCHITECTURES = MappingProxyType(
         "bloom": BLOOM,
         "falcon": FALCON,
         **dict.fromkeys(("llama", "mistral", "gemma", "gemma2", "gemma3", "gemma3_text", "qwen2", "qwen3"), LLAMA),
-        "mixtral": MIXTRAL,
+        **dict.fromkeys(("mixtral", "gpt_oss"), MIXTRAL),
+        "olmoe": OLMOE,
+        "qwen2_moe": QWEN2_MOE,
+        "qwen3_moe": QWEN3_MOE,
+        "deepseek_v3": DEEPSEEK_V3,
         "phi": PHI,
         "phi3": PHI3,
         "vit": VIT,

@@ -36,6 +36,15 @@ class PropulsionConfig(PeftConfig):
             )
         },
     )
+    target_parameters: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "Weights of stacked experts to steer, by name or ending, e.g. ['experts.down_proj']. The presets 'all' "
+                "and 'mlp', and the experts' name in target_modules, stand for all of them."
+            )
+        },
+    )
     exclude_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Module names, their endings, or a regular expression, of what not to steer."}
     )
@@ -97,7 +106,7 @@ class PropulsionConfig(PeftConfig):
             _check_choice("task_type", self.task_type, tuple(TaskType))
         super().__post_init__()
         self.peft_type = PeftType.PROPULSION
-        for name in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern"):
+        for name in ("target_modules", "target_parameters", "exclude_modules", "modules_to_save", "layers_pattern"):
             _check_names(name, getattr(self, name))
         self._check_fingerprint()
         for name in ("target_modules", "exclude_modules"):
@@ -209,13 +218,14 @@ def _check_integer(name: str, value: object, least: int, most: int | None = None
 
 def _check_names(name: str, value: object) -> None:
     """A list of names or, where PEFT takes one, a regular expression."""
-    if isinstance(value, str) and name != "modules_to_save":
+    only_lists = ("modules_to_save", "target_parameters")
+    if isinstance(value, str) and name not in only_lists:
         _check_expression(name, value)
     elif value is not None and not (
         isinstance(value, (list, tuple, set)) and all(isinstance(item, str) and item for item in value)
     ):
         raise ConfigError(
-            f"{name} must be a list of names{'' if name == 'modules_to_save' else ' or a string'}, not {value!r}."
+            f"{name} must be a list of names{'' if name in only_lists else ' or a string'}, not {value!r}."
         )
 
 

@@ -20,7 +20,8 @@ def fingerprint(modules: Mapping[str, nn.Module]) -> dict[str, list[float]]:
     """Sample the weights of some of the steered modules.
 
     Args:
-        modules: The steered modules by name, before or after they are wrapped.
+        modules: The steered modules by name, before or after they are wrapped; experts' weights as the layers that
+            steer them.
 
     Returns:
         For up to four of them, spread evenly, sixteen weights spread evenly.
@@ -44,7 +45,7 @@ def check_fingerprint(
 
     Args:
         expected: The adapter's fingerprint.
-        modules: All modules of the model by name.
+        modules: All modules of the model by name, with layers for the weights of experts.
         strict: Raise if the weights are others; otherwise warn. A module that is built anew from code has no identity.
 
     Raises:
@@ -72,7 +73,8 @@ def check_fingerprint(
 def _sample(module: nn.Module) -> Tensor | None:
     """Some weights in float32; None where they cannot be read: quantized, sharded, or not there yet."""
     original = getattr(module, "original_parameters", None)
-    weight = original.weight if original is not None else getattr(_base_layer(module), "weight", None)
+    name = getattr(module, "weight_name", "weight") if isinstance(module, BaseTunerLayer) else "weight"
+    weight = original.weight if original is not None else getattr(_base_layer(module), name, None)
     if (
         not isinstance(weight, nn.Parameter)
         or type(weight) is not nn.Parameter

@@ -62,7 +62,7 @@ def scale_reference(output: Tensor, z: Tensor, degree: int = 1) -> Tensor:
     Returns:
         The product, computed in the wider of both dtypes and given in the output's.
     """
-    return (output * _power(z, degree)).to(output.dtype)
+    return (output * power(z, degree)).to(output.dtype)
 
 
 def scale(
@@ -92,7 +92,7 @@ def scale(
         return scale_reference(output, z, degree)
     in_place = in_place and output.dtype in NEARLY_ZERO and _has_room(output, z)
     if not torch.is_grad_enabled():
-        return kernels.multiply(output, _power(z, degree), out=output if in_place else None)
+        return kernels.multiply(output, power(z, degree), out=output if in_place else None)
     return _Scale.apply(output, z, in_place, lookup, degree)
 
 
@@ -117,9 +117,9 @@ class _Scale(torch.autograd.Function):
         # Where v is overwritten, the gradient is had from y by dividing by z, which must not be 0 then.
         divides = in_place and trains and lookup is None
         ctx.degree, ctx.divides, ctx.shape = degree, divides, output.shape
-        divisor = _guard(z, output.dtype) if divides else z
+        divisor = divisor_of(z, output.dtype, divides)
         # Without history, as all that is computed in here; a second derivative gives it back to them.
-        ctx.detached = divisor, _power(divisor, degree)
+        ctx.detached = divisor, power(divisor, degree)
         # .data: the result shares v's memory without being a view of v, so that autograd need not rebase v's history.
         result = kernels.multiply(output, ctx.detached[1], out=output.data if in_place else None)
         values = (None, *lookup) if lookup else (result if in_place else output, None, None)
@@ -137,21 +137,22 @@ class _Scale(torch.autograd.Function):
         divisor, gains = ctx.detached
         if torch.is_grad_enabled():  # for a second derivative
             divisor = z + (divisor - z).detach()  # the same numbers, with z's history
-            gains = _power(divisor, ctx.degree)
+            gains = power(divisor, ctx.degree)
         grad_output, grad_gains = kernels.multiply_backward(
             grad_outputs[0], values if needs_z else None, gains, needs_output, overwrite
         )
         if grad_output is not None and grad_output.shape != ctx.shape:
             grad_output = grad_output.sum_to_size(ctx.shape)
-        grad_z = None if grad_gains is None else _times_derivative(grad_gains, divisor, ctx.degree, ctx.divides)
+        grad_z = None if grad_gains is None else times_derivative(grad_gains, divisor, ctx.degree, ctx.divides)
         return grad_output, grad_z, None, None, None
 
 
-def _power(z: Tensor, degree: int) -> Tensor:
+def power(z: Tensor, degree: int) -> Tensor:
+    """z^k."""
     return z if degree == 1 else z.pow(degree)
 
 
-def _times_derivative(sums: Tensor, z: Tensor, degree: int, divides: bool) -> Tensor:
+def times_derivative(sums: Tensor, z: Tensor, degree: int, divides: bool) -> Tensor:
     """∂L/∂z from Σ ∂L/∂y ⊙ y if it is to be divided by z, from Σ ∂L/∂y ⊙ v if not."""
     if degree == 0:
         return torch.zeros_like(sums)
@@ -162,6 +163,6 @@ def _times_derivative(sums: Tensor, z: Tensor, degree: int, divides: bool) -> Te
     return sums if degree == 1 else sums * degree
 
 
-def _guard(z: Tensor, dtype: torch.dtype) -> Tensor:
-    """z with a tiny number in place of zero, by which the sum over y can be divided."""
-    return z.masked_fill(z == 0, NEARLY_ZERO[dtype])
+def divisor_of(z: Tensor, dtype: torch.dtype, divides: bool) -> Tensor:
+    """z or, if the sum over y of this dtype is to be divided by it, z with a tiny number in place of zero."""
+    return z.masked_fill(z == 0, NEARLY_ZERO[dtype]) if divides else z

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ class PropulsionLayer(nn.Module, MergeableLayer):
             owns_output: Nobody else keeps this layer's output or changes it in place, so that it may be overwritten.
         """
         super().__init__()
-        self.base_layer = base_layer
+        self.hold(base_layer)
         self.propulsion_delta = nn.ModuleDict()
         self.propulsion_bias = nn.ModuleDict()
         self.propulsion_degree: dict[str, tuple[int, ...]] = {}
@@ -56,6 +56,10 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         self._owns_output = owns_output and type(base_layer) is self.base_class
         self.original_parameters: OriginalParameters | None = None
         self.register_load_state_dict_pre_hook(_rename_old_keys)
+
+    def hold(self, base_layer: nn.Module) -> None:
+        """Keep the base layer, as the submodule `base_layer`."""
+        self.base_layer = base_layer
 
     def __getattr__(self, name: str) -> Any:
         modules = self.__dict__.get(SUBMODULES, ())
@@ -77,15 +81,19 @@ class PropulsionLayer(nn.Module, MergeableLayer):
             config: Its configuration.
             degree: k for each of its p vectors in this layer.
         """
-        base_layer = self.get_base_layer()
         size = self.out_features
         self.propulsion_degree[adapter_name] = tuple(degree)
         self.propulsion_pooling[adapter_name] = config.pooling
         self.propulsion_delta[adapter_name] = Delta(initial_delta(size, config, degree))
-        if config.train_bias and has_bias(base_layer):
+        if config.train_bias and self.has_bias:
             self.propulsion_bias[adapter_name] = Beta(torch.zeros(size))
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether the base layer adds a bias to its output."""
+        return getattr(self.get_base_layer(), self.bias_name, None) is not None
 
     @property
     def out_features(self) -> int:
@@ -175,6 +183,10 @@ class PropulsionLayer(nn.Module, MergeableLayer):
             return steer(output, z, in_place, lookup, degree[0])
         return steer(output, self._align(self.pooled_gain(adapter_name)), in_place, lookup)
 
+    def own(self, adapter_names: Iterable[str]) -> list[str]:
+        """Those of some adapters that steer this layer."""
+        return [name for name in adapter_names if name in self.propulsion_delta]
+
     def pooled_gain(self, adapter_name: str) -> Tensor:
         """The pooled gains of an adapter: (1, d_out), or (2, d_out) for max and min pooling."""
         gains = powers(self.propulsion_delta[adapter_name](), self.propulsion_degree[adapter_name])
@@ -218,11 +230,6 @@ class PropulsionLayer(nn.Module, MergeableLayer):
 
     def __repr__(self) -> str:
         return "propulsion." + super().__repr__()
-
-
-def has_bias(base_layer: nn.Module) -> bool:
-    """Whether a layer adds a bias to its output."""
-    return getattr(base_layer, "bias", None) is not None
 
 
 def _rename_old_keys(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -25,6 +25,7 @@ class MergeableLayer(BaseTunerLayer):
     propulsion_bias: nn.ModuleDict
     propulsion_pooling: dict[str, str]
     weight_axis: int
+    weight_name, bias_name = "weight", "bias"  # the base layer's attributes
     merged_adapters: list[str]
     original_parameters: OriginalParameters | None
 
@@ -57,11 +58,13 @@ class MergeableLayer(BaseTunerLayer):
                 f"Weights quantized by {self.quantization_backend.backend_name} cannot be merged into: leave "
                 "the adapter unmerged."
             )
-        if getattr(base_layer, "weight", None) is None:
+        if getattr(base_layer, self.weight_name, None) is None:
             raise MergeError(
                 f"{type(base_layer).__name__} has no weight to fold the vectors into: leave the adapter unmerged."
             )
-        if self.quantization_backend is None and "weight" not in dict(base_layer.named_parameters(recurse=False)):
+        if self.quantization_backend is None and self.weight_name not in dict(
+            base_layer.named_parameters(recurse=False)
+        ):
             raise MergeError(
                 f"The weight of this {type(base_layer).__name__} is computed from other tensors (weight norm?): leave "
                 "the adapter unmerged, or remove the parametrization first."
@@ -93,29 +96,42 @@ class MergeableLayer(BaseTunerLayer):
                     "nothing was merged."
                 )
         if self.original_parameters is None:
-            self.original_parameters = OriginalParameters.of(base_layer)
+            self.original_parameters = OriginalParameters.of(base_layer, self.weight_name, self.bias_name)
         self._set_merged(weight, bias)
         self.merged_adapters.extend(adapter_names)
 
     def _merged_values(self, adapter_names: list[str]) -> tuple[Tensor, Tensor | None]:
         """The base layer's weight and bias with more adapters folded in, computed in float32 and rounded once."""
         base_layer, original = self.get_base_layer(), self.original_parameters
-        if original is not None and self.quantization_backend is None:
+        if self.quantization_backend is not None:
+            base_weight, base_bias = self.get_base_weight(), self._base_bias()
+        elif original is not None:
             # From the originals, not from the merged weight, so that a second merge does not round a second time.
-            follow(original.weight, base_layer.weight)
+            follow(original.weight, getattr(base_layer, self.weight_name))
             adapter_names = [*self.merged_adapters, *adapter_names]
             base_weight, base_bias = original.weight.data, original.bias
         else:
-            base_weight, base_bias = self.get_base_weight(), getattr(base_layer, "bias", None)
+            base_weight, base_bias = getattr(base_layer, self.weight_name).data, self._base_bias()
         gain, bias = torch.ones((), device=base_weight.device), None if base_bias is None else base_bias.data
         for name in adapter_names:
             (pooled,) = self.pooled_gain(name).detach()
             gain = gain * pooled
             if bias is not None:
-                beta = self.propulsion_bias[name].weight.data if name in self.propulsion_bias else None
-                bias = folded_bias(bias, pooled, beta)
-        weight = folded_weight(base_weight, gain, self.weight_axis)
-        return weight, None if bias is None or base_bias is None else bias.to(base_bias.dtype)
+                beta = self.of_bias(self.propulsion_bias[name].weight.data) if name in self.propulsion_bias else None
+                bias = folded_bias(bias, self.of_bias(pooled), beta)
+        merged_bias = None if bias is None or base_bias is None else bias.to(base_bias.dtype)
+        return self.scaled_weight(base_weight, gain), merged_bias
+
+    def of_bias(self, values: Tensor) -> Tensor:
+        """Values of shape (d_out,) as they meet the base layer's bias."""
+        return values
+
+    def scaled_weight(self, weight: Tensor, gain: Tensor) -> Tensor:
+        """The weight with a gain of shape (d_out,) folded in, in the weight's dtype."""
+        return folded_weight(weight, gain, self.weight_axis)
+
+    def _base_bias(self) -> nn.Parameter | None:
+        return getattr(self.get_base_layer(), self.bias_name, None)
 
     def _set_merged(self, weight: Tensor, bias: Tensor | None) -> None:
         # A new Parameter instead of a new value: whoever is tied to the old one keeps it.
@@ -123,9 +139,9 @@ class MergeableLayer(BaseTunerLayer):
         if self.quantization_backend is not None:
             self.set_base_weight(weight)
         else:
-            base_layer.weight = nn.Parameter(weight, requires_grad=base_layer.weight.requires_grad)
+            _renew(base_layer, self.weight_name, weight)
         if bias is not None:
-            base_layer.bias = nn.Parameter(bias, requires_grad=base_layer.bias.requires_grad)
+            _renew(base_layer, self.bias_name, bias)
 
     def unmerge(self) -> None:
         """Put the base layer's original parameters back, bit for bit."""
@@ -133,7 +149,7 @@ class MergeableLayer(BaseTunerLayer):
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
         self.merged_adapters.clear()
-        self.original_parameters.restore(self.get_base_layer())  # type: ignore[union-attr]
+        self.original_parameters.restore(self.get_base_layer(), self.weight_name, self.bias_name)  # type: ignore[union-attr]
         self.original_parameters = None
 
 
@@ -166,18 +182,22 @@ class OriginalParameters(NamedTuple):
     quantization_state: dict[str, Any]  # of bitsandbytes' 8-bit layers, which move their weights into it
 
     @classmethod
-    def of(cls, base_layer: nn.Module) -> OriginalParameters:
+    def of(cls, base_layer: nn.Module, weight_name: str, bias_name: str) -> OriginalParameters:
         state = getattr(base_layer, "state", None)
-        return cls(base_layer.weight, getattr(base_layer, "bias", None), dict(vars(state)) if state is not None else {})
+        weight, bias = getattr(base_layer, weight_name), getattr(base_layer, bias_name, None)
+        return cls(weight, bias, dict(vars(state)) if state is not None else {})
 
-    def restore(self, base_layer: nn.Module) -> None:
-        follow(self.weight, base_layer.weight)
-        base_layer.weight = self.weight
-        if self.bias is not None:
-            follow(self.bias, base_layer.bias)
-            base_layer.bias = self.bias
+    def restore(self, base_layer: nn.Module, weight_name: str, bias_name: str) -> None:
+        for name, original in ((weight_name, self.weight), (bias_name, self.bias)):
+            if original is not None:
+                follow(original, getattr(base_layer, name))
+                setattr(base_layer, name, original)
         if self.quantization_state:
             vars(base_layer.state).update(self.quantization_state)
+
+
+def _renew(base_layer: nn.Module, name: str, value: Tensor) -> None:
+    setattr(base_layer, name, nn.Parameter(value, requires_grad=getattr(base_layer, name).requires_grad))
 
 
 def follow(parameter: nn.Parameter, current: Tensor) -> None:

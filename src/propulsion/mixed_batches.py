@@ -174,13 +174,28 @@ class _Rows:
         names = names_of_rows(
             self.adapter_names, next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         )
-        indices, parts = [], []
-        for name in dict.fromkeys(names):
-            index = torch.tensor([row for row, other in enumerate(names) if other == name])
-            indices.append(index)  # grouped by adapter; the inverse permutation restores the batch's order
-            rows = partial(_rows, index=index, batch=len(names))
-            parts.append(run(name, *map(rows, args), **{key: rows(value) for key, value in kwargs.items()}))
-        return _join(parts, torch.cat(indices).argsort())
+        return run_by_adapter(run, names, args, kwargs)
+
+
+def run_by_adapter(run: Callable[..., Any], names: Sequence[str], args: Any, kwargs: Any) -> Any:
+    """Run something for the rows of one adapter after the other.
+
+    Args:
+        run: Gets an adapter's name, and its rows of the arguments.
+        names: The adapter of each row.
+        args: The arguments; a tensor with as many entries as there are names has rows.
+        kwargs: Those by name.
+
+    Returns:
+        The results in the batch's order.
+    """
+    indices, parts = [], []
+    for name in dict.fromkeys(names):
+        index = torch.tensor([row for row, other in enumerate(names) if other == name])
+        indices.append(index)  # grouped by adapter; the inverse permutation restores the batch's order
+        rows = partial(_rows, index=index, batch=len(names))
+        parts.append(run(name, *map(rows, args), **{key: rows(value) for key, value in kwargs.items()}))
+    return _join(parts, torch.cat(indices).argsort())
 
 
 def _rows(value: Any, index: Tensor, batch: int) -> Any:

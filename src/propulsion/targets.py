@@ -14,8 +14,8 @@ but not for `attn`, adds the output dimensions of the head's linears: 85,248 + 7
 two labels.
 
 `encoder.embed_tokens` and `decoder.embed_tokens` are steered in T5 and BART, not `shared`, which only owns the matrix.
-Mixtral's experts are bare parameters, so its preset `mlp` is empty and refused. What else is left out, and why, is told
-in `propulsion.architectures`.
+In a mixture of experts, `mlp` and `all` stand for the experts too, but never for the router. What else is left out, and
+why, is told in `propulsion.architectures`.
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ def is_preset(target_modules: Any) -> bool:
     return isinstance(target_modules, str) and target_modules in PRESETS
 
 
-def resolve_preset(model: nn.Module, preset: str) -> list[str]:
+def resolve_preset(model: nn.Module, preset: str, experts: bool = False) -> list[str]:
     """The full names of the modules that a preset stands for.
 
     Args:
         model: A model of transformers, bare or with a head, steered already or not.
         preset: One of `PRESETS`.
+        experts: Whether modules with stacked experts are wanted as well, which are no layers of torch's.
 
     Returns:
         Names as in `model.named_modules()`, in its order. A module that sits at several places is named at each place
@@ -60,16 +61,27 @@ def resolve_preset(model: nn.Module, preset: str) -> list[str]:
     architecture = architecture_of(model)
     if architecture is None:
         raise TargetError(f"{_unknown_architecture(model, preset)} {_advice(model)}")
-    if preset in ("query", "key", "value") and architecture.fused:
+    if preset in ("query", "key", "value") and architecture.fused and not architecture.endings(preset):
         raise TargetError(
             f"There is no {preset!r} on its own in a {type(model).__name__}: its {architecture.fused[0]!r} computes "
             "queries, keys and values together. Use target_modules='attn'."
         )
     _refuse_bypassed_layers(model)
-    names = [name for name, _ in model.named_modules(remove_duplicate=False) if architecture.matches(name, preset)]
+    kinds = [preset, "experts"] if experts and preset in ("all", "mlp") else [preset]
+    names = [
+        name
+        for name, _ in model.named_modules(remove_duplicate=False)
+        if any(architecture.matches(name, kind) for kind in kinds)
+    ]
     if not names:
         raise TargetError(f"This {type(model).__name__} has no layers for the preset {preset!r}. {_advice(model)}")
     return names
+
+
+def is_stack(model: nn.Module, name: str) -> bool:
+    """Whether a module is where the model's architecture keeps stacked experts."""
+    architecture = architecture_of(model)
+    return architecture is not None and architecture.matches(name, "experts")
 
 
 def give_each_its_own(model: nn.Module, names: Iterable[str]) -> None:

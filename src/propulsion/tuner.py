@@ -6,7 +6,7 @@ import copy
 import math
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from propulsion.adapter_files import check_adapter_tensors, with_current_name
 from propulsion.config import PropulsionConfig
 from propulsion.errors import AdapterFileError, AdapterNameError, ConfigError, TargetError, near_misses
+from propulsion.expert_targets import match_parameters, split_experts, warn_of_unsteered, with_experts_modules
+from propulsion.experts import ExpertWeight, SteeredExperts, holds_experts, with_expert_weights
 from propulsion.fingerprint import check_fingerprint, fingerprint
 from propulsion.heads import copy_heads, train_the_whole_head
 from propulsion.injection_checks import check_adapter_name, check_saved_shapes, check_targets
@@ -27,8 +29,10 @@ from propulsion.layer_kinds import kind_of
 from propulsion.layers import PropulsionLayer
 from propulsion.mixed_batches import by_name, check_adapter_names, steering_each_row
 from propulsion.targets import (
+    ALL_LINEAR,
     give_each_its_own,
     is_preset,
+    is_stack,
     layer_index,
     leaves_outputs_alone,
     resolve_preset,
@@ -44,7 +48,7 @@ from propulsion.weighted_adapters import COMBINATIONS, check_alike, check_in_mem
 # The tuner that holds a configuration, by the configuration's id; a holder that has it no longer is passed over.
 _HOLDERS: weakref.WeakValueDictionary[int, PropulsionModel] = weakref.WeakValueDictionary()
 
-WHERE = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+WHERE = ("target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "layers_pattern")
 
 
 class PropulsionModel(BaseTuner):
@@ -60,6 +64,8 @@ class PropulsionModel(BaseTuner):
         """Put an adapter into a model; as PEFT's, but refuses a name that PyTorch cannot store parameters under."""
         check_adapter_name(adapter_name)
         self._take_over(self.peft_config[adapter_name])
+        if kwargs.get("state_dict"):  # whose keys then say what is steered, by the names of modules
+            kwargs["state_dict"] = with_experts_modules(kwargs["state_dict"])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _take_over(self, peft_config: PropulsionConfig) -> None:
@@ -76,7 +82,7 @@ class PropulsionModel(BaseTuner):
         _HOLDERS[id(peft_config)] = self
 
     def _prepare_adapter_config(self, peft_config: PropulsionConfig, model_config: dict[str, Any]) -> PropulsionConfig:
-        if peft_config.target_modules is None:
+        if peft_config.target_modules is None and not peft_config.target_parameters:
             if "model_type" not in model_config or model_config["model_type"] == "custom":
                 raise TargetError("Please specify `target_modules` in `peft_config`: this is no transformers model.")
             peft_config.target_modules = "all"
@@ -86,18 +92,21 @@ class PropulsionModel(BaseTuner):
         """Check all that can be wrong with this configuration for this model, before anything is changed."""
         if is_placeholder(peft_config.target_modules):
             return
+        takes_all = peft_config.target_modules in ("all", "mlp", ALL_LINEAR)
         name_all_linear(peft_config, model)
         train_the_whole_head(peft_config, model)
         if is_preset(peft_config.target_modules):
             give_each_its_own(model, self._preset_names(peft_config, model))
         modules = {name: module for name, module in model.named_modules() if name}
-        matched = {name: module for name, module in modules.items() if self._matches(peft_config, name, model)}
+        named = {name: module for name, module in modules.items() if self._matches(peft_config, name, model)}
+        matched = {**split_experts(named), **self._match_parameters(peft_config, modules)}
         check_targets(peft_config, modules, matched)
         if peft_config.base_fingerprint:
             is_pretrained = hasattr(getattr(model, "config", None), "model_type")
-            check_fingerprint(peft_config.base_fingerprint, modules, strict=is_pretrained)
+            check_fingerprint(peft_config.base_fingerprint, with_expert_weights(modules), strict=is_pretrained)
         check_saved_shapes(peft_config, matched)
         peft_config.remember_base(fingerprint(matched))
+        warn_of_unsteered(modules, matched, takes_all, lambda name: not _is_wanted(peft_config, name))
 
     def _check_target_module_exists(self, peft_config: PropulsionConfig, key: str) -> Any:
         return self._matches(peft_config, key, self.model)
@@ -107,8 +116,18 @@ class PropulsionModel(BaseTuner):
         if not is_preset(peft_config.target_modules):
             return check_target_module_exists(peft_config, key)
         names = self._preset_names(peft_config, model)
+        if key in names and self._was_passed_over(peft_config, key, model):
+            return False
         excluded = {field: getattr(peft_config, field) for field in ("exclude_modules", "modules_to_save")}
         return check_target_module_exists(SimpleNamespace(target_modules=names, **excluded), key)
+
+    @staticmethod
+    def _was_passed_over(peft_config: PropulsionConfig, name: str, model: nn.Module) -> bool:
+        """Whether a saved adapter is of a release whose presets had no experts."""
+        saved = peft_config.saved_shapes
+        if not saved or not holds_experts(model.get_submodule(name)):
+            return False
+        return not any(layer.startswith(f"{name}.") for layer in saved)
 
     def _preset_names(self, peft_config: PropulsionConfig, model: nn.Module) -> set[str]:
         # Kept, because PEFT asks module by module, and a preset is resolved on the whole model. In __dict__, because
@@ -118,7 +137,9 @@ class PropulsionModel(BaseTuner):
         key = (peft_config.target_modules, str(blocks), str(pattern))
         if key not in known:
             chosen = None if blocks is None else {blocks} if isinstance(blocks, int) else set(blocks)
-            names = resolve_preset(model, str(peft_config.target_modules))
+            preset = str(peft_config.target_modules)
+            names = resolve_preset(model, preset, experts=True)
+            names = [name for name in names if not is_stack(model, name) or holds_experts(model.get_submodule(name))]
             known[key] = {name for name in names if chosen is None or layer_index(name, pattern) in chosen}
         return known[key]
 
@@ -132,6 +153,9 @@ class PropulsionModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        if holds_experts(target):
+            self._steer_experts(peft_config, adapter_name, target, target_name, parent, current_key, parameter_name)
+            return
         degree = peft_config.degrees_in(current_key)
         if isinstance(target, PropulsionLayer):
             target.update_layer(adapter_name, peft_config, degree)
@@ -142,6 +166,59 @@ class PropulsionModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+
+    def _steer_experts(
+        self,
+        peft_config: PropulsionConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        weight_name: str | None,
+    ) -> None:
+        """Put an adapter into one weight of an experts module, or into all of them."""
+        wrapper = target if isinstance(target, SteeredExperts) else SteeredExperts(target)
+        if wrapper is not target:
+            wrapper.set_adapter(self.active_adapters)
+        for layer in wrapper.weights:
+            if weight_name in (None, layer.weight_name):
+                degree = peft_config.degrees_in(f"{current_key}.{layer.weight_name}")
+                layer.update_layer(adapter_name, peft_config, degree)
+        if wrapper is not target:
+            if adapter_name not in self.active_adapters:
+                wrapper.requires_grad_(False)
+            self._replace_module(parent, target_name, wrapper, target)
+
+    def _match_parameters(self, peft_config: PropulsionConfig, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
+        chosen, pattern = peft_config.layers_to_transform, peft_config.layers_pattern
+        blocks = {chosen} if isinstance(chosen, int) else chosen
+
+        def is_wanted(name: str) -> bool:
+            return _is_wanted(peft_config, name) and (blocks is None or layer_index(f"{name}.", pattern) in blocks)
+
+        return match_parameters(peft_config.target_parameters or (), modules, is_wanted)
+
+    def _inject_parameters(
+        self, peft_config: PropulsionConfig, model: nn.Module, adapter_name: str, low_cpu_mem_usage: bool
+    ) -> list[str]:
+        # PEFT's own puts one wrapper around the other, in an order that decides the names in the file.
+        modules = {name: module for name, module in model.named_modules() if name}
+        names = list(self._match_parameters(peft_config, modules))
+        for name in names:
+            key, _, weight_name = name.rpartition(".")
+            parent, _, child = key.rpartition(".")
+            with torch.device("meta") if low_cpu_mem_usage else nullcontext():
+                self._create_and_replace(
+                    peft_config,
+                    adapter_name,
+                    model.get_submodule(key),
+                    child,
+                    model.get_submodule(parent),
+                    key,
+                    weight_name,
+                )
+        return names
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's own also moves weights between the two, which fails on heads that have no weight of their own.
@@ -271,7 +348,9 @@ class PropulsionModel(BaseTuner):
         modules_to_save = self.peft_config[owner].modules_to_save if owner else None
         changes: dict[str, Any] = {"modules_to_save": modules_to_save, "init_weights": True, "init_noise": 0.0}
         if any(getattr(other, field) != getattr(first, field) for other in others for field in WHERE):
-            changes |= {**dict.fromkeys(WHERE), "target_modules": sorted(steered)}
+            weights = sorted(name for name, layer in steered.items() if isinstance(layer, ExpertWeight))
+            changes |= {**dict.fromkeys(WHERE), "target_modules": sorted(set(steered) - set(weights))}
+            changes["target_parameters"] = weights or None
         self.peft_config[adapter_name] = replace(first, **changes)
         self.inject_adapter(self.model, adapter_name)
         for name, layer in steered.items():
@@ -301,6 +380,12 @@ class PropulsionModel(BaseTuner):
                 f"combination_type={combination_type!r} is not one of {', '.join(COMBINATIONS)}."
                 f"{near_misses(combination_type, COMBINATIONS)}"
             )
+
+
+def _is_wanted(peft_config: PropulsionConfig, name: str) -> bool:
+    """Whether a module is left in by `exclude_modules` and `modules_to_save`."""
+    excluded = {field: getattr(peft_config, field) for field in ("exclude_modules", "modules_to_save")}
+    return bool(check_target_module_exists(SimpleNamespace(target_modules={name}, **excluded), name))
 
 
 def _take_out(model: nn.Module, adapter_name: str) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from propulsion.config import PropulsionConfig
 from propulsion.errors import ConfigError
-from propulsion.layers import PropulsionLayer, has_bias
+from propulsion.layers import PropulsionLayer
 
 COMBINATIONS = ("linear", "product")
 
@@ -26,7 +26,7 @@ def check_alike(layer: PropulsionLayer, name: str, config: PropulsionConfig, ada
     Raises:
         ConfigError: The degrees, the pooling or the training of biases differ.
     """
-    wanted = config.degrees_in(name), config.pooling, config.train_bias and has_bias(layer.get_base_layer())
+    wanted = config.degrees_in(name), config.pooling, config.train_bias and layer.has_bias
     for adapter in adapters:
         if adapter not in layer.propulsion_delta:
             continue

@@ -220,6 +220,22 @@ def test_ia3_scales_the_inputs_of_feed_forward_ends_where_peft_knows_no_targets(
     assert {name.rpartition(".")[2] for name in config.feedforward_modules} == {"lin2"}
 
 
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe"])
+def test_methods_leave_stacked_experts_alone_and_say_so(name: str) -> None:
+    model = tiny_model(name)
+    with pytest.warns(UserWarning, match="experts, which only Propulsion steers"):
+        names = target_names(model, RunSpec(method="lora", target_modules="all"))
+    assert not any(layer.endswith("experts") for layer in names)
+    with pytest.raises(TargetError, match="feed-forward parts in stacked experts"):
+        get_method("adapter").build(model, RunSpec(method="adapter"), Classification())
+
+
+def test_ia3_scales_the_inputs_of_the_dense_ends_of_a_mixture() -> None:
+    model = get_method("ia3").build(tiny_model("qwen2_moe"), RunSpec(method="ia3"), Classification())
+    lasts = {layer.rpartition("mlp.")[2] for layer in model.peft_config["default"].feedforward_modules}
+    assert lasts == {"down_proj", "shared_expert.down_proj"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["adapter", "parallel-adapter", "propetl-adapter", "dylora", "intrinsic-said", "ia3"]

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from propulsion import PropulsionConfig
 from propulsion.layers import PropulsionLayer
-from tests.tiny_models import tiny_inputs, tiny_model
+from tests.tiny_models import SPECS, tiny_inputs, tiny_model
 
-ARCHITECTURES = ("roberta", "deberta-v3", "bart", "t5", "bloom", "gpt2", "gptj", "llama", "falcon", "mistral", "phi")
+MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3", "olmoe", "gpt_oss")
+DENSE = ("roberta", "deberta-v3", "distilbert", "bart", "t5", "bloom", "gpt2", "gptj", "llama", "falcon", "mistral")
+ARCHITECTURES = (*DENSE, "phi", *MIXTURES)
 DEGREES = (1, 15, 55)
 TARGETS = ("attn", "all")
 
@@ -22,8 +24,14 @@ def config(**fields: Any) -> PropulsionConfig:
     return PropulsionConfig(**{"task_type": "SEQ_CLS", "target_modules": "all", **fields})
 
 
-def steered_model(name: str, head: str = "cls", trained: bool = True, **fields: Any) -> PeftModel:
+def head_of(name: str) -> str:
+    """A classifier if the architecture has one, or else a language model."""
+    return "cls" if "cls" in SPECS[name].heads else "lm"
+
+
+def steered_model(name: str, head: str | None = None, trained: bool = True, **fields: Any) -> PeftModel:
     """A tiny model with an adapter whose vectors are off the identity, if `trained`."""
+    head = head or head_of(name)
     if head == "base":
         fields.setdefault("task_type", "FEATURE_EXTRACTION")
     elif head == "lm":
@@ -62,8 +70,8 @@ def result(model: nn.Module, inputs: dict[str, Tensor], **kwargs: Any) -> Tensor
     return output.logits if hasattr(output, "logits") else output.last_hidden_state
 
 
-def batch(name: str, head: str = "cls", **kwargs: Any) -> dict[str, Tensor]:
-    return tiny_inputs(name, head, **kwargs)
+def batch(name: str, head: str | None = None, **kwargs: Any) -> dict[str, Tensor]:
+    return tiny_inputs(name, head or head_of(name), **kwargs)
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

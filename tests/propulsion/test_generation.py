@@ -13,7 +13,7 @@ HOW = [{}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}]
 
 
 @pytest.mark.parametrize("how", HOW, ids=str)
-@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "opt", "bart", "t5", "phi"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "opt", "bart", "t5", "phi", "mixtral", "gpt_oss"])
 def test_each_row_is_generated_as_with_its_adapter_alone(name: str, how: dict) -> None:
     model = steered_model(name, "lm", degree=2)
     model.add_adapter(

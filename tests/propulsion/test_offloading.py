@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from tests.propulsion.steered import batch, relative_error, result, steered_model
+from tests.propulsion.steered import batch, config, relative_error, result, steered_model
 from tests.tiny_models import tiny_model
 
 
@@ -27,9 +27,9 @@ def offloaded(model: nn.Module, where: str, folder: Path) -> nn.Module:
 
 
 @pytest.mark.parametrize("where", ["cpu", "disk", "map"])
-@pytest.mark.parametrize("name", ["roberta", "llama", "bart"])
+@pytest.mark.parametrize("name", ["roberta", "llama", "bart", "distilbert", "mixtral", "qwen2_moe", "gpt_oss"])
 def test_an_offloaded_model_answers_as_one_in_memory(name: str, where: str, tmp_path: Path) -> None:
-    model = steered_model(name, train_bias=name != "llama")
+    model = steered_model(name, train_bias=name in ("roberta", "bart", "gpt_oss"))
     inputs = batch(name)
     expected = result(model, inputs)
     model = offloaded(model, where, tmp_path)
@@ -71,3 +71,31 @@ def test_an_offloaded_model_is_merged_in_place(tmp_path: Path) -> None:
     merged = copy.deepcopy(model).merge_and_unload()
     model = offloaded(model, "cpu", tmp_path)
     assert relative_error(result(model.merge_and_unload(), inputs), result(merged, inputs)) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["roberta", "llama", "distilbert", "mixtral", "gpt_oss"])
+def test_the_laws_hold_offloaded(name: str, tmp_path: Path) -> None:
+    model, inputs, names = steered_model(name, task_type=None), batch(name), ["default", "__base__", "default"]
+    mixed, expected = result(model, inputs, adapter_names=names), result(model, inputs)
+    model(**inputs).loss.backward()
+    gradients = {key: p.grad.clone() for key, p in model.named_parameters() if "propulsion_" in key}
+    model.zero_grad()
+    model.save_pretrained(tmp_path / "adapter")
+
+    base = offloaded(tiny_model(name), "cpu", tmp_path)
+    unsteered = result(base, inputs)
+    fresh = get_peft_model(offloaded(tiny_model(name), "cpu", tmp_path), config(task_type=None)).eval()
+    assert torch.equal(result(fresh, inputs), unsteered)
+    loaded = PeftModel.from_pretrained(base, tmp_path / "adapter", is_trainable=True).eval()
+    assert torch.equal(result(loaded, inputs), expected)
+    assert relative_error(result(loaded, inputs, adapter_names=names), mixed) < 1e-6
+    with loaded.disable_adapter():
+        assert torch.equal(result(loaded, inputs), unsteered)
+    loaded(**inputs).loss.backward()
+    for key, parameter in loaded.named_parameters():
+        if "propulsion_" in key:
+            torch.testing.assert_close(parameter.grad, gradients[key])
+    loaded.merge_adapter()
+    assert relative_error(result(loaded, inputs), expected) < 1e-5
+    loaded.unmerge_adapter()
+    assert torch.equal(result(loaded, inputs), expected)

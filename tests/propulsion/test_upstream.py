@@ -19,13 +19,16 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
+from transformers import PreTrainedModel
 from transformers.integrations.peft import MIN_PEFT_VERSION
 from transformers.models.bert import modeling_bert
 from transformers.models.deberta import modeling_deberta
 from transformers.models.deberta_v2 import modeling_deberta_v2
 from transformers.models.llama import modeling_llama
+from transformers.models.mixtral import modeling_mixtral
 
 from propulsion import PropulsionModel
+from propulsion.experts import ExpertWeight, SteeredExperts
 from propulsion.layers import PropulsionLayer
 from propulsion.merging import MergeableLayer
 from propulsion.upstream import peft_private
@@ -252,6 +255,32 @@ def knows_its_own_code(private: Any) -> None:
     assert not private.is_own_code(nn.Linear(1, 1))
 
 
+def knows_how_experts_multiply(private: Any) -> None:
+    model = tiny_model("mixtral", "base")
+    model.set_experts_implementation("batched_mm")
+    assert private.experts_implementation(model.layers[0].mlp.experts) == "batched_mm"
+    assert private.experts_implementation(nn.Linear(1, 1)) is None
+
+
+def knows_spread_experts(private: Any) -> None:
+    experts = tiny_model("mixtral", "base").layers[0].mlp.experts
+    assert not private.is_expert_parallel(experts)
+    for name in [name for name in vars(experts) if "expert_parallel" in name]:
+        setattr(experts, name, True)
+        assert private.is_expert_parallel(experts)
+        setattr(experts, name, False)
+
+
+def with_another_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = modeling_mixtral.MixtralExperts.__init__
+
+    def init(self: Any, config: Any) -> None:
+        made(self, config)
+        self.expert_parallel = False
+
+    monkeypatch.setattr(modeling_mixtral.MixtralExperts, "__init__", init)
+
+
 def renamed(module: Any, name: str) -> Any:
     return without(module, name, type("Other", (getattr(module, name),), {}))
 
@@ -322,6 +351,9 @@ CANARIES = [
     Canary("LlamaRMSNorm", TRANSFORMERS, knows_rms_norms, renamed(modeling_llama, "LlamaRMSNorm")),
     Canary("transformers.models", TRANSFORMERS, knows_its_own_code,
            without(modeling_bert.BertEncoder, "__module__", "transformers.elsewhere")),
+    Canary("config._experts_implementation", TRANSFORMERS, knows_how_experts_multiply,
+           without(PreTrainedModel, "set_experts_implementation", lambda self, name: None)),
+    Canary("experts._is_expert_parallel", TRANSFORMERS, knows_spread_experts, with_another_flag),
 ]  # fmt: skip
 
 
@@ -340,6 +372,8 @@ def test_every_hook_that_we_override_is_listed() -> None:
         PropulsionModel: (BaseTuner, PeftModel),
         PropulsionLayer: (BaseTunerLayer,),
         MergeableLayer: (BaseTunerLayer,),
+        ExpertWeight: (BaseTunerLayer,),
+        SteeredExperts: (BaseTunerLayer,),
     }
     listed = {name for names in peft_private.HOOKS.values() for name in names}
     overridden = {

@@ -80,7 +80,7 @@ def test_the_kernel_of_all_weights_is_that_of_brute_force(name: str, head: str, 
     assert torch.linalg.eigvalsh(flat).min() > -1e-8 * flat.abs().max()
 
 
-@pytest.mark.parametrize("name", ["roberta", "llama", "bart"])
+@pytest.mark.parametrize("name", ["roberta", "llama", "bart", "mixtral"])
 @pytest.mark.parametrize("fields", [{"degree": 15}, {"num_vectors": 2, "pooling": "max", "degree": [3, 5]}])
 def test_the_kernel_of_delta_is_that_of_brute_force(name: str, fields: dict[str, object]) -> None:
     model = steered(name, **fields)

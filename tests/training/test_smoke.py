@@ -25,12 +25,29 @@ NAMES = {
     "microsoft/phi-2": "phi",
     "google-t5/t5-small": "t5",
     "google/gemma-3-270m": "gemma3_text",
+    "Qwen/Qwen2-0.5B": "qwen2",
+    "Qwen/Qwen3-8B": "qwen3",
+}
+MIXTURES = {
+    "mistralai/Mixtral-8x7B-v0.1": "mixtral",
+    "Qwen/Qwen1.5-MoE-A2.7B": "qwen2_moe",
+    "Qwen/Qwen3-30B-A3B": "qwen3_moe",
+    "deepseek-ai/DeepSeek-V3": "deepseek_v3",
+    "allenai/OLMoE-1B-7B-0924": "olmoe",
+    "openai/gpt-oss-20b": "gpt_oss",
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *MIXTURES])
 def test_a_name_spells_its_architecture(name: str) -> None:
-    assert smoke.architecture(name) == NAMES[name]
+    assert smoke.architecture(name) == {**NAMES, **MIXTURES}[name]
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_mixture_of_experts_is_tried_in_small(name: str) -> None:
+    record = smoke.smoke(RunSpec(model_name_or_path=name, task="gsm8k", use_cpu=True, disable_tqdm=True))
+    assert record.parameters["total"] < 200_000, "experts are not few, or not small"
+    assert record.parameters["trainable"] > 0
 
 
 def test_a_folder_says_more_than_its_name(tiny_model: Path, tmp_path: Path) -> None:

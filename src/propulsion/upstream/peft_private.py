@@ -26,6 +26,7 @@ HOOKS: dict[type, tuple[str, ...]] = {
         "_check_merge_allowed",
         "_check_target_module_exists",
         "_create_and_replace",
+        "_inject_parameters",
         "_post_injection_hook",
         "_prepare_adapter_config",
         "_prepare_model",
@@ -33,7 +34,7 @@ HOOKS: dict[type, tuple[str, ...]] = {
         "_replace_module",
         "_unload_and_optionally_merge",
     ),
-    BaseTunerLayer: ("_move_adapter_to_device_of_base_layer",),
+    BaseTunerLayer: ("_get_base_layer_device_and_dtype", "_move_adapter_to_device_of_base_layer"),
     PeftModel: ("_enable_peft_forward_hooks",),  # which calls its tuner's, if that has one
 }
 

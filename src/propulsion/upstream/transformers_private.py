@@ -22,3 +22,15 @@ def is_rms_norm(module: nn.Module) -> bool:
 def is_own_code(module: nn.Module) -> bool:
     """Whether a module's forward is transformers' own, which our table of architectures was read off."""
     return type(module).__module__.startswith("transformers.models.")
+
+
+def experts_implementation(experts: nn.Module) -> str | None:
+    """How a module of stacked experts multiplies; None where transformers does not say."""
+    config = getattr(experts, "config", None)
+    name: str | None = getattr(config, "_experts_implementation", None)
+    return name
+
+
+def is_expert_parallel(experts: nn.Module) -> bool:
+    """Whether this process holds only some of a module's stacked experts."""
+    return bool(getattr(experts, "_is_expert_parallel", False))

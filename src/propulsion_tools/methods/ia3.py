@@ -7,9 +7,8 @@ from typing import Any
 from peft import IA3Config
 from transformers import PreTrainedModel
 
-from propulsion.architectures import ARCHITECTURES
 from propulsion_tools.methods.from_peft import peft_method
-from propulsion_tools.methods.layer_names import feed_forward, target_names
+from propulsion_tools.methods.layer_names import feed_forward_outputs, target_names
 from propulsion_tools.methods.registry import Cost
 from propulsion_tools.records import RunSpec
 from propulsion_tools.upstream.peft_private import ia3_feed_forward, ia3_targets
@@ -20,7 +19,7 @@ def targets(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) 
     kind, chosen = base_model.config.model_type, (spec.target_modules, spec.exclude_modules, spec.layers_to_transform)
     if ia3_targets(kind) and chosen == (None, None, None):
         return values
-    ends = {last for _, last in feed_forward(base_model)} if kind in ARCHITECTURES else set()
+    ends = set(feed_forward_outputs(base_model))
     endings = tuple(f".{end}" for end in ia3_feed_forward(kind))
     ends |= {name for name, _ in base_model.named_modules() if name.endswith(endings)}
     names = target_names(base_model, spec, ("key", "value", "mlp"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import replace
 
 from torch import nn
@@ -44,6 +45,7 @@ def target_names(model: PreTrainedModel, spec: RunSpec, default: tuple[str, ...]
         matching = _of_presets(model, default)
     elif is_preset(spec.target_modules):
         matching = set(resolve_preset(model, str(spec.target_modules)))
+        _warn_of_experts(model, str(spec.target_modules))
     elif spec.target_modules == ALL_LINEAR:
         matching = {name for name in names if isinstance(model.get_submodule(name), nn.Linear | Conv1D)}
     else:
@@ -88,10 +90,23 @@ def linear_names(model: PreTrainedModel, spec: RunSpec, default: tuple[str, ...]
     return linears
 
 
+def _warn_of_experts(model: PreTrainedModel, preset: str) -> None:
+    architecture = architecture_of(model)
+    experts = _ends(model, architecture, architecture.experts) if architecture is not None else []
+    if experts and preset in ("all", "mlp"):
+        warnings.warn(
+            f"{experts[0]} and its like are stacked experts, which only Propulsion steers: this method leaves them as "
+            "they are.",
+            stacklevel=3,
+        )
+
+
 def _of_presets(model: PreTrainedModel, presets: tuple[str, ...]) -> set[str]:
     architecture = architecture_of(model)
     if architecture is not None and architecture.fused:
         presets = tuple("attn" if preset in ("query", "key", "value") else preset for preset in presets)
+    if architecture is not None and not architecture.mlp:  # all of it is in experts
+        presets = tuple(preset for preset in presets if preset != "mlp")
     return {name for preset in presets for name in resolve_preset(model, preset)}
 
 
@@ -117,12 +132,28 @@ def feed_forward(model: PreTrainedModel) -> list[tuple[str, str]]:
         TargetError: The architecture is unknown, or has no such linears.
     """
     architecture = _known(model)
+    if _ends(model, architecture, architecture.experts):
+        raise TargetError(
+            f"This {type(model).__name__} has its feed-forward parts in stacked experts, between which this method "
+            "cannot be put."
+        )
     first, last = (_ends(model, architecture, entries) for entries in (architecture.mlp[:1], architecture.mlp[-1:]))
     of_block = {block_of(name): name for name in reversed(first)}
     pairs = [(of_block[block_of(name)], name) for name in last if block_of(name) in of_block]
     if not pairs:
         raise TargetError(f"This {type(model).__name__} has no feed-forward parts that this method knows.")
     return pairs
+
+
+def feed_forward_outputs(model: PreTrainedModel) -> list[str]:
+    """The last linear of each feed-forward part, but for those in stacked experts; none if they are not known."""
+    architecture = architecture_of(model)
+    if architecture is None or not architecture.mlp:
+        return []
+    last = architecture.mlp[-1]
+    leaf = last.rpartition(".")[2]  # dense parts and shared experts have several lasts, of one name
+    lasts = [entry for entry in architecture.mlp if entry.endswith(f".{leaf}")] if architecture.experts else [last]
+    return _ends(model, architecture, tuple(lasts))
 
 
 def attention_outputs(model: PreTrainedModel) -> list[str]:
@@ -151,7 +182,7 @@ def block_of(name: str) -> str:
 
 def _known(model: PreTrainedModel) -> Architecture:
     architecture = architecture_of(model)
-    if architecture is None or not architecture.mlp:
+    if architecture is None:
         raise TargetError(
             f"The sublayers of a {type(model).__name__} are not known, so this method cannot be put between them."
         )

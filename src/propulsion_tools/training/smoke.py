@@ -46,6 +46,13 @@ ALIASES = {
     "gemma-2": "gemma2",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "qwen1.5-moe": "qwen2_moe",
+    "qwen2-57b-a14b": "qwen2_moe",
+    "qwen3-30b-a3b": "qwen3_moe",
+    "qwen3-235b-a22b": "qwen3_moe",
+    "deepseek-v3": "deepseek_v3",
+    "deepseek-r1": "deepseek_v3",
+    "gpt-oss": "gpt_oss",
     "vicuna": "llama",
     "bloomz": "bloom",
 }
@@ -88,6 +95,21 @@ SIZES = {
     "n_positions": POSITIONS,
     "sliding_window": SMOKE_LENGTH,
     "layer_types": None,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "moe_intermediate_size": 48,
+    "shared_expert_intermediate_size": 48,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
 }
 """What is small in a tiny model, whatever its architecture calls it."""
 
@@ -176,6 +198,8 @@ def tiny_config(model_type: str, tokenizer: PreTrainedTokenizerFast) -> PreTrain
         for name, value in SIZES.items()
         if hasattr(default, name) and not isinstance(getattr(type(default), name, None), property)
     }
+    if getattr(default, "kv_lora_rank", None):  # one latent vector for the keys and values of all heads
+        sizes["num_key_value_heads"] = sizes["num_attention_heads"]
     tokens = {
         "vocab_size": len(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,
