@@ -38,6 +38,8 @@ CASES = [
     ("gpt2", "lm", "lm"),
     ("mixtral", "lm", "lm"),
 ]
+TARGETS: dict[str, dict[str, Any]] = {"mixtral": {"target_modules": ["embed_tokens", "q_proj", "v_proj", "o_proj"]}}
+"""Where it is not the preset "all"."""
 FITS = {"peft-road": {"gpt2"}, "peft-dora": {"gpt2", "bert", "roberta"}}
 """The models none of whose layers fit."""
 
@@ -64,7 +66,7 @@ def load(folder: Path, auto: str, **kwargs: Any) -> transformers.PreTrainedModel
 def test_what_is_exported_computes_what_the_adapter_does(
     name: str, head: str, auto: str, form: str, tmp_path: Path
 ) -> None:
-    adapter = save_adapter(tmp_path, name, head)
+    adapter = save_adapter(tmp_path, name, head, **TARGETS.get(name, {}))
     options = ExportOptions(format=form, output=str(tmp_path / "out"), fold_unsupported=form != "merged")
     if name in FITS.get(form, ()):
         with pytest.raises(OptionError, match="has no place for"):
@@ -81,6 +83,15 @@ def test_what_is_exported_computes_what_the_adapter_does(
         assert Path(named) == out / "base"  # the embeddings of the preset "all" fit nowhere
         actual = result(PeftModel.from_pretrained(load(Path(named), auto), out).eval(), inputs)
     assert relative_error(actual, own_output(tmp_path, auto, inputs)) < 1e-5
+
+
+@pytest.mark.parametrize("form", EXPORT_FORMATS)
+def test_experts_are_refused_with_the_way_out(form: str, tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path, "mixtral", "lm")
+    options = ExportOptions(format=form, output=str(tmp_path / "out"), fold_unsupported=form != "merged")
+    with pytest.raises(OptionError, match=r"experts.*merge_and_unload"):
+        export(adapter, options)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

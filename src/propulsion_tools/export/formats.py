@@ -13,7 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from propulsion.layers import PropulsionLayer, has_bias
+from propulsion.layers import PropulsionLayer
 from propulsion.pooling import folds_into_weights
 from propulsion_tools.errors import OptionError
 
@@ -82,7 +82,7 @@ def _dora_refusal(layer: PropulsionLayer) -> str | None:
     base_layer = layer.get_base_layer()
     if not isinstance(base_layer, nn.Linear):
         return f"is a layer of the kind {_kind(layer)}, which DoRA cannot scale"
-    return "has a bias, which DoRA does not scale" if has_bias(base_layer) else None
+    return "has a bias, which DoRA does not scale" if layer.has_bias else None
 
 
 def _ia3_config(common: dict[str, Any], layers: Mapping[str, PropulsionLayer]) -> PeftConfig:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from propulsion.experts import ExpertWeight
 from propulsion.layers import PropulsionLayer
 from propulsion.merging import folded_bias, folded_weight
 from propulsion_tools.errors import OptionError
@@ -47,11 +48,17 @@ def write_merged(
         How many files hold the weights.
 
     Raises:
-        OptionError: The base model's weights are quantized, damaged, or computed by transformers from several.
+        OptionError: The base model's weights are quantized, damaged, or computed by transformers from several, as
+            those of experts are.
         MergeError: A layer cannot be folded into its weights.
     """
     refuse_quantized(skeleton.config)
-    for layer in layers.values():
+    for name, layer in layers.items():
+        if isinstance(layer, ExpertWeight):
+            raise OptionError(
+                f"{name} is the stacked weight of experts, which checkpoints keep in another form: fold the adapter in "
+                "memory, with model.merge_and_unload().save_pretrained(...) in Python."
+            )
         layer.check_mergeable(ADAPTER)
     with open_checkpoint(source) as checkpoint:
         plan = _Plan(checkpoint, skeleton, layers, whole)
