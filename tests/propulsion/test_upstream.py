@@ -19,11 +19,13 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
+from transformers import GenerationMixin, MusicgenForConditionalGeneration
 from transformers.integrations.peft import MIN_PEFT_VERSION
 from transformers.models.bert import modeling_bert
 from transformers.models.deberta import modeling_deberta
 from transformers.models.deberta_v2 import modeling_deberta_v2
 from transformers.models.llama import modeling_llama
+from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
 from propulsion import PropulsionModel
 from propulsion.layers import PropulsionLayer
@@ -242,6 +244,13 @@ def knows_who_repeats_rows(private: Any) -> None:
     assert not any(private.repeats_rows(module) for module in tiny_model("roberta", "base").modules())
 
 
+def knows_who_multiplies_in_order(private: Any) -> None:
+    for name in ("gpt2", "whisper"):
+        assert private.multiplies_in_order(tiny_model(name, "lm"))
+    guided = MusicgenForConditionalGeneration.__new__(MusicgenForConditionalGeneration)
+    assert not private.multiplies_in_order(guided)
+
+
 def knows_rms_norms(private: Any) -> None:
     assert any(private.is_rms_norm(module) for module in tiny_model("llama", "base").modules())
     assert not private.is_rms_norm(nn.LayerNorm(1))
@@ -319,6 +328,10 @@ CANARIES = [
            renamed(modeling_deberta_v2, "DisentangledSelfAttention")),
     Canary("DeBERTa's DisentangledSelfAttention", TRANSFORMERS, knows_who_repeats_rows,
            renamed(modeling_deberta, "DisentangledSelfAttention")),
+    Canary("GenerationMixin.generate", TRANSFORMERS, knows_who_multiplies_in_order,
+           without(GenerationMixin, "generate", lambda self: None)),
+    Canary("WhisperGenerationMixin.generate", TRANSFORMERS, knows_who_multiplies_in_order,
+           without(WhisperGenerationMixin, "generate", lambda self: None)),
     Canary("LlamaRMSNorm", TRANSFORMERS, knows_rms_norms, renamed(modeling_llama, "LlamaRMSNorm")),
     Canary("transformers.models", TRANSFORMERS, knows_its_own_code,
            without(modeling_bert.BertEncoder, "__module__", "transformers.elsewhere")),

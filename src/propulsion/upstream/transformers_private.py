@@ -9,6 +9,16 @@ from torch import nn
 _REPEATS_ROWS = ("DisentangledSelfAttention",)
 
 
+# The `generate` that puts a row's beams and sequences beside each other. Others (MusicGen, Dia, Janus) put all rows
+# once more behind all rows, for guidance, or run parts of themselves on parts of the batch.
+_MULTIPLIES_IN_ORDER = ("GenerationMixin.generate", "WhisperGenerationMixin.generate")
+
+
+def multiplies_in_order(model: nn.Module) -> bool:
+    """Whether the copies of a row stand beside each other wherever `generate` makes several rows of one."""
+    return getattr(getattr(type(model), "generate", None), "__qualname__", "") in _MULTIPLIES_IN_ORDER
+
+
 def repeats_rows(module: nn.Module) -> bool:
     """Whether a module spreads one row of a steered layer's output over the batch, so that rows cannot be told."""
     return type(module).__name__ in _REPEATS_ROWS
