@@ -16,8 +16,9 @@ from propulsion.upstream.peft_private import name_in_base
 
 DELTA, BIAS = "propulsion_delta.weight", "propulsion_bias.weight"
 VECTOR_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-# PEFT saves these with an adapter whose model's vocabulary was resized, or if they are targeted by name.
-EMBEDDINGS = {"embed_tokens", "lm_head", "word_embeddings", "wte", "embed_in", "embed_out", "shared"}
+# Saved with an adapter whose model's vocabulary was resized, or if they are targeted by name.
+EMBEDDINGS = {"embed_tokens", "word_embeddings", "wte", "embed_in", "shared"}
+OUTPUT_LAYERS = {"lm_head", "embed_out", "generator_lm_head", "vocab_projector", "proj_out", "predictions.decoder"}
 
 
 def with_current_name(key: str) -> str:
@@ -81,11 +82,16 @@ def _check_key(
         )
     is_own = parameter in (DELTA, BIAS)
     is_head = is_saved_whole(key.rpartition(".")[0], modules_to_save)
-    if not (is_own or is_head or EMBEDDINGS & set(key.split("."))):
+    if not (is_own or is_head or _is_of_the_vocabulary(key)):
         raise AdapterFileError(
             f"{path} has weights for {key}, which is neither a vector of Propulsion nor in modules_to_save: they would "
             "overwrite the base model."
         )
+
+
+def _is_of_the_vocabulary(key: str) -> bool:
+    name = f".{key}"
+    return any(f".{module}." in name for module in EMBEDDINGS | OUTPUT_LAYERS)
 
 
 def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:

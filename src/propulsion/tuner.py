@@ -39,6 +39,7 @@ from propulsion.upstream.peft_private import (
     merged_without_warning,
     name_all_linear,
 )
+from propulsion.vocabulary import check_embeddings, embeddings_to_save
 from propulsion.weighted_adapters import COMBINATIONS, check_alike, check_in_memory, combine, combine_bias
 
 # The tuner that holds a configuration, by the configuration's id; a holder that has it no longer is passed over.
@@ -175,6 +176,20 @@ class PropulsionModel(BaseTuner):
             yield
 
     @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: PropulsionConfig,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, Tensor]:
+        own = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        embeddings = embeddings_to_save(model, config, state_dict)
+        state_dict.update(embeddings)  # where PEFT goes on to look for an embedding that is named as a target
+        return {**own, **embeddings}
+
+    @classmethod
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: PropulsionConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
@@ -184,6 +199,7 @@ class PropulsionModel(BaseTuner):
         own = {k: v for k, v in model.state_dict().items() if cls.prefix in k and k.endswith(suffix)}
         try:
             check_adapter_tensors({k: v for k, v in remapped.items() if k in own}, own, adapter_name)
+            check_embeddings(model, remapped, adapter_name)
         except AdapterFileError:
             _take_out(model, adapter_name)
             raise
