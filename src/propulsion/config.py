@@ -16,6 +16,7 @@ from propulsion.targets import PRESETS, is_preset
 from propulsion.upstream.peft_private import of_pattern
 
 LARGEST_DEGREE = 100_000  # (1 + 1e-4)^k overflows float32 before that
+GUESSED_HEADS = ("classifier", "score")  # for classifiers, by PEFT
 INITIALIZATIONS = ("ones", "zeros", "normal", "uniform", "xavier")
 
 
@@ -101,20 +102,28 @@ class PropulsionConfig(PeftConfig):
         for name in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, name), (list, tuple)):
                 setattr(self, name, set(getattr(self, name)))
-        self._names_modules = self.modules_to_save is not None
+        # As given: PEFT adds its guess for the task to the very list.
+        self._named_modules = None if self.modules_to_save is None else tuple(self.modules_to_save)
         _check_choice("pooling", self.pooling, POOLINGS)
         if not isinstance(self.init_weights, bool):
             _check_choice("init_weights", self.init_weights, INITIALIZATIONS)
         _check_integer("num_vectors", self.num_vectors, least=1)
         self._check_noise()
         self._check_degrees()
+        if not isinstance(self.train_bias, bool):
+            raise ConfigError(f"train_bias must be True or False, not {self.train_bias!r}.")
         self._check_layers()
         self._warn_of_equal_vectors()
 
     @property
     def names_modules(self) -> bool:
         """Whether `modules_to_save` was given, before PEFT added its own guess for the task."""
-        return self._names_modules
+        return self._named_modules is not None
+
+    @property
+    def named_modules_to_save(self) -> tuple[str, ...]:
+        """The modules to save that were given, without those that PEFT guesses, one of which no model has."""
+        return tuple(name for name in self._named_modules or () if name not in GUESSED_HEADS)
 
     def check_files(self, folder: str) -> None:
         """Refuse a local folder with unusable weights before any model is touched, and remember what they steer.
@@ -173,6 +182,10 @@ class PropulsionConfig(PeftConfig):
             raise ConfigError(f"init_noise must be a finite number ≥ 0, not {self.init_noise!r}.")
 
     def _check_layers(self) -> None:
+        blocks = self.layers_to_transform
+        for block in [blocks] if blocks is None or isinstance(blocks, (int, str)) else blocks:
+            if blocks is not None:
+                _check_integer("layers_to_transform", block, least=0)
         if self.layers_pattern and self.layers_to_transform is None:
             raise ConfigError("layers_pattern says where layers_to_transform counts: give layers_to_transform as well.")
         is_regex = isinstance(self.target_modules, str) and not (
@@ -212,8 +225,9 @@ def _check_names(name: str, value: object) -> None:
     elif value is not None and not (
         isinstance(value, (list, tuple, set)) and all(isinstance(item, str) and item for item in value)
     ):
+        hint = f" Write [{value!r}]." if isinstance(value, str) else ""
         raise ConfigError(
-            f"{name} must be a list of names{'' if name == 'modules_to_save' else ' or a string'}, not {value!r}."
+            f"{name} must be a list of names{'' if name == 'modules_to_save' else ' or a string'}, not {value!r}.{hint}"
         )
 
 
