@@ -21,6 +21,38 @@ EMBEDDINGS = {"embed_tokens", "word_embeddings", "wte", "embed_in", "shared"}
 OUTPUT_LAYERS = {"lm_head", "embed_out", "generator_lm_head", "vocab_projector", "proj_out", "predictions.decoder"}
 
 
+HOW_TO_LOAD = """
+## How to load it
+
+PEFT knows the method once `propulsion` is imported, and raises `KeyError: 'PROPULSION'` before that.
+
+```python
+import propulsion
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(base_model, "path or id of this adapter")
+```
+"""
+
+
+def say_how_to_load(folder: str) -> None:
+    """Add to the model card beside a saved adapter that loading it needs an import.
+
+    An adapter with a name of its own has the card in the folder above. That is only written to if it is the card of a
+    model with Propulsion.
+    """
+    for above, marks in (("", ("library_name: peft",)), (os.pardir, ("library_name: peft", "- propulsion\n"))):
+        path = os.path.join(folder, above, "README.md")
+        if not os.path.isfile(path):
+            continue
+        with open(path, encoding="utf-8", newline="") as file:
+            text = file.read()
+        metadata = text.split("---\n", 2)[1] if text.count("---\n") > 1 else ""
+        if all(mark in metadata for mark in marks) and "import propulsion" not in text:
+            with open(path, "a", encoding="utf-8", newline="") as file:
+                file.write(HOW_TO_LOAD)
+
+
 def with_current_name(key: str) -> str:
     """A key of a saved adapter as it is named now: the first release saved vectors without the last `.weight`."""
     return f"{key}.weight" if key.endswith((".propulsion_delta", ".propulsion_bias")) else key

@@ -9,7 +9,7 @@ from typing import Any
 
 from peft import PeftConfig, PeftType
 
-from propulsion.adapter_files import check_adapter_folder
+from propulsion.adapter_files import check_adapter_folder, say_how_to_load
 from propulsion.errors import ConfigError, near_misses
 from propulsion.pooling import POOLINGS
 from propulsion.targets import PRESETS, is_preset
@@ -147,6 +147,16 @@ class PropulsionConfig(PeftConfig):
         """The configuration as a dictionary, with the fingerprint of the model that it serves."""
         values = super().to_dict()
         return {**values, "base_fingerprint": getattr(self, "_fingerprint_of_base", values["base_fingerprint"])}
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """As PEFT's; and if there is a model card, it says from then on how the adapter is loaded.
+
+        Args:
+            save_directory: The folder.
+            kwargs: As PEFT's.
+        """
+        super().save_pretrained(save_directory, **kwargs)
+        say_how_to_load(save_directory)
 
     def degrees_of(self, degree: int | list[int]) -> tuple[int, ...]:
         """One degree for each of the p vectors."""
