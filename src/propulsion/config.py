@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from peft import PeftConfig, PeftType
@@ -24,7 +25,7 @@ INITIALIZATIONS = ("ones", "zeros", "normal", "uniform", "xavier")
 class PropulsionConfig(PeftConfig):
     """Configuration of Propulsion: V' = V ⊙ z^k for the outputs V of the targeted layers (paper, equation 3).
 
-    Beside these fields it has those of `peft.PeftConfig`. A field that is wrong raises `ConfigError`, a ValueError.
+    A field that is wrong raises `ConfigError`, a ValueError.
     """
 
     target_modules: list[str] | str | None = field(
@@ -215,6 +216,24 @@ class PropulsionConfig(PeftConfig):
                 "gradients and stay equal. Set init_noise (e.g. 0.01), or give each vector a degree of its own.",
                 stacklevel=4,
             )
+
+
+def _describe_fields(config: type[PeftConfig]) -> str:
+    """The help of each field as a section of the docstring; the method's own first, then those of every PEFT method."""
+    inherited = {field.name for field in fields(PeftConfig)}
+    texts = [
+        f"{field.name} ({field.type}): {' '.join(field.metadata['help'].split())}"
+        for field in sorted(fields(config), key=lambda field: field.name in inherited)
+    ]
+    wrapped = [
+        textwrap.fill(text, 116, initial_indent=" " * 8, subsequent_indent=" " * 12, break_on_hyphens=False)
+        for text in texts
+    ]
+    return "\n".join(["", "    Args:", *wrapped, "    "])
+
+
+# Written once, beside each field, where the command line reads it too.
+PropulsionConfig.__doc__ = f"{(PropulsionConfig.__doc__ or '').rstrip()}\n{_describe_fields(PropulsionConfig)}"
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -421,7 +421,7 @@ def test_names_that_are_in_no_module_are_refused(fields: dict[str, Any], message
 def test_an_adapter_loads_onto_a_model_without_the_head_that_it_left_alone(tmp_path: Path) -> None:
     model = get_peft_model(
         tiny_model("gpt2", "lm"),
-        config(task_type="CAUSAL_LM", target_modules="all-linear", exclude_modules=["lm_head"]),
+        config(task_type=None, target_modules="all-linear", exclude_modules=["lm_head"]),
     )
     model.save_pretrained(tmp_path)
     other = tiny_model("gpt2", "cls")
