@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import torch
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
@@ -72,7 +73,19 @@ def is_vector(key: str) -> bool:
     return split_key(key)[1] in (DELTA, BIAS)
 
 
-def check_adapter_folder(folder: str, num_vectors: int, modules_to_save: Collection[str]) -> dict[str, tuple[int, ...]]:
+class SavedNames(NamedTuple):
+    """What a saved adapter has, by names in the base model.
+
+    Attributes:
+        shapes: The shape of δ for each steered layer by the layer's name.
+        others: The names of the parameters that are no vectors: of heads, or of an embedding.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    others: frozenset[str]
+
+
+def check_adapter_folder(folder: str, num_vectors: int, modules_to_save: Collection[str]) -> SavedNames | None:
     """Refuse a folder whose adapter_model.safetensors is damaged, not finite, or would change the base model.
 
     Args:
@@ -81,15 +94,15 @@ def check_adapter_folder(folder: str, num_vectors: int, modules_to_save: Collect
         modules_to_save: The modules that were trained in full.
 
     Returns:
-        The shape of δ for each steered layer by the layer's name; nothing if there is no such file.
+        What the file has; None if there is no such file.
 
     Raises:
         AdapterFileError: It cannot be used; says why.
     """
     path = os.path.join(folder, SAFETENSORS_WEIGHTS_NAME)
     if not os.path.isfile(path):
-        return {}
-    shapes: dict[str, tuple[int, ...]] = {}
+        return None
+    saved, others = SavedNames({}, frozenset()), set()
     try:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118  (the file is no dictionary)
@@ -98,10 +111,12 @@ def check_adapter_folder(folder: str, num_vectors: int, modules_to_save: Collect
                 _check_key(key, parameter, shape, num_vectors, modules_to_save, path)
                 check_finite({key: file.get_tensor(key)}, path)
                 if parameter == DELTA:
-                    shapes[name_in_base(name)] = shape
+                    saved.shapes[name_in_base(name)] = shape
+                elif not is_vector(key):
+                    others.add(name_in_base(key))
     except (SafetensorError, OSError) as error:
         raise AdapterFileError(f"{path} is damaged ({error}): get or train the adapter again.") from error
-    return shapes
+    return saved._replace(others=frozenset(others))
 
 
 def _check_key(

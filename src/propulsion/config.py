@@ -10,7 +10,7 @@ from typing import Any
 
 from peft import PeftConfig, PeftType
 
-from propulsion.adapter_files import check_adapter_folder, say_how_to_load
+from propulsion.adapter_files import SavedNames, check_adapter_folder, say_how_to_load
 from propulsion.errors import ConfigError, near_misses
 from propulsion.pooling import POOLINGS
 from propulsion.targets import PRESETS, is_preset
@@ -132,12 +132,12 @@ class PropulsionConfig(PeftConfig):
         Raises:
             AdapterFileError: The weights are damaged, not finite, or not this configuration's.
         """
-        self._saved_shapes = check_adapter_folder(folder, self.num_vectors, self.modules_to_save or ())
+        self._saved_names = check_adapter_folder(folder, self.num_vectors, self.modules_to_save or ())
 
     @property
-    def saved_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of δ for each layer in the file that this configuration was read with; empty without one."""
-        return getattr(self, "_saved_shapes", {})
+    def saved_names(self) -> SavedNames | None:
+        """What the file has that this configuration was read with; None without one."""
+        return getattr(self, "_saved_names", None)
 
     def remember_base(self, base_fingerprint: dict[str, list[float]]) -> None:
         """Keep the fingerprint of the model that this adapter was just put into, to be saved with the configuration."""

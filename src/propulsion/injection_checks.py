@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterable
 
 from torch import nn
 
 from propulsion.advice import listed, lists_of_blocks, on_blocks, on_entry
 from propulsion.config import PropulsionConfig
 from propulsion.errors import AdapterFileError, AdapterNameError, BaseModelError, TargetError, near_misses
+from propulsion.heads import is_saved_whole
 from propulsion.layer_kinds import kind_of
 from propulsion.targets import check_every_entry_matches, is_preset, layer_index, missing_entries
 from propulsion.upstream.peft_private import matches_pattern
+from propulsion.upstream.torch_private import is_within_compiled
 
 
 def check_adapter_name(adapter_name: str) -> None:
-    """Refuse a name that PyTorch cannot store parameters under."""
+    """Refuse a name that PyTorch cannot store parameters under.
+
+    Raises:
+        AdapterNameError: Says why.
+    """
     if (
         not adapter_name
         or "." in adapter_name
@@ -29,11 +36,38 @@ def check_adapter_name(adapter_name: str) -> None:
         )
 
 
+def check_name_beside_heads(adapter_name: str, modules_to_save: list[str], model: nn.Module) -> None:
+    """Refuse a name that is part of the name of a parameter that is trained whole: PEFT saves it without that part.
+
+    Raises:
+        AdapterNameError: Names the parameter.
+    """
+    for name, _ in model.named_parameters():
+        if adapter_name in name.split(".") and is_saved_whole(name, modules_to_save):
+            raise AdapterNameError(
+                f"An adapter cannot be named {adapter_name!r}, because it trains {name}, out of whose name PEFT takes "
+                "the adapter's: choose another name."
+            )
+
+
+def check_not_compiled(modules: Iterable[str]) -> None:
+    """Refuse a model that has been compiled: its adapter would be saved under names that no other model has.
+
+    Raises:
+        TargetError: Says what to compile.
+    """
+    if any(is_within_compiled(name) for name in modules):
+        raise TargetError(
+            "This model, or a part of it, is compiled: put the adapter into the model first, and then compile what "
+            "get_peft_model or PeftModel.from_pretrained returns."
+        )
+
+
 def check_saved_shapes(peft_config: PropulsionConfig, matched: dict[str, nn.Module]) -> None:
     """Compare the layers that a saved adapter steers with those of this model."""
-    saved = peft_config.saved_shapes
-    if not saved:
+    if peft_config.saved_names is None:
         return
+    saved = peft_config.saved_names.shapes
     for name, module in matched.items():
         if name not in saved:
             raise AdapterFileError(

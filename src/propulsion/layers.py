@@ -145,11 +145,9 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         if adapter_names is not None:
             return self._forward_mixed(self.base_layer(x, *args, **kwargs), x, adapter_names)
         output = self.base_layer(x, *args, **kwargs)
-        if self.merged:
-            return output
         in_place = self._owns_output and not self._is_watched()
         for adapter_name in self.active_adapters:
-            if adapter_name in self.propulsion_delta:
+            if adapter_name in self.propulsion_delta and adapter_name not in self.merged_adapters:
                 output = self._steer(output, adapter_name, in_place, self._lookup(output, x))
                 in_place, x = False, None  # the backward of the first product keeps its result
         return output

@@ -12,6 +12,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from propulsion.errors import AdapterFileError
 from tests.propulsion.steered import config, layers, steered_model, train_by_chance
@@ -104,3 +105,15 @@ def test_the_card_is_needed(tmp_path: Path) -> None:
     code = f"from peft import PeftConfig; PeftConfig.from_pretrained({str(tmp_path)!r})"
     without = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "KeyError: 'PROPULSION'" in without.stderr
+
+
+@pytest.mark.parametrize("task_type", [None, "SEQ_CLS"])
+def test_a_state_without_the_adapters_vectors_is_not_saved(task_type: str | None, tmp_path: Path) -> None:
+    model = steered_model("roberta", task_type=task_type)
+    around = nn.DataParallel(model).state_dict()
+    with pytest.raises(AdapterFileError, match=r"no vectors of the adapter 'default', but names such as module\.base"):
+        model.save_pretrained(tmp_path, state_dict=around)
+    assert not (tmp_path / "adapter_model.safetensors").exists()
+    model.save_pretrained(tmp_path, state_dict=model.state_dict())
+    if task_type is None:  # with a head, PEFT itself takes no empty state
+        model.save_pretrained(tmp_path / "rank1", state_dict={}, is_main_process=False)  # as FSDP's other processes

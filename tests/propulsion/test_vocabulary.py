@@ -11,6 +11,7 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 
+from propulsion import hotswap_adapter
 from propulsion.errors import AdapterFileError, BaseModelError
 from tests.propulsion.steered import config, result, train_by_chance
 from tests.tiny_models import VOCABULARY, tiny_model
@@ -113,6 +114,18 @@ def test_an_embedding_does_not_change_under_another_adapter(tmp_path: Path) -> N
         loaded.load_adapter(tmp_path / "second", "second")
     assert list(loaded.peft_config) == ["default", "again"]
     assert torch.equal(result(loaded, INPUTS), expected)
+
+
+def test_a_swap_does_not_change_the_embedding_under_another_adapter(tmp_path: Path) -> None:
+    adapted(resized("gpt2", "lm"), "lm").save_pretrained(tmp_path)
+    model = adapted(resized("gpt2", "lm"), "lm")
+    hotswap_adapter(model, tmp_path)
+    swapped = result(model, INPUTS)
+    assert torch.equal(swapped, result(PeftModel.from_pretrained(resized("gpt2", "lm"), tmp_path), INPUTS))
+    other = adapted(resized("gpt2", "lm"), "lm")
+    other.add_adapter("beside", config(task_type=None))
+    with pytest.raises(AdapterFileError, match="an embedding of its own, which beside would get as well"):
+        hotswap_adapter(other, tmp_path)
 
 
 def test_nothing_is_said_of_an_embedding_that_stayed(tmp_path: Path) -> None:

@@ -96,6 +96,11 @@ def uncompiled(model: nn.Module) -> nn.Module:
     return getattr(model, "_orig_mod", model)
 
 
+def is_within_compiled(name: str) -> bool:
+    """Whether a module's name shows that `torch.compile` has wrapped it, or a module around it."""
+    return "_orig_mod" in name.split(".")
+
+
 def is_watched(layer: nn.Module, base_layer: nn.Module) -> bool:
     """Whether somebody else may see what `base_layer` returns, or change what the `layer` around it makes of it.
 
