@@ -16,7 +16,7 @@ from propulsion.merging import MergeableLayer, OriginalParameters
 from propulsion.mixed_batches import names_of_rows
 from propulsion.pooling import pool, steer
 from propulsion.upstream.peft_private import device_and_dtype, quantization_of
-from propulsion.upstream.torch_private import SUBMODULES, is_watched, may_change_inputs
+from propulsion.upstream.torch_private import SUBMODULES, is_recorded, is_watched, may_change_inputs
 from propulsion.vectors import Beta, Delta
 
 
@@ -212,7 +212,7 @@ class PropulsionLayer(nn.Module, MergeableLayer):
 
     def _is_watched(self) -> bool:
         """Whether somebody else may look at the base layer's output, or change what this layer makes of it."""
-        return is_watched(self, self.base_layer) or torch.compiler.is_compiling()
+        return is_watched(self, self.base_layer) or is_recorded()
 
     def __repr__(self) -> str:
         return "propulsion." + super().__repr__()

@@ -238,6 +238,20 @@ def finds_the_base_model(private: Any) -> None:
     assert "0.base_layer" in names
 
 
+def sees_a_trace(private: Any) -> None:
+    seen = []
+
+    def program(x: torch.Tensor) -> torch.Tensor:
+        seen.append(private.is_recorded())
+        return x * 2
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(program, torch.ones(1), check_trace=False)
+    assert seen == [True]
+    assert not private.is_recorded()
+
+
 def knows_who_repeats_rows(private: Any) -> None:
     for name in ("deberta", "deberta-v3"):
         assert any(private.repeats_rows(module) for module in tiny_model(name, "base").modules())
@@ -266,6 +280,7 @@ def renamed(module: Any, name: str) -> Any:
 
 
 CANARIES = [
+    Canary("torch._C._is_tracing", TORCH, sees_a_trace, without(torch._C, "_is_tracing", lambda: False)),
     Canary("torch._C._are_functorch_transforms_active", TORCH, asks_for_torch_func,
            without(torch._C, "_are_functorch_transforms_active")),
     Canary("forward_ad._current_level", TORCH, asks_for_forward_mode, without(forward_ad, "_current_level")),

@@ -40,6 +40,11 @@ SUBMODULES, PARAMETERS = "_modules", "_parameters"
 _storage_references: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
 
 
+def is_recorded() -> bool:
+    """Whether a program is being made of what runs: by torch.compile, torch.export or torch.jit.trace."""
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
+
+
 def is_forward_mode() -> bool:
     """Whether forward-mode differentiation is at work. `torch.autograd.forward_ad` enters levels and tells none."""
     return forward_ad._current_level >= 0
