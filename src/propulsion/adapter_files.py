@@ -78,11 +78,11 @@ class SavedNames(NamedTuple):
 
     Attributes:
         shapes: The shape of δ for each steered layer by the layer's name.
-        others: The names of the parameters that are no vectors: of heads, or of an embedding.
+        others: The shape of each parameter that is no vector: of heads, or of an embedding.
     """
 
     shapes: dict[str, tuple[int, ...]]
-    others: frozenset[str]
+    others: dict[str, tuple[int, ...]]
 
 
 def check_adapter_folder(folder: str, num_vectors: int, modules_to_save: Collection[str]) -> SavedNames | None:
@@ -102,7 +102,7 @@ def check_adapter_folder(folder: str, num_vectors: int, modules_to_save: Collect
     path = os.path.join(folder, SAFETENSORS_WEIGHTS_NAME)
     if not os.path.isfile(path):
         return None
-    saved, others = SavedNames({}, frozenset()), set()
+    saved = SavedNames({}, {})
     try:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118  (the file is no dictionary)
@@ -113,10 +113,10 @@ def check_adapter_folder(folder: str, num_vectors: int, modules_to_save: Collect
                 if parameter == DELTA:
                     saved.shapes[name_in_base(name)] = shape
                 elif not is_vector(key):
-                    others.add(name_in_base(key))
+                    saved.others[name_in_base(key)] = shape
     except (SafetensorError, OSError) as error:
         raise AdapterFileError(f"{path} is damaged ({error}): get or train the adapter again.") from error
-    return saved._replace(others=frozenset(others))
+    return saved
 
 
 def _check_key(

@@ -45,7 +45,7 @@ from propulsion.upstream.peft_private import (
     merged_without_warning,
     name_all_linear,
 )
-from propulsion.vocabulary import check_embeddings, embeddings_to_save
+from propulsion.vocabulary import check_embeddings, check_saved_embeddings, embeddings_to_save
 from propulsion.weighted_adapters import COMBINATIONS, check_alike, check_in_memory, combine, combine_bias
 
 # The tuner that holds a configuration, by the configuration's id; a holder that has it no longer is passed over.
@@ -108,6 +108,8 @@ class PropulsionModel(BaseTuner):
             is_pretrained = hasattr(getattr(model, "config", None), "model_type")
             check_fingerprint(peft_config.base_fingerprint, modules, strict=is_pretrained)
         check_saved_shapes(peft_config, matched)
+        if peft_config.saved_names is not None:
+            check_saved_embeddings(peft_config.saved_names.others, model)
         peft_config.remember_base(fingerprint(matched))
 
     def _check_target_module_exists(self, peft_config: PropulsionConfig, key: str) -> Any:

@@ -70,16 +70,42 @@ def check_embeddings(model: nn.Module, tensors: Mapping[str, Tensor], adapter_na
     current = {name_in_base(key): p for key, p in model.named_parameters(remove_duplicate=False) if id(p) in parts}
     for key, tensor in tensors.items():
         own = current.get(name_in_base(key))
-        if own is not None and own.shape != tensor.shape:
-            raise BaseModelError(
-                f"Adapter {adapter_name!r} was trained with a vocabulary of {len(tensor)} tokens, and this model has "
-                f"{len(own)}: call resize_token_embeddings({len(tensor)}) of the base model before loading it."
-            )
+        if own is not None:
+            _check_size(tensor.shape, own)
         if others and own is not None and id(own) in frozen and not tensor.to(own).equal(own):
             raise AdapterFileError(
                 f"Adapter {adapter_name!r} has an embedding of its own, which {', '.join(others)} would get as well: "
                 "load it into a base model of its own."
             )
+
+
+def check_saved_embeddings(saved: Mapping[str, tuple[int, ...]], base: nn.Module) -> None:
+    """Refuse an embedding of another size while the model is as it was.
+
+    Args:
+        saved: The shape of each parameter in the adapter's file that is no vector.
+        base: The base model, perhaps with other adapters.
+
+    Raises:
+        BaseModelError: The embedding has another size.
+    """
+    if not isinstance(base, PreTrainedModel):
+        return
+    without_wrapper = {name.replace(".base_layer.", "."): shape for name, shape in saved.items()}
+    names = {module: name for name, module in base.named_modules()}
+    for layer in _embeddings(base):
+        for module, name, parameter, _ in _base_parameters(layer):
+            shape = without_wrapper.get(f"{names[module].removesuffix('.base_layer')}.{name}")
+            if shape is not None:
+                _check_size(shape, parameter)
+
+
+def _check_size(saved: tuple[int, ...], own: Tensor) -> None:
+    if tuple(saved) != tuple(own.shape):
+        raise BaseModelError(
+            f"The adapter was trained with a vocabulary of {saved[0]} tokens, and this model has {len(own)}: call "
+            f"resize_token_embeddings({saved[0]}) of the base model before loading it."
+        )
 
 
 def _base_model(model: nn.Module) -> nn.Module:
