@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import torch
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
@@ -16,8 +17,41 @@ from propulsion.upstream.peft_private import name_in_base
 
 DELTA, BIAS = "propulsion_delta.weight", "propulsion_bias.weight"
 VECTOR_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-# PEFT saves these with an adapter whose model's vocabulary was resized, or if they are targeted by name.
-EMBEDDINGS = {"embed_tokens", "lm_head", "word_embeddings", "wte", "embed_in", "embed_out", "shared"}
+# Saved with an adapter whose model's vocabulary was resized, or if they are targeted by name.
+EMBEDDINGS = {"embed_tokens", "word_embeddings", "wte", "embed_in", "shared"}
+OUTPUT_LAYERS = {"lm_head", "embed_out", "generator_lm_head", "vocab_projector", "proj_out", "predictions.decoder"}
+
+
+HOW_TO_LOAD = """
+## How to load it
+
+PEFT knows the method once `propulsion` is imported, and raises `KeyError: 'PROPULSION'` before that.
+
+```python
+import propulsion
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(base_model, "path or id of this adapter")
+```
+"""
+
+
+def say_how_to_load(folder: str) -> None:
+    """Add to the model card beside a saved adapter that loading it needs an import.
+
+    An adapter with a name of its own has the card in the folder above. That is only written to if it is the card of a
+    model with Propulsion.
+    """
+    for above, marks in (("", ("library_name: peft",)), (os.pardir, ("library_name: peft", "- propulsion\n"))):
+        path = os.path.join(folder, above, "README.md")
+        if not os.path.isfile(path):
+            continue
+        with open(path, encoding="utf-8", newline="") as file:
+            text = file.read()
+        metadata = text.split("---\n", 2)[1] if text.count("---\n") > 1 else ""
+        if all(mark in metadata for mark in marks) and "import propulsion" not in text:
+            with open(path, "a", encoding="utf-8", newline="") as file:
+                file.write(HOW_TO_LOAD)
 
 
 def with_current_name(key: str) -> str:
@@ -39,7 +73,19 @@ def is_vector(key: str) -> bool:
     return split_key(key)[1] in (DELTA, BIAS)
 
 
-def check_adapter_folder(folder: str, num_vectors: int, modules_to_save: Collection[str]) -> dict[str, tuple[int, ...]]:
+class SavedNames(NamedTuple):
+    """What a saved adapter has, by names in the base model.
+
+    Attributes:
+        shapes: The shape of δ for each steered layer by the layer's name.
+        others: The shape of each parameter that is no vector: of heads, or of an embedding.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    others: dict[str, tuple[int, ...]]
+
+
+def check_adapter_folder(folder: str, num_vectors: int, modules_to_save: Collection[str]) -> SavedNames | None:
     """Refuse a folder whose adapter_model.safetensors is damaged, not finite, or would change the base model.
 
     Args:
@@ -48,7 +94,7 @@ def check_adapter_folder(folder: str, num_vectors: int, modules_to_save: Collect
         modules_to_save: The modules that were trained in full.
 
     Returns:
-        The shape of δ for each steered layer by the layer's name; nothing if there is no such file.
+        What the file has; None if there is no such file.
 
     Raises:
         AdapterFileError: It cannot be used; says why.
@@ -60,8 +106,8 @@ def check_adapter_folder(folder: str, num_vectors: int, modules_to_save: Collect
                 f"{folder} has its weights in {WEIGHTS_NAME}, a pickle: only {SAFETENSORS_WEIGHTS_NAME} is read. Save "
                 "the adapter again with save_pretrained."
             )
-        return {}
-    shapes: dict[str, tuple[int, ...]] = {}
+        return None
+    saved = SavedNames({}, {})
     try:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118  (the file is no dictionary)
@@ -70,10 +116,12 @@ def check_adapter_folder(folder: str, num_vectors: int, modules_to_save: Collect
                 _check_key(key, parameter, shape, num_vectors, modules_to_save, path)
                 check_finite({key: file.get_tensor(key)}, path)
                 if parameter == DELTA:
-                    shapes[name_in_base(name)] = shape
+                    saved.shapes[name_in_base(name)] = shape
+                elif not is_vector(key):
+                    saved.others[name_in_base(key)] = shape
     except (SafetensorError, OSError) as error:
         raise AdapterFileError(f"{path} is damaged ({error}): get or train the adapter again.") from error
-    return shapes
+    return saved
 
 
 def _check_key(
@@ -86,11 +134,16 @@ def _check_key(
         )
     is_own = parameter in (DELTA, BIAS)
     is_head = is_saved_whole(key.rpartition(".")[0], modules_to_save)
-    if not (is_own or is_head or EMBEDDINGS & set(key.split("."))):
+    if not (is_own or is_head or _is_of_the_vocabulary(key)):
         raise AdapterFileError(
             f"{path} has weights for {key}, which is neither a vector of Propulsion nor in modules_to_save: they would "
             "overwrite the base model."
         )
+
+
+def _is_of_the_vocabulary(key: str) -> bool:
+    name = f".{key}"
+    return any(f".{module}." in name for module in EMBEDDINGS | OUTPUT_LAYERS)
 
 
 def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from peft import PeftConfig, PeftType, TaskType
 
-from propulsion.adapter_files import check_adapter_folder
+from propulsion.adapter_files import SavedNames, check_adapter_folder, say_how_to_load
 from propulsion.errors import ConfigError, near_misses
 from propulsion.pooling import POOLINGS
 from propulsion.targets import PRESETS, is_preset
 from propulsion.upstream.peft_private import of_pattern
 
 LARGEST_DEGREE = 100_000  # (1 + 1e-4)^k overflows float32 before that
+GUESSED_HEADS = ("classifier", "score")  # for classifiers, by PEFT
 INITIALIZATIONS = ("ones", "zeros", "normal", "uniform", "xavier")
 
 
@@ -23,7 +25,7 @@ INITIALIZATIONS = ("ones", "zeros", "normal", "uniform", "xavier")
 class PropulsionConfig(PeftConfig):
     """Configuration of Propulsion: V' = V ⊙ z^k for the outputs V of the targeted layers (paper, equation 3).
 
-    Beside these fields it has those of `peft.PeftConfig`. A field that is wrong raises `ConfigError`, a ValueError.
+    A field that is wrong raises `ConfigError`, a ValueError.
     """
 
     target_modules: list[str] | str | None = field(
@@ -112,20 +114,28 @@ class PropulsionConfig(PeftConfig):
         for name in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, name), (list, tuple)):
                 setattr(self, name, set(getattr(self, name)))
-        self._names_modules = self.modules_to_save is not None
+        # As given: PEFT adds its guess for the task to the very list.
+        self._named_modules = None if self.modules_to_save is None else tuple(self.modules_to_save)
         _check_choice("pooling", self.pooling, POOLINGS)
         if not isinstance(self.init_weights, bool):
             _check_choice("init_weights", self.init_weights, INITIALIZATIONS)
         _check_integer("num_vectors", self.num_vectors, least=1)
         self._check_noise()
         self._check_degrees()
+        if not isinstance(self.train_bias, bool):
+            raise ConfigError(f"train_bias must be True or False, not {self.train_bias!r}.")
         self._check_layers()
         self._warn_of_equal_vectors()
 
     @property
     def names_modules(self) -> bool:
         """Whether `modules_to_save` was given, before PEFT added its own guess for the task."""
-        return self._names_modules
+        return self._named_modules is not None
+
+    @property
+    def named_modules_to_save(self) -> tuple[str, ...]:
+        """The modules to save that were given, without those that PEFT guesses, one of which no model has."""
+        return tuple(name for name in self._named_modules or () if name not in GUESSED_HEADS)
 
     def check_files(self, folder: str) -> None:
         """Refuse a local folder with unusable weights before any model is touched, and remember what they steer.
@@ -133,12 +143,12 @@ class PropulsionConfig(PeftConfig):
         Raises:
             AdapterFileError: The weights are damaged, not finite, or not this configuration's.
         """
-        self._saved_shapes = check_adapter_folder(folder, self.num_vectors, self.modules_to_save or ())
+        self._saved_names = check_adapter_folder(folder, self.num_vectors, self.modules_to_save or ())
 
     @property
-    def saved_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of δ for each layer in the file that this configuration was read with; empty without one."""
-        return getattr(self, "_saved_shapes", {})
+    def saved_names(self) -> SavedNames | None:
+        """What the file has that this configuration was read with; None without one."""
+        return getattr(self, "_saved_names", None)
 
     def remember_base(self, base_fingerprint: dict[str, list[float]]) -> None:
         """Keep the fingerprint of the model that this adapter was just put into, to be saved with the configuration."""
@@ -149,6 +159,16 @@ class PropulsionConfig(PeftConfig):
         """The configuration as a dictionary, with the fingerprint of the model that it serves."""
         values = super().to_dict()
         return {**values, "base_fingerprint": getattr(self, "_fingerprint_of_base", values["base_fingerprint"])}
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """As PEFT's; and if there is a model card, it says from then on how the adapter is loaded.
+
+        Args:
+            save_directory: The folder.
+            kwargs: As PEFT's.
+        """
+        super().save_pretrained(save_directory, **kwargs)
+        say_how_to_load(save_directory)
 
     def degrees_of(self, degree: int | list[int]) -> tuple[int, ...]:
         """One degree for each of the p vectors."""
@@ -184,6 +204,10 @@ class PropulsionConfig(PeftConfig):
             raise ConfigError(f"init_noise must be a finite number ≥ 0, not {self.init_noise!r}.")
 
     def _check_layers(self) -> None:
+        blocks = self.layers_to_transform
+        for block in [blocks] if blocks is None or isinstance(blocks, (int, str)) else blocks:
+            if blocks is not None:
+                _check_integer("layers_to_transform", block, least=0)
         if self.layers_pattern and self.layers_to_transform is None:
             raise ConfigError("layers_pattern says where layers_to_transform counts: give layers_to_transform as well.")
         is_regex = isinstance(self.target_modules, str) and not (
@@ -205,6 +229,24 @@ class PropulsionConfig(PeftConfig):
             )
 
 
+def _describe_fields(config: type[PeftConfig]) -> str:
+    """The help of each field as a section of the docstring; the method's own first, then those of every PEFT method."""
+    inherited = {field.name for field in fields(PeftConfig)}
+    texts = [
+        f"{field.name} ({field.type}): {' '.join(field.metadata['help'].split())}"
+        for field in sorted(fields(config), key=lambda field: field.name in inherited)
+    ]
+    wrapped = [
+        textwrap.fill(text, 116, initial_indent=" " * 8, subsequent_indent=" " * 12, break_on_hyphens=False)
+        for text in texts
+    ]
+    return "\n".join(["", "    Args:", *wrapped, "    "])
+
+
+# Written once, beside each field, where the command line reads it too.
+PropulsionConfig.__doc__ = f"{(PropulsionConfig.__doc__ or '').rstrip()}\n{_describe_fields(PropulsionConfig)}"
+
+
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ConfigError(f"{name}={value!r} is not one of {', '.join(choices)}.{near_misses(str(value), choices)}")
@@ -224,8 +266,9 @@ def _check_names(name: str, value: object) -> None:
     elif value is not None and not (
         isinstance(value, (list, tuple, set)) and all(isinstance(item, str) and item for item in value)
     ):
+        hint = f" Write [{value!r}]." if isinstance(value, str) else ""
         raise ConfigError(
-            f"{name} must be a list of names{'' if name in only_lists else ' or a string'}, not {value!r}."
+            f"{name} must be a list of names{'' if name in only_lists else ' or a string'}, not {value!r}.{hint}"
         )
 
 

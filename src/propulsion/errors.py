@@ -53,6 +53,37 @@ class BaseModelError(AdapterFileError):
     """A saved adapter belongs to another base model."""
 
 
+# What others call the same thing: other libraries, other architectures.
+SAME_THING: tuple[frozenset[str], ...] = tuple(
+    frozenset(words.split())
+    for words in (
+        "mean avg average",
+        "max maximum",
+        "min minimum",
+        "l2 rms norm",
+        "ones one identity",
+        "zeros zero",
+        "normal gaussian random",
+        "xavier glorot",
+        "linear sum add",
+        "product mul multiply",
+        "all-linear all_linear linears",
+        "attn attention self_attn self_attention",
+        "mlp ffn feed_forward feedforward fc",
+        "embedding embeddings embed",
+        "query q_proj q_lin query_proj q to_q wq",
+        "key k_proj k_lin key_proj k to_k wk",
+        "value v_proj v_lin value_proj v to_v wv",
+        "o_proj out_proj out_lin to_out wo",
+    )
+)
+
+
+def same_things(name: str, known: Iterable[str]) -> list[str]:
+    """Those of the known names that others call by this one."""
+    return [other for other in known if any({name.lower(), other} <= words for words in SAME_THING)]
+
+
 def near_misses(name: str, known: Iterable[str], limit: int = 3) -> str:
     """A clause for an error message that names what `name` may have been meant to be.
 
@@ -64,5 +95,6 @@ def near_misses(name: str, known: Iterable[str], limit: int = 3) -> str:
     Returns:
         ``" Did you mean 'a' or 'b'?"``, with a leading space, or an empty string if nothing is near.
     """
-    close = difflib.get_close_matches(name, sorted(known), n=limit, cutoff=0.6)
+    others = sorted(set(known) - {name})
+    close = same_things(name, others)[:limit] or difflib.get_close_matches(name, others, n=limit, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(match) for match in close)}?" if close else ""

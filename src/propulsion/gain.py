@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from propulsion import kernels
 from propulsion.ownership import is_unshared
-from propulsion.upstream.torch_private import is_forward_mode, is_transformed
+from propulsion.upstream.torch_private import is_forward_mode, is_recorded, is_transformed
 
 # What stands in for z = 0 in place, by the output's dtype: far below its resolution, so that an output times it is zero
 # for every purpose, and far from underflow, so that y / z still gives v. Other dtypes never run in place.
@@ -87,7 +87,7 @@ def scale(
     Returns:
         The product, in the output's dtype.
     """
-    if torch.compiler.is_compiling() or is_transformed() or is_forward_mode():
+    if is_recorded() or is_transformed() or is_forward_mode():
         # These read the program: they want the plain formula.
         return scale_reference(output, z, degree)
     in_place = in_place and output.dtype in NEARLY_ZERO and _has_room(output, z)

@@ -55,6 +55,20 @@ def train_the_whole_head(peft_config: PropulsionConfig, model: nn.Module) -> Non
         modules += [name for name in head_modules(model) if not is_saved_whole(name, modules)]
 
 
+def leave_out_what_was_not_saved(peft_config: PropulsionConfig, model: nn.Module) -> None:
+    """Let a loaded adapter keep the base model's head where its file has none, whatever PEFT guesses for the task."""
+    modules, saved = peft_config.modules_to_save, peft_config.saved_names
+    if modules is None or saved is None:
+        return
+    names = [name for name, _ in model.named_modules()]
+    peft_config.modules_to_save = [
+        module
+        for module in modules
+        if any(is_saved_whole(name, [module]) for name in saved.others)
+        or not any(name.endswith(module) for name in names)
+    ]
+
+
 def copy_heads(heads: list[ModulesToSaveWrapper], owner: str, adapter_name: str) -> None:
     """Give an adapter a copy of what another has trained in full, and say whose it is."""
     for head in heads:

@@ -15,6 +15,7 @@ from propulsion.errors import AdapterFileError, AdapterNameError, ConfigError, M
 from propulsion.fingerprint import check_fingerprint
 from propulsion.layers import PropulsionLayer
 from propulsion.upstream.torch_private import uncompiled
+from propulsion.vocabulary import check_embeddings
 from propulsion.weighted_adapters import check_alike, check_in_memory
 
 
@@ -67,6 +68,7 @@ def _copy(saved: dict[str, Tensor], model: PeftModel, adapter_name: str) -> None
     own = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
     check_in_memory(own.values())
     check_adapter_tensors(saved, own, adapter_name)
+    check_embeddings(model, saved, adapter_name)
     if more := sorted(saved.keys() - own.keys()):
         raise AdapterFileError(f"The adapter has {more[0]}, which the loaded one does not train: load it beside it.")
     for key, tensor in saved.items():  # a state's tensors share the parameters' memory, and have no gradient

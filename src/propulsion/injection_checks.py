@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Iterable
 
 from torch import nn
 
+from propulsion.advice import listed, lists_of_blocks, on_blocks, on_entry
 from propulsion.config import PropulsionConfig
 from propulsion.errors import AdapterFileError, AdapterNameError, BaseModelError, TargetError, near_misses
 from propulsion.experts import ExpertWeight
+from propulsion.heads import is_saved_whole
 from propulsion.layer_kinds import kind_of
 from propulsion.layers import PropulsionLayer
-from propulsion.targets import check_every_entry_matches, is_preset, layer_index
+from propulsion.targets import check_every_entry_matches, is_preset, layer_index, missing_entries
 from propulsion.upstream.peft_private import matches_pattern
+from propulsion.upstream.torch_private import is_within_compiled
 
 
 def check_adapter_name(adapter_name: str) -> None:
-    """Refuse a name that PyTorch cannot store parameters under."""
+    """Refuse a name that PyTorch cannot store parameters under.
+
+    Raises:
+        AdapterNameError: Says why.
+    """
     if (
         not adapter_name
         or "." in adapter_name
@@ -29,11 +38,38 @@ def check_adapter_name(adapter_name: str) -> None:
         )
 
 
+def check_name_beside_heads(adapter_name: str, modules_to_save: list[str], model: nn.Module) -> None:
+    """Refuse a name that is part of the name of a parameter that is trained whole: PEFT saves it without that part.
+
+    Raises:
+        AdapterNameError: Names the parameter.
+    """
+    for name, _ in model.named_parameters():
+        if adapter_name in name.split(".") and is_saved_whole(name, modules_to_save):
+            raise AdapterNameError(
+                f"An adapter cannot be named {adapter_name!r}, because it trains {name}, out of whose name PEFT takes "
+                "the adapter's: choose another name."
+            )
+
+
+def check_not_compiled(modules: Iterable[str]) -> None:
+    """Refuse a model that has been compiled: its adapter would be saved under names that no other model has.
+
+    Raises:
+        TargetError: Says what to compile.
+    """
+    if any(is_within_compiled(name) for name in modules):
+        raise TargetError(
+            "This model, or a part of it, is compiled: put the adapter into the model first, and then compile what "
+            "get_peft_model or PeftModel.from_pretrained returns."
+        )
+
+
 def check_saved_shapes(peft_config: PropulsionConfig, matched: dict[str, nn.Module]) -> None:
     """Compare the layers that a saved adapter steers with those of this model."""
-    saved = peft_config.saved_shapes
-    if not saved:
+    if peft_config.saved_names is None:
         return
+    saved = peft_config.saved_names.shapes
     for name, module in matched.items():
         if name not in saved:
             raise AdapterFileError(
@@ -63,16 +99,9 @@ def check_targets(peft_config: PropulsionConfig, modules: dict[str, nn.Module], 
     targets = peft_config.target_modules or ()
     if not is_preset(targets) and (targets or not peft_config.target_parameters):
         check_every_entry_matches(modules, targets)
-    if not matched and peft_config.layers_to_transform is not None:
-        raise TargetError(
-            f"Target modules {targets} not found in the base model. Note: You specified 'layers_to_transform': "
-            f"{peft_config.layers_to_transform}, which leaves none of them."
-        )
-    blocks = peft_config.layers_to_transform
-    present = {layer_index(name, peft_config.layers_pattern) for name in matched}
-    for block in [] if blocks is None else [blocks] if isinstance(blocks, int) else blocks:
-        if block not in present:
-            raise TargetError(f"layers_to_transform has {block}, but no steered module is in a block of that number.")
+    _check_blocks(peft_config, modules, matched)
+    if not peft_config.base_fingerprint:  # of a saved adapter, the base model may now have another head
+        _check_other_names(peft_config, modules)
     for name, module in matched.items():
         if isinstance(module, ExpertWeight):
             module.check_pooling(peft_config, name)
@@ -80,9 +109,10 @@ def check_targets(peft_config: PropulsionConfig, modules: dict[str, nn.Module], 
             kind_of(module, name)
     for pattern in peft_config.degree_pattern or ():
         if matched and not any(matches_pattern(pattern, name) for name in matched):
+            ends = sorted({name.rpartition(".")[2] for name in matched})
             raise TargetError(
-                f"degree_pattern has {pattern!r}, which is no steered module."
-                f"{near_misses(pattern, {name.rpartition('.')[2] for name in matched})}"
+                f"degree_pattern has {pattern!r}, which is no steered module.{near_misses(pattern, ends)} Those end in "
+                f"{listed(ends, 'and')}."
             )
     if peft_config.train_bias and matched and not any(map(_has_bias, matched.values())):
         warnings.warn("train_bias=True has no effect: none of the steered layers has a bias.", stacklevel=2)
@@ -90,3 +120,38 @@ def check_targets(peft_config: PropulsionConfig, modules: dict[str, nn.Module], 
 
 def _has_bias(module: nn.Module) -> bool:
     return module.has_bias if isinstance(module, PropulsionLayer) else getattr(module, "bias", None) is not None
+
+
+def _check_blocks(peft_config: PropulsionConfig, modules: dict[str, nn.Module], matched: dict[str, nn.Module]) -> None:
+    blocks, pattern = peft_config.layers_to_transform, peft_config.layers_pattern
+    if blocks is None:
+        return
+    numbers = {layer_index(name, pattern) for name in modules}
+    if numbers == {None}:
+        lists = lists_of_blocks(modules)
+        near = near_misses(pattern, lists) if isinstance(pattern, str) else ""
+        raise TargetError(
+            f"layers_to_transform needs blocks with a number, and layers_pattern={pattern!r} finds none.{near} Lists "
+            f"of modules are {listed(lists, 'and') if lists else 'not there'}."
+        )
+    present = {layer_index(name, pattern) for name in matched}
+    for block in [blocks] if isinstance(blocks, int) else blocks:
+        if block not in present:
+            raise TargetError(
+                f"layers_to_transform has {block}, but no steered module is in a block of that number."
+                f"{on_blocks(numbers)}"
+            )
+
+
+def _check_other_names(peft_config: PropulsionConfig, modules: dict[str, nn.Module]) -> None:
+    """Refuse names of what to leave alone or to train whole that are in no module's name."""
+    excluded = peft_config.exclude_modules or ()
+    if isinstance(excluded, str):
+        misses = [] if any(re.fullmatch(excluded, name) for name in modules) else [excluded]
+    else:
+        misses = missing_entries(modules, excluded)
+    for name in sorted(misses):
+        raise TargetError(f"exclude_modules has {name!r}, which is no module.{on_entry(name, modules, ())}")
+    for name in peft_config.named_modules_to_save:
+        if not any(module.endswith(name) for module in modules):
+            raise TargetError(f"modules_to_save has {name!r}, which is no module.{on_entry(name, modules, ())}")

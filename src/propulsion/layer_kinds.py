@@ -77,6 +77,8 @@ def kind_of(module: nn.Module, name: str) -> type[PropulsionLayer]:
     """
     base_layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     class_name = type(base_layer).__name__
+    if class_name in {kind.base_class.__name__ for kind in KINDS}:
+        class_name = f"{type(base_layer).__module__}.{class_name}"  # another library's, of the same name
     if is_called_by_its_weight(base_layer):
         raise LayerError(
             f"{name} belongs to nn.MultiheadAttention, which does not call its forward: leave it out of target_modules."

@@ -16,7 +16,7 @@ from propulsion.merging import MergeableLayer, OriginalParameters
 from propulsion.mixed_batches import names_of_rows
 from propulsion.pooling import pool, steer
 from propulsion.upstream.peft_private import device_and_dtype, quantization_of
-from propulsion.upstream.torch_private import SUBMODULES, is_watched, may_change_inputs
+from propulsion.upstream.torch_private import SUBMODULES, is_recorded, is_watched, may_change_inputs
 from propulsion.vectors import Beta, Delta
 
 
@@ -153,11 +153,9 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         if adapter_names is not None:
             return self._forward_mixed(self.base_layer(x, *args, **kwargs), x, adapter_names)
         output = self.base_layer(x, *args, **kwargs)
-        if self.merged:
-            return output
         in_place = self._owns_output and not self._is_watched()
         for adapter_name in self.active_adapters:
-            if adapter_name in self.propulsion_delta:
+            if adapter_name in self.propulsion_delta and adapter_name not in self.merged_adapters:
                 output = self._steer(output, adapter_name, in_place, self._lookup(output, x))
                 in_place, x = False, None  # the backward of the first product keeps its result
         return output
@@ -226,7 +224,7 @@ class PropulsionLayer(nn.Module, MergeableLayer):
 
     def _is_watched(self) -> bool:
         """Whether somebody else may look at the base layer's output, or change what this layer makes of it."""
-        return is_watched(self, self.base_layer) or torch.compiler.is_compiling()
+        return is_watched(self, self.base_layer) or is_recorded()
 
     def __repr__(self) -> str:
         return "propulsion." + super().__repr__()

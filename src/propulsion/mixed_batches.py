@@ -11,11 +11,21 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from propulsion.errors import AdapterNameError, LayerError, near_misses
-from propulsion.upstream.transformers_private import repeats_rows
+from propulsion.upstream.transformers_private import multiplies_in_order, repeats_rows
 
-MAIN_INPUTS = ("0", "input_ids", "inputs", "inputs_embeds", "pixel_values", "input_features", "decoder_input_ids")
+MAIN_INPUTS = (
+    "0",
+    "input_ids",
+    "inputs",
+    "inputs_embeds",
+    "pixel_values",
+    "input_features",
+    "input_values",
+    "decoder_input_ids",
+)
 BASE_MODEL = "__base__"  # PEFT's name for a row without adapter
 
 
@@ -73,10 +83,11 @@ def steering_each_row(model: nn.Module, adapter_names: Sequence[str], repeats: b
         repeats: The model may see each row several times over, as generation does for beams; otherwise the number of
             names has to be that of the model's inputs.
     """
-    rows = _Rows(list(adapter_names))
+    rows = _Rows(list(adapter_names), model, repeats)
     handles, replaced = [], []
-    handles.append(model.register_forward_pre_hook(partial(rows.enter_model, repeats), with_kwargs=True))
-    handles.append(model.register_forward_hook(rows.leave_model, always_call=True))
+    for entry in _entries(model):
+        handles.append(entry.register_forward_pre_hook(rows.enter, with_kwargs=True))
+        handles.append(entry.register_forward_hook(rows.leave, always_call=True))
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             handles.append(module.register_forward_pre_hook(rows.pass_names, with_kwargs=True))
@@ -94,6 +105,12 @@ def steering_each_row(model: nn.Module, adapter_names: Sequence[str], repeats: b
             del module.forward
             if forward is not None:
                 module.forward = forward
+
+
+def _entries(model: nn.Module) -> list[nn.Module]:
+    """The modules that are called with a batch: the model and, by generation and before it, the encoder."""
+    encoder = model.get_encoder() if isinstance(model, PreTrainedModel) else model
+    return [model] if encoder is model else [model, encoder]
 
 
 class NamesOfRows(list[str]):
@@ -128,21 +145,50 @@ def names_of_rows(adapter_names: Sequence[str], output: Tensor) -> list[str]:
 class _Rows:
     """The adapter of each row of the batch, as the modules of the model see it."""
 
-    def __init__(self, adapter_names: list[str]) -> None:
+    def __init__(self, adapter_names: list[str], model: nn.Module, repeats: bool) -> None:
         self.given_names = self.adapter_names = NamesOfRows(adapter_names)
+        self.model, self.repeats = model, repeats
+        self.depth = 0  # of entries within each other: the outermost has the batch, those within it may have parts
+        self.seen: dict[nn.Module, int] = {}  # how many rows an entry had
 
-    def enter_model(self, repeats: bool, model: nn.Module, args: Any, kwargs: Any) -> None:
-        """Hook before the whole model's forward: one name for each row that it sees."""
+    def enter(self, entry: nn.Module, args: Any, kwargs: Any) -> None:
+        """Hook before the forward of the model or its encoder: one name for each row that it sees."""
+        self.depth += 1
+        if self.depth > 1:
+            return
         inputs = by_name(args, kwargs)
         shape = _batch_shape(inputs) or (len(self.given_names),)
-        if not repeats or shape[0] % len(self.given_names):
-            check_adapter_names(self.given_names, self.given_names, inputs)
-        repeated = [name for name in self.given_names for _ in range(shape[0] // len(self.given_names))]
-        self.adapter_names = NamesOfRows(repeated, tokens=shape[1] if len(shape) > 1 else 1)
+        rows, given = shape[0], self.given_names
+        if self.repeats and len(set(given)) == 1:
+            names = given[:1] * rows
+        else:
+            if not self.repeats or (rows % len(given) and not self.seen):
+                check_adapter_names(given, given, inputs)
+            self._check_order(entry, rows)
+            names = [name for name in given for _ in range(rows // len(given))]
+        self.adapter_names = NamesOfRows(names, tokens=shape[1] if len(shape) > 1 else 1)
 
-    def leave_model(self, model: nn.Module, args: Any, output: Any) -> None:
-        """Hook after the whole model's forward."""
-        self.adapter_names = self.given_names
+    def _check_order(self, entry: nn.Module, rows: int) -> None:
+        """Refuse rows that a model's own `generate` has put into an order of its own."""
+        if rows != len(self.given_names) and not multiplies_in_order(self.model):
+            raise AdapterNameError(
+                f"adapter_names has {len(self.given_names)} entries, but {type(self.model).__name__} generates with "
+                f"{rows} rows, in an order of its own: generate for one adapter at a time, without adapter_names."
+            )
+        if rows < self.seen.get(entry, 0):
+            raise AdapterNameError(
+                f"{type(self.model).__name__} goes on with {rows} of {self.seen[entry]} rows, and does not say which: "
+                "generate for one adapter at a time, without adapter_names."
+            )
+        if entry is not self.model:
+            self.seen.pop(self.model, None)  # a pass of its own begins, perhaps with fewer beams
+        self.seen[entry] = rows
+
+    def leave(self, entry: nn.Module, args: Any, output: Any) -> None:
+        """Hook after that forward."""
+        self.depth -= 1
+        if not self.depth:
+            self.adapter_names = self.given_names
 
     def pass_names(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Hook before a steered layer's forward."""

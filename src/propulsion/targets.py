@@ -21,12 +21,12 @@ why, is told in `propulsion.architectures`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
+from propulsion.advice import endings_of_linears, listed, on_entry, on_pattern, what_there_is
 from propulsion.architectures import ARCHITECTURES, Architecture
 from propulsion.errors import TargetError, near_misses
 from propulsion.upstream.torch_private import shallow_copy
@@ -57,7 +57,7 @@ def resolve_preset(model: nn.Module, preset: str, experts: bool = False) -> list
         TargetError: The preset or the architecture is unknown, or the model has no such layers; says what to pass.
     """
     if not is_preset(preset):
-        raise TargetError(f"There is no preset {preset!r}, only {_listed(PRESETS)}.{near_misses(preset, PRESETS)}")
+        raise TargetError(f"There is no preset {preset!r}, only {listed(PRESETS)}.{near_misses(preset, PRESETS)}")
     architecture = architecture_of(model)
     if architecture is None:
         raise TargetError(f"{_unknown_architecture(model, preset)} {_advice(model)}")
@@ -104,32 +104,34 @@ def missing_entries(module_names: Iterable[str], targets: Iterable[str]) -> list
     return [target for target in targets if target not in endings]
 
 
-def check_every_entry_matches(module_names: Iterable[str], target_modules: str | Iterable[str]) -> None:
+def check_every_entry_matches(
+    modules: Mapping[str, nn.Module] | Iterable[str], target_modules: str | Iterable[str]
+) -> None:
     """Refuse target modules of which an entry matches nothing, which PEFT lets pass if another entry matches.
 
     Args:
-        module_names: The names in `model.named_modules()`.
+        modules: All modules of the model by name, or the names in `model.named_modules()`.
         target_modules: A list of names, each matching whole or as the end after a dot; or a regular expression that
             has to match a whole name.
 
     Raises:
         TargetError: Names the entry and its near misses, or says what is wrong with the expression.
     """
-    module_names = [name for name in module_names if name]
+    names = [name for name in modules if name]
+    there = what_there_is(modules) if isinstance(modules, Mapping) else ""
     if isinstance(target_modules, str):
-        _check_pattern_matches(module_names, target_modules)
+        _check_pattern_matches(names, target_modules, there)
         return
     target_modules = list(target_modules)
     if not target_modules:
-        raise TargetError(f"target_modules is empty. Name at least one module, or a preset: {_listed(PRESETS)}.")
-    missing = missing_entries(module_names, target_modules)
+        raise TargetError(f"target_modules is empty. Name at least one module, or a preset: {listed(PRESETS)}.")
+    missing = missing_entries(names, target_modules)
     if missing:
-        raise TargetError(
-            " ".join(
-                f"The entry {entry!r} of target_modules matches no module.{_near_endings(entry, module_names)}"
-                for entry in missing
-            )
-        )
+        refusals = [
+            f"The entry {entry!r} of target_modules matches no module.{on_entry(entry, names, (*PRESETS, ALL_LINEAR))}"
+            for entry in sorted(missing)
+        ]
+        raise TargetError(" ".join(refusals) + there)
 
 
 def layer_index(name: str, layers_pattern: str | list[str] | None) -> int | None:
@@ -188,7 +190,7 @@ def _refuse_bypassed_layers(model: nn.Module) -> None:
         )
 
 
-def _check_pattern_matches(module_names: list[str], pattern: str) -> None:
+def _check_pattern_matches(module_names: list[str], pattern: str, there: str) -> None:
     if pattern == ALL_LINEAR:
         return
     try:
@@ -196,10 +198,10 @@ def _check_pattern_matches(module_names: list[str], pattern: str) -> None:
     except re.error as error:
         raise TargetError(f"target_modules={pattern!r} is not a regular expression: {error}.") from error
     if not matches:
-        near = near_misses(pattern, PRESETS) or _near_endings(pattern, module_names)
         raise TargetError(
-            f"target_modules={pattern!r} matches no module. A string is a preset ({_listed(PRESETS)}), {ALL_LINEAR!r} "
-            f"or a regular expression for whole names; the ends of names go into a list.{near}"
+            f"target_modules={pattern!r} matches no module. A string is a preset ({listed(PRESETS)}), {ALL_LINEAR!r} "
+            "or a regular expression for whole names; the ends of names go into a list."
+            f"{on_pattern(pattern, module_names, (*PRESETS, ALL_LINEAR))}{there}"
         )
 
 
@@ -210,28 +212,12 @@ def _unknown_architecture(model: nn.Module, preset: str) -> str:
 
 
 def _advice(model: nn.Module) -> str:
-    endings = {
-        name.removesuffix(".base_layer").rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-    }
-    names = sorted(name for name in endings if name and not name.isdigit())
+    names = endings_of_linears(dict(model.named_modules()))
     if not names:
         return "Pass target_modules with the names of the layers to steer."
-    return f"Pass target_modules={ALL_LINEAR!r}, or a list; its linear layers end in {_listed(names[:12], 'and')}."
+    return f"Pass target_modules={ALL_LINEAR!r}, or a list; its linear layers end in {listed(names[:12], 'and')}."
 
 
 def _endings(name: str) -> Iterable[str]:
     parts = name.split(".")
     return (".".join(parts[start:]) for start in range(len(parts)))
-
-
-def _near_endings(entry: str, module_names: Iterable[str]) -> str:
-    """Near misses among the ends of names that have as many components as the entry."""
-    depth = entry.count(".") + 1
-    return near_misses(entry, {".".join(name.split(".")[-depth:]) for name in module_names})
-
-
-def _listed(names: Iterable[str], conjunction: str = "or") -> str:
-    *front, last = [repr(name) for name in names]
-    return f"{', '.join(front)} {conjunction} {last}" if front else last

@@ -23,8 +23,14 @@ from propulsion.errors import AdapterFileError, AdapterNameError, ConfigError, T
 from propulsion.expert_targets import match_parameters, split_experts, warn_of_unsteered, with_experts_modules
 from propulsion.experts import ExpertWeight, SteeredExperts, holds_experts, with_expert_weights
 from propulsion.fingerprint import check_fingerprint, fingerprint
-from propulsion.heads import copy_heads, train_the_whole_head
-from propulsion.injection_checks import check_adapter_name, check_saved_shapes, check_targets
+from propulsion.heads import copy_heads, leave_out_what_was_not_saved, train_the_whole_head
+from propulsion.injection_checks import (
+    check_adapter_name,
+    check_name_beside_heads,
+    check_not_compiled,
+    check_saved_shapes,
+    check_targets,
+)
 from propulsion.layer_kinds import kind_of
 from propulsion.layers import PropulsionLayer
 from propulsion.mixed_batches import by_name, check_adapter_names, steering_each_row
@@ -43,6 +49,7 @@ from propulsion.upstream.peft_private import (
     merged_without_warning,
     name_all_linear,
 )
+from propulsion.vocabulary import check_embeddings, check_saved_embeddings, embeddings_to_save
 from propulsion.weighted_adapters import COMBINATIONS, check_alike, check_in_memory, combine, combine_bias
 
 # The tuner that holds a configuration, by the configuration's id; a holder that has it no longer is passed over.
@@ -92,9 +99,13 @@ class PropulsionModel(BaseTuner):
         """Check all that can be wrong with this configuration for this model, before anything is changed."""
         if is_placeholder(peft_config.target_modules):
             return
+        check_not_compiled(name for name, _ in model.named_modules())
         takes_all = peft_config.target_modules in ("all", "mlp", ALL_LINEAR)
         name_all_linear(peft_config, model)
         train_the_whole_head(peft_config, model)
+        leave_out_what_was_not_saved(peft_config, model)
+        for adapter_name in (name for name, config in self.peft_config.items() if config is peft_config):
+            check_name_beside_heads(adapter_name, peft_config.modules_to_save or [], model)
         if is_preset(peft_config.target_modules):
             give_each_its_own(model, self._preset_names(peft_config, model))
         modules = {name: module for name, module in model.named_modules() if name}
@@ -105,6 +116,8 @@ class PropulsionModel(BaseTuner):
             is_pretrained = hasattr(getattr(model, "config", None), "model_type")
             check_fingerprint(peft_config.base_fingerprint, with_expert_weights(modules), strict=is_pretrained)
         check_saved_shapes(peft_config, matched)
+        if peft_config.saved_names is not None:
+            check_saved_embeddings(peft_config.saved_names.others, model)
         peft_config.remember_base(fingerprint(matched))
         warn_of_unsteered(modules, matched, takes_all, lambda name: not _is_wanted(peft_config, name))
 
@@ -252,6 +265,25 @@ class PropulsionModel(BaseTuner):
             yield
 
     @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: PropulsionConfig,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, Tensor]:
+        own = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        if state_dict and not own:  # empty it is where another process saves
+            raise AdapterFileError(
+                f"The state_dict that is to be saved has no vectors of the adapter {adapter_name!r}, but names such as "
+                f"{next(iter(state_dict))}: leave it out, or give that of the PeftModel, not of what is around it."
+            )
+        embeddings = embeddings_to_save(model, config, state_dict)
+        state_dict.update(embeddings)  # where PEFT goes on to look for an embedding that is named as a target
+        return {**own, **embeddings}
+
+    @classmethod
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: PropulsionConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
@@ -261,6 +293,7 @@ class PropulsionModel(BaseTuner):
         own = {k: v for k, v in model.state_dict().items() if cls.prefix in k and k.endswith(suffix)}
         try:
             check_adapter_tensors({k: v for k, v in remapped.items() if k in own}, own, adapter_name)
+            check_embeddings(model, remapped, adapter_name)
         except AdapterFileError:
             _take_out(model, adapter_name)
             raise
@@ -307,6 +340,14 @@ class PropulsionModel(BaseTuner):
         """Activate adapters, in this order; as PEFT's, but never a name that does not exist."""
         self._check_known([adapter_name] if isinstance(adapter_name, str) else adapter_name)
         super().set_adapter(adapter_name, inference_mode=inference_mode)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete an adapter; as PEFT's, which may leave the head frozen of the adapter that is active afterwards."""
+        was_active = adapter_name in self.active_adapters
+        super().delete_adapter(adapter_name)
+        if was_active and self.active_adapters:
+            frozen = all(self.peft_config[name].inference_mode for name in self.active_adapters)
+            self.set_adapter(self.active_adapters, inference_mode=frozen)
 
     def _check_known(self, adapter_names: Iterable[str]) -> None:
         for name in adapter_names:

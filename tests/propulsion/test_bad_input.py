@@ -22,7 +22,7 @@ from propulsion.errors import (
     PropulsionError,
     TargetError,
 )
-from tests.propulsion.steered import batch, config, layers, result, steered_model
+from tests.propulsion.steered import batch, config, layers, result, steered_model, train_by_chance
 from tests.tiny_models import tiny_model
 
 
@@ -38,9 +38,14 @@ from tests.tiny_models import tiny_model
         ({"degree_pattern": ["query"]}, "degree_pattern must be a dictionary"),
         ({"num_vectors": 0}, "num_vectors must be an integer ≥ 1"),
         ({"num_vectors": 2.0}, "num_vectors must be an integer"),
-        ({"pooling": "avg"}, "pooling='avg' is not one of mean, max, min, l2"),
+        ({"pooling": "avg"}, "pooling='avg' is not one of mean, max, min, l2. Did you mean 'mean'"),
         ({"pooling": "maxx"}, "Did you mean 'max'"),
         ({"init_weights": "one"}, "Did you mean 'ones'"),
+        ({"init_weights": "gaussian"}, "Did you mean 'normal'"),
+        ({"train_bias": "all"}, "train_bias must be True or False, not 'all'"),
+        ({"layers_to_transform": "0"}, "layers_to_transform must be an integer"),
+        ({"layers_to_transform": [0, "1"]}, "layers_to_transform must be an integer"),
+        ({"modules_to_save": "classifier"}, r"must be a list of names, not 'classifier'. Write \['classifier'\]"),
         ({"init_noise": -0.1}, "init_noise must be a finite number"),
         ({"init_noise": float("nan")}, "init_noise must be a finite number"),
         ({"layers_pattern": "layer"}, "give layers_to_transform as well"),
@@ -259,3 +264,26 @@ def test_fields_of_a_hostile_configuration_are_refused(fields: dict[str, Any], s
 def test_names_of_attributes_are_no_names_for_adapters(name: str) -> None:
     with pytest.raises(AdapterNameError):
         get_peft_model(tiny_model("roberta", "cls"), config(), adapter_name=name)
+
+
+@pytest.mark.parametrize("name", ["weight", "bias", "dense", "classifier"])
+def test_a_name_that_is_part_of_the_heads_is_refused(name: str, tmp_path: Path) -> None:
+    base = tiny_model("roberta", "cls")
+    with pytest.raises(AdapterNameError, match=f"cannot be named '{name}', because it trains classifier"):
+        get_peft_model(base, config(), adapter_name=name)
+    assert not list(layers(base))
+    model = get_peft_model(base, config(task_type=None), adapter_name=name).eval()
+    train_by_chance(model, name)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny_model("roberta", "cls"), tmp_path / name)
+    assert torch.equal(result(loaded, batch("roberta")), result(model, batch("roberta")))
+
+
+def test_a_compiled_model_is_told_to_take_the_adapter_first() -> None:
+    base = tiny_model("roberta", "cls")
+    with pytest.raises(TargetError, match="put the adapter into the model first"):
+        get_peft_model(torch.compile(base, backend="eager"), config())
+    assert not list(layers(base))
+    base.roberta.encoder.layer[0] = torch.compile(base.roberta.encoder.layer[0], backend="eager")
+    with pytest.raises(TargetError, match="or a part of it, is compiled"):
+        get_peft_model(base, config())

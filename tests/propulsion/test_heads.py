@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
 from propulsion.heads import head_modules, is_saved_whole
-from tests.propulsion.steered import batch, config, result, train_by_chance
+from tests.propulsion.steered import batch, config, result, steered_model, train_by_chance
 from tests.tiny_models import LABELS, SPECS, tiny_model
 
 CLASSIFIERS = [name for name, spec in SPECS.items() if "cls" in spec.heads and spec.modality == "text"]
@@ -87,3 +88,40 @@ def test_a_configuration_serves_one_model_after_the_other() -> None:
         trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         for head in head_modules(model.base_model.model):
             assert any(f".{head}.modules_to_save.default." in name for name in trained), (name, head)
+
+
+def test_an_adapter_without_a_head_keeps_that_of_the_base_model_beside_one_with(tmp_path: Path) -> None:
+    with_head, without = steered_model("deberta-v3"), steered_model("deberta-v3", task_type=None)
+    with_head.save_pretrained(tmp_path / "with")
+    without.save_pretrained(tmp_path / "without")
+    inputs = batch("deberta-v3")
+    for first, second in (("with", "without"), ("without", "with")):
+        model = PeftModel.from_pretrained(tiny_model("deberta-v3", "cls"), tmp_path / first, adapter_name=first)
+        model.load_adapter(tmp_path / second, second)
+        for name, alone in (("with", with_head), ("without", without)):
+            model.set_adapter(name)
+            assert torch.equal(result(model, inputs), result(alone, inputs))
+    # As PEFT guesses it for the task, whatever the file has:
+    loaded = PeftModel.from_pretrained(tiny_model("deberta-v3", "cls"), edited(tmp_path / "without", "SEQ_CLS"))
+    assert torch.equal(result(loaded, inputs), result(without, inputs))
+
+
+def edited(folder: Path, task_type: str) -> Path:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "task_type": task_type}))
+    return folder
+
+
+@pytest.mark.parametrize("is_trainable", [True, False])
+def test_the_head_that_is_active_after_a_deletion_is_trained_if_its_adapter_is(
+    is_trainable: bool, tmp_path: Path
+) -> None:
+    steered_model("roberta").save_pretrained(tmp_path)
+    model = PeftModel.from_pretrained(tiny_model("roberta", "cls"), tmp_path, is_trainable=is_trainable)
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    assert any(before.values()) is is_trainable
+    model.add_adapter("other", config(task_type=None))
+    model.set_adapter("other")
+    model.delete_adapter("other")
+    assert model.active_adapters == ["default"]
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before

@@ -40,3 +40,21 @@ def test_a_change_of_dtype_while_merged_is_followed() -> None:
     model.unmerge_adapter()
     assert {p.dtype for name, p in model.named_parameters() if "propulsion" not in name} == {torch.bfloat16}
     assert result(model, batch("llama")).isfinite().all()
+
+
+@pytest.mark.parametrize("how", ["mean", "max"])
+def test_active_adapters_that_are_not_merged_are_still_applied(how: str) -> None:
+    model = steered_model("roberta", task_type=None)
+    model.add_adapter("other", config(task_type=None, pooling=how, num_vectors=2, init_noise=0.01, degree=2))
+    train_by_chance(model, "other", seed=2)
+    model.base_model.set_adapter(["default", "other"])
+    inputs = batch("roberta")
+    expected = result(model, inputs)
+    model.merge_adapter(["default"])
+    assert relative_error(result(model, inputs), expected) < 1e-5
+    model.base_model.set_adapter("default")
+    model.unmerge_adapter()
+    alone = result(model, inputs)
+    model.merge_adapter()
+    assert relative_error(result(model, inputs), alone) < 1e-5
+    assert relative_error(expected, alone) > 1e-3  # the test can fail

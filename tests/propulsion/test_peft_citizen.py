@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pydoc
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -385,3 +387,12 @@ def test_a_whole_models_state_of_the_first_release_is_read() -> None:
     assert state.keys() != model.state_dict().keys()
     other.load_state_dict(state)
     assert torch.equal(result(other, batch("roberta")), result(model, batch("roberta")))
+
+
+def test_help_describes_every_field() -> None:
+    text = pydoc.render_doc(PropulsionConfig, renderer=pydoc.plaintext)
+    for field in fields(PropulsionConfig):
+        described = re.search(rf"^ \|  +{field.name} \([^\n]+\): (.+)", text, re.MULTILINE)
+        assert described, field.name
+        assert described[1].startswith(field.metadata["help"].split()[0]), field.name
+    assert text.index("target_modules (") < text.index("task_type (")  # the method's own come first

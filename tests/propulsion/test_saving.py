@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from propulsion.errors import AdapterFileError
 from tests.propulsion.steered import config, layers, steered_model, train_by_chance
@@ -78,3 +81,39 @@ def test_one_configuration_serves_two_models(tmp_path: Path) -> None:
     get_peft_model(tiny_model("roberta", "cls", seed=7), shared)
     first.save_pretrained(tmp_path)
     PeftModel.from_pretrained(tiny_model("roberta", "cls"), tmp_path)
+
+
+def test_the_card_says_how_to_load(tmp_path: Path) -> None:
+    model = steered_model("roberta", task_type=None)
+    model.add_adapter("second", config(task_type=None))
+    (tmp_path / "README.md").write_text("# My project\n")
+    for kept in (["default"], ["second"], ["default", "second"]):
+        folder = tmp_path / kept[0]
+        for _ in range(2):
+            model.save_pretrained(folder, selected_adapters=kept)
+        card = (folder / "README.md").read_text()
+        assert card.count("import propulsion\n") == card.count("KeyError: 'PROPULSION'") == 1
+        assert card.startswith("---\n")
+    assert (tmp_path / "README.md").read_text() == "# My project\n"
+    model.peft_config["default"].save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# My project\n"
+
+
+def test_the_card_is_needed(tmp_path: Path) -> None:
+    """Without the import PEFT's own words are no help, and there is nothing of ours that could say it."""
+    steered_model("roberta", task_type=None).save_pretrained(tmp_path)
+    code = f"from peft import PeftConfig; PeftConfig.from_pretrained({str(tmp_path)!r})"
+    without = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "KeyError: 'PROPULSION'" in without.stderr
+
+
+@pytest.mark.parametrize("task_type", [None, "SEQ_CLS"])
+def test_a_state_without_the_adapters_vectors_is_not_saved(task_type: str | None, tmp_path: Path) -> None:
+    model = steered_model("roberta", task_type=task_type)
+    around = nn.DataParallel(model).state_dict()
+    with pytest.raises(AdapterFileError, match=r"no vectors of the adapter 'default', but names such as module\.base"):
+        model.save_pretrained(tmp_path, state_dict=around)
+    assert not (tmp_path / "adapter_model.safetensors").exists()
+    model.save_pretrained(tmp_path, state_dict=model.state_dict())
+    if task_type is None:  # with a head, PEFT itself takes no empty state
+        model.save_pretrained(tmp_path / "rank1", state_dict={}, is_main_process=False)  # as FSDP's other processes

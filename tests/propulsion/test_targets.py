@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -354,7 +355,7 @@ def test_every_pattern_has_to_match() -> None:
     check_every_entry_matches(names, "all-linear")
     with pytest.raises(TargetError, match=r"matches no module.*Did you mean 'attn'"):
         check_every_entry_matches(names, "atn")
-    with pytest.raises(TargetError, match=r"matches no module.*Did you mean 'dense'"):
+    with pytest.raises(TargetError, match=r"matches no module.*layer.0.attention.output.dense'.*write.*\['dense'\]"):
         check_every_entry_matches(names, "dense")
     with pytest.raises(TargetError, match=r"not a regular expression: .*unterminated"):
         check_every_entry_matches(names, ".*[dense")
@@ -374,6 +375,55 @@ def test_layers_are_numbered_as_peft_does(name: str, pattern: str | list[str] | 
             assert (layer_index(module_name, pattern) == index) is bool(expected and not listed_whole)
 
 
-def test_blocks_that_are_not_there_are_refused() -> None:
-    with pytest.raises(TargetError, match="layers_to_transform has 99"):
-        get_peft_model(tiny_model("roberta", "cls"), config(layers_to_transform=[0, 99]))
+LINEARS = "linear layers of this model end in 'dense', 'key', 'out_proj', 'query' and 'value'"
+MISTAKES = [
+    (
+        {"target_modules": "LayerNorm"},
+        r"'roberta.embeddings.LayerNorm', of which .*=\['LayerNorm'\]",
+    ),
+    ({"target_modules": "query,key"}, r"write target_modules=\['query', 'key'\]"),
+    ({"target_modules": "attention"}, "Did you mean 'attn'"),
+    ({"target_modules": "all_linear"}, "Did you mean 'all-linear'"),
+    ({"target_modules": "q_proj"}, f"Did you mean 'query'.*{LINEARS}"),
+    ({"target_modules": ["q_proj"]}, f"Did you mean 'query'.*{LINEARS}"),
+    ({"target_modules": ["gate_proj"]}, LINEARS),
+    ({"target_modules": ["attn"]}, "'attn' stands alone"),
+    ({"target_modules": ["all-linear"]}, "'all-linear' stands alone"),
+    ({"target_modules": ["query, key"]}, r"entry of its own: \['query', 'key'\]"),
+    ({"target_modules": [".*query"]}, "a regular expression is given as a string"),
+    ({"exclude_modules": ["key", "quary"]}, "exclude_modules has 'quary'.*Did you mean 'query'"),
+    ({"exclude_modules": "quary"}, "exclude_modules has 'quary'.*Did you mean 'query'"),
+    ({"modules_to_save": ["classifierx"]}, "modules_to_save has 'classifierx'.*Did you mean 'classifier'"),
+    ({"layers_to_transform": [0, 99]}, "layers_to_transform has 99.*numbered 0 to 1"),
+    ({"layers_to_transform": 9, "target_modules": ["query"]}, "layers_to_transform has 9.*numbered 0 to 1"),
+    (
+        {"layers_to_transform": 0, "layers_pattern": "layers"},
+        "layers_pattern='layers' finds none. Did you mean 'layer'",
+    ),
+    (
+        {"degree_pattern": {"q_proj": 3}},
+        "has 'q_proj'.*Did you mean 'query'.*Those end in 'dense', 'key'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), MISTAKES, ids=str)
+def test_names_that_are_in_no_module_are_refused(fields: dict[str, Any], message: str) -> None:
+    base = tiny_model("roberta", "cls")
+    before = set(base.state_dict())
+    with pytest.raises(TargetError, match=message) as caught:
+        get_peft_model(base, config(**fields))
+    wrong = {str(value) for value in fields.values()}
+    assert not any(f"Did you mean {value!r}?" in str(caught.value) for value in wrong)
+    assert set(base.state_dict()) == before
+
+
+def test_an_adapter_loads_onto_a_model_without_the_head_that_it_left_alone(tmp_path: Path) -> None:
+    model = get_peft_model(
+        tiny_model("gpt2", "lm"),
+        config(task_type=None, target_modules="all-linear", exclude_modules=["lm_head"]),
+    )
+    model.save_pretrained(tmp_path)
+    other = tiny_model("gpt2", "cls")
+    other.transformer.load_state_dict(tiny_model("gpt2", "lm").transformer.state_dict())
+    PeftModel.from_pretrained(other, tmp_path)

@@ -245,3 +245,14 @@ def test_a_replica_of_data_parallel_computes_the_same() -> None:
         replica.weight = trained.weight.detach()  # as torch.nn.parallel.replicate does, without a parameter
         assert torch.equal(replica(), trained())
         assert replica().data_ptr() != trained.weight.data_ptr()  # FSDP takes the weight's memory away
+
+
+@pytest.mark.parametrize("targets", ["attn", "all"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_traced_model_answers_as_it_did_and_can_be_saved(targets: str, tmp_path: Path) -> None:
+    model = steered_model("roberta", target_modules=targets, task_type=None).get_base_model()
+    first, second = (batch("roberta", seed=seed)["input_ids"] for seed in (0, 1))
+    torch.jit.trace(model, (first,), strict=False).save(tmp_path / "traced.pt")
+    traced = torch.jit.load(tmp_path / "traced.pt")
+    for ids in (first, second):
+        assert relative_error(traced(ids)["logits"], model(input_ids=ids).logits) < 1e-6

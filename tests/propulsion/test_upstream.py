@@ -19,13 +19,14 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, MusicgenForConditionalGeneration, PreTrainedModel
 from transformers.integrations.peft import MIN_PEFT_VERSION
 from transformers.models.bert import modeling_bert
 from transformers.models.deberta import modeling_deberta
 from transformers.models.deberta_v2 import modeling_deberta_v2
 from transformers.models.llama import modeling_llama
 from transformers.models.mixtral import modeling_mixtral
+from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
 
 from propulsion import PropulsionModel
 from propulsion.experts import ExpertWeight, SteeredExperts
@@ -239,10 +240,31 @@ def finds_the_base_model(private: Any) -> None:
     assert "0.base_layer" in names
 
 
+def sees_a_trace(private: Any) -> None:
+    seen = []
+
+    def program(x: torch.Tensor) -> torch.Tensor:
+        seen.append(private.is_recorded())
+        return x * 2
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(program, torch.ones(1), check_trace=False)
+    assert seen == [True]
+    assert not private.is_recorded()
+
+
 def knows_who_repeats_rows(private: Any) -> None:
     for name in ("deberta", "deberta-v3"):
         assert any(private.repeats_rows(module) for module in tiny_model(name, "base").modules())
     assert not any(private.repeats_rows(module) for module in tiny_model("roberta", "base").modules())
+
+
+def knows_who_multiplies_in_order(private: Any) -> None:
+    for name in ("gpt2", "whisper"):
+        assert private.multiplies_in_order(tiny_model(name, "lm"))
+    guided = MusicgenForConditionalGeneration.__new__(MusicgenForConditionalGeneration)
+    assert not private.multiplies_in_order(guided)
 
 
 def knows_rms_norms(private: Any) -> None:
@@ -286,6 +308,7 @@ def renamed(module: Any, name: str) -> Any:
 
 
 CANARIES = [
+    Canary("torch._C._is_tracing", TORCH, sees_a_trace, without(torch._C, "_is_tracing", lambda: False)),
     Canary("torch._C._are_functorch_transforms_active", TORCH, asks_for_torch_func,
            without(torch._C, "_are_functorch_transforms_active")),
     Canary("forward_ad._current_level", TORCH, asks_for_forward_mode, without(forward_ad, "_current_level")),
@@ -348,6 +371,10 @@ CANARIES = [
            renamed(modeling_deberta_v2, "DisentangledSelfAttention")),
     Canary("DeBERTa's DisentangledSelfAttention", TRANSFORMERS, knows_who_repeats_rows,
            renamed(modeling_deberta, "DisentangledSelfAttention")),
+    Canary("GenerationMixin.generate", TRANSFORMERS, knows_who_multiplies_in_order,
+           without(GenerationMixin, "generate", lambda self: None)),
+    Canary("WhisperGenerationMixin.generate", TRANSFORMERS, knows_who_multiplies_in_order,
+           without(WhisperGenerationMixin, "generate", lambda self: None)),
     Canary("LlamaRMSNorm", TRANSFORMERS, knows_rms_norms, renamed(modeling_llama, "LlamaRMSNorm")),
     Canary("transformers.models", TRANSFORMERS, knows_its_own_code,
            without(modeling_bert.BertEncoder, "__module__", "transformers.elsewhere")),

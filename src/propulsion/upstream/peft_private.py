@@ -26,6 +26,7 @@ HOOKS: dict[type, tuple[str, ...]] = {
         "_check_merge_allowed",
         "_check_target_module_exists",
         "_create_and_replace",
+        "_get_adapter_state_dict",
         "_inject_parameters",
         "_post_injection_hook",
         "_prepare_adapter_config",

@@ -40,6 +40,11 @@ SUBMODULES, PARAMETERS = "_modules", "_parameters"
 _storage_references: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
 
 
+def is_recorded() -> bool:
+    """Whether a program is being made of what runs: by torch.compile, torch.export or torch.jit.trace."""
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
+
+
 def is_forward_mode() -> bool:
     """Whether forward-mode differentiation is at work. `torch.autograd.forward_ad` enters levels and tells none."""
     return forward_ad._current_level >= 0
@@ -94,6 +99,11 @@ def is_hooked(module: nn.Module) -> bool:
 def uncompiled(model: nn.Module) -> nn.Module:
     """The model that `torch.compile` was given, or the model itself; what it returns has no public name for it."""
     return getattr(model, "_orig_mod", model)
+
+
+def is_within_compiled(name: str) -> bool:
+    """Whether a module's name shows that `torch.compile` has wrapped it, or a module around it."""
+    return "_orig_mod" in name.split(".")
 
 
 def is_watched(layer: nn.Module, base_layer: nn.Module) -> bool:

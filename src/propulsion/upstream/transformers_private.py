@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import dis
+from types import FunctionType
+
 from torch import nn
 
 # Attention that repeats one row of a steered layer's output for the whole batch: DeBERTa's relative positions. By name,
 # because importing the models' code takes a second and more.
 _REPEATS_ROWS = ("DisentangledSelfAttention",)
+
+
+# The `generate` that puts a row's beams and sequences beside each other. Others (MusicGen, Dia, Janus) put all rows
+# once more behind all rows, for guidance, or run parts of themselves on parts of the batch.
+_MULTIPLIES_IN_ORDER = ("GenerationMixin.generate", "WhisperGenerationMixin.generate")
+
+
+def multiplies_in_order(model: nn.Module) -> bool:
+    """Whether the copies of a row stand beside each other wherever `generate` makes several rows of one."""
+    return getattr(getattr(type(model), "generate", None), "__qualname__", "") in _MULTIPLIES_IN_ORDER
 
 
 def repeats_rows(module: nn.Module) -> bool:
@@ -34,3 +47,19 @@ def experts_implementation(experts: nn.Module) -> str | None:
 def is_expert_parallel(experts: nn.Module) -> bool:
     """Whether this process holds only some of a module's stacked experts."""
     return bool(getattr(experts, "_is_expert_parallel", False))
+
+
+def was_resized(model: nn.Module) -> bool:
+    """Whether `resize_token_embeddings` has been called on a model, by the trace that it leaves.
+
+    It writes the new size to the model's `vocab_size`, but not to that of the network below a head. A network without
+    head that keeps its size there itself (Llama's) has no trace of it.
+    """
+    if "vocab_size" not in vars(model):
+        return False
+    below = model.base_model
+    if below is not model:
+        return bool(getattr(below, "vocab_size", None) != model.vocab_size)
+    starts = [vars(kind).get("__init__") for kind in type(model).__mro__]
+    steps = [step for start in starts if isinstance(start, FunctionType) for step in dis.get_instructions(start)]
+    return not any(step.opname == "STORE_ATTR" and step.argval == "vocab_size" for step in steps)
