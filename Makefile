@@ -7,7 +7,7 @@ DEMO_STAMP := $(VENV)/.installed-demo
 OLDEST := .venv-oldest
 WORKERS ?= 2
 
-.PHONY: help demo test test-oldest check kernels chaos reference clean
+.PHONY: help demo test test-oldest check kernels chaos reference docs docs-serve clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,19 +38,27 @@ kernels: $(STAMP)  ## run the Triton kernels in Triton's interpreter, without a 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,kernels]'
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/propulsion/test_kernels.py -k interpreter
 
-check: $(STAMP)  ## lint, types, import rules, spelling, the fast tests
+check: $(STAMP)  ## lint, types, import rules, spelling, the site, the fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/mkdocs build --strict --quiet
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 -m 'not slow'
 
 chaos: $(STAMP)  ## feed a million damaged and hostile files to what reads a user's files (ten minutes)
 	$(BIN)/python benchmarks/fuzz.py --inputs 1000000 --output benchmarks/results/fuzz.json
 
-reference: $(STAMP)  ## write docs/cli.md, which a test compares with the commands
+reference: $(STAMP)  ## write docs/cli.md and docs/architectures.md, which tests compare with the code
 	$(BIN)/python -m propulsion_tools.cli.reference > docs/cli.md
+	$(BIN)/python -m website.architectures > docs/architectures.md
+
+docs: $(STAMP)  ## build the documentation as a site, in site/
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(STAMP)  ## show the site at http://127.0.0.1:8000 while you write it
+	$(BIN)/mkdocs serve
 
 clean:  ## remove the environment and what the tools left
-	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site src/*.egg-info
