@@ -70,6 +70,8 @@ class Module:
             return [*self.texts(node.body, depth), *self.texts(node.orelse, depth)]
         if isinstance(node, ast.ListComp):
             return self.texts(node.elt, depth)
+        if isinstance(node, ast.List):
+            return [text for part in node.elts for text in self.texts(part, depth)]
         if depth and (found := self._looked_up(node)):
             return [text for value in found for text in self.texts(value, depth - 1)]
         return ["…"]
@@ -111,9 +113,7 @@ def messages(sources: Path = SOURCES) -> list[Message]:
     """Every message that is raised or made to be raised: those of our classes, and all that a `raise` statement has."""
     ours = error_classes(SOURCES)
     return [
-        message
-        for path in sorted(sources.rglob("*.py"))
-        for message in _of_module(Module(path, sources), ours.keys())
+        message for path in sorted(sources.rglob("*.py")) for message in _of_module(Module(path, sources), ours.keys())
     ]
 
 

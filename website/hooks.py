@@ -1,4 +1,4 @@
-"""Pages of the site that are not files of docs: those that lie elsewhere in the repository, and the Python reference."""
+"""Pages of the site that are no files of docs: those that lie elsewhere in the repository, and the Python reference."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "propulsion"
 ELSEWHERE = {"recipes.md": "recipes/README.md", "changelog.md": "CHANGELOG.md"}
 """Page → where it lies in the repository."""
+ELSEWHERES_SHIM = "https://unpkg.com/iframe-worker/shim"
+"""What the theme's plug-in `offline` fetches, for which we have a script of our own."""
+OUR_SHIM = "assets/worker-in-a-frame.js"
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 
 
@@ -23,6 +29,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, page, content=with_links_of_the_site(text, posixpath.dirname(source))))
     files.append(File.generated(config, "api.md", content=python_reference()))
     return files
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Take our own script where the theme would fetch one."""
+    return output.replace(ELSEWHERES_SHIM, get_relative_url(OUR_SHIM, page.url))
+
+
+def on_post_template(output: str, template_name: str, config: MkDocsConfig) -> str:
+    """As for a page; the one for what is not found is a template."""
+    return output.replace(ELSEWHERES_SHIM, OUR_SHIM)
 
 
 def with_links_of_the_site(text: str, folder: str) -> str:
@@ -43,22 +59,41 @@ def with_links_of_the_site(text: str, folder: str) -> str:
     return LINK.sub(link, text)
 
 
-def public_names() -> list[str]:
-    """What `propulsion` exports, in its own order, without importing it."""
-    tree = ast.parse((ROOT / "src/propulsion/__init__.py").read_text(encoding="utf-8"))
+def public_names() -> dict[str, str]:
+    """What `propulsion` exports and the module that it is from, without importing it."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    imported = {
+        alias.name: str(node.module) for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
     (names,) = (
         ast.literal_eval(node.value)
         for node in tree.body
-        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__all__"]
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
     )
-    return list(names)
+    return {name: imported[name] for name in names}
+
+
+def fields(name: str, module: str) -> list[str]:
+    """The fields of a dataclass; none of anything else."""
+    tree = ast.parse((PACKAGE.parent / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+    return [
+        ast.unparse(line.target)
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == name and "dataclass" in map(ast.unparse, node.decorator_list)
+        for line in node.body
+        if isinstance(line, ast.AnnAssign)
+    ]
 
 
 def python_reference() -> str:
     """The page of the public names, which mkdocstrings fills in."""
     head = (
         "# Python\n\n`import propulsion` makes the method known to PEFT. These are its public names; everything else "
-        "that you call is PEFT's. The errors are in [Error messages](errors.md).\n"
+        "that you call is PEFT's. [Error messages](errors.md) says what to do about each error.\n"
     )
-    names = [f"::: propulsion.{name}\n" for name in public_names()]
-    return "\n".join([head, *names, "::: propulsion.errors\n    options:\n      members_order: source\n"])
+    return "\n".join([head, *(_entry(name, module) for name, module in public_names().items())])
+
+
+def _entry(name: str, module: str) -> str:
+    members = fields(name, module)
+    return f"::: propulsion.{name}\n" + (f"    options:\n      members: {members}\n" if members else "")
