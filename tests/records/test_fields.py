@@ -13,7 +13,7 @@ import pytest
 from propulsion_tools.errors import OptionError
 from propulsion_tools.records import RUN_FACTS, RunSpec
 from propulsion_tools.records.fields import (
-    ABOVE_ZERO,
+    ABOVE_ZERO_OR_AUTO,
     ANY,
     AT_LEAST_ONE,
     Argument,
@@ -154,7 +154,7 @@ def test_a_borrowed_field_brings_its_values_default_and_help() -> None:
     assert borrowed_fields(Borrower) == ["max_length", "learning_rate"]
     assert metadata["max_length"]["help"] == run["max_length"]["help"]
     assert metadata["learning_rate"]["help"] == "other help"
-    assert metadata["learning_rate"]["values"] is ABOVE_ZERO
+    assert metadata["learning_rate"]["values"] is ABOVE_ZERO_OR_AUTO
     assert Borrower() == Borrower("a", None, 1e-3, (1,))
     with pytest.raises(StopIteration):
         borrowed("max_lenght")
