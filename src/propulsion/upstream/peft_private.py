@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -144,3 +145,8 @@ def name_in_base(name: str) -> str:
     A PeftModel holds a tuner that holds the base model, and PEFT writes both into its files, with no function for it.
     """
     return name.removeprefix(_MODEL_PREFIX)
+
+
+def name_when_saved(name: str) -> str:
+    """A parameter's name as PEFT saves it where a module is trained whole: without what PEFT's wrapper puts into it."""
+    return re.sub(r"(^|\.)(original_module|modules_to_save\.[^.]+)\.", r"\1", name)
