@@ -32,6 +32,7 @@ HOOKS: dict[type, tuple[str, ...]] = {
         "_prepare_adapter_config",
         "_prepare_model",
         "_remap_adapter_state_dict_for_load",
+        "_remove_adapter_name_from_key",
         "_replace_module",
         "_unload_and_optionally_merge",
     ),
