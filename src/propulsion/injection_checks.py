@@ -16,7 +16,7 @@ from propulsion.heads import is_saved_whole
 from propulsion.layer_kinds import kind_of
 from propulsion.layers import PropulsionLayer
 from propulsion.targets import check_every_entry_matches, is_preset, layer_index, missing_entries
-from propulsion.upstream.peft_private import matches_pattern
+from propulsion.upstream.peft_private import matches_pattern, name_when_saved
 from propulsion.upstream.torch_private import is_within_compiled
 
 
@@ -45,9 +45,10 @@ def check_name_beside_heads(adapter_name: str, modules_to_save: list[str], model
         AdapterNameError: Names the parameter.
     """
     for name, _ in model.named_parameters():
-        if adapter_name in name.split(".") and is_saved_whole(name, modules_to_save):
+        saved = name_when_saved(name)
+        if adapter_name in saved.split(".") and is_saved_whole(saved, modules_to_save):
             raise AdapterNameError(
-                f"An adapter cannot be named {adapter_name!r}, because it trains {name}, out of whose name PEFT takes "
+                f"An adapter cannot be named {adapter_name!r}, because it trains {saved}, out of whose name PEFT takes "
                 "the adapter's: choose another name."
             )
 

@@ -17,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from propulsion.adapter_files import check_adapter_tensors, with_current_name
+from propulsion.adapter_files import check_adapter_tensors, vectors_to_save, with_current_name
 from propulsion.config import PropulsionConfig
 from propulsion.errors import AdapterFileError, AdapterNameError, ConfigError, TargetError, near_misses
 from propulsion.expert_targets import match_parameters, split_experts, warn_of_unsteered, with_experts_modules
@@ -49,6 +49,7 @@ from propulsion.upstream.peft_private import (
     merged_without_warning,
     name_all_linear,
 )
+from propulsion.upstream.torch_private import without_compilers_name
 from propulsion.vocabulary import check_embeddings, check_saved_embeddings, embeddings_to_save
 from propulsion.weighted_adapters import COMBINATIONS, check_alike, check_in_memory, combine, combine_bias
 
@@ -273,15 +274,16 @@ class PropulsionModel(BaseTuner):
         state_dict: dict[str, Tensor],
         unwanted_adapter_names: list[str],
     ) -> dict[str, Tensor]:
-        own = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
-        if state_dict and not own:  # empty it is where another process saves
-            raise AdapterFileError(
-                f"The state_dict that is to be saved has no vectors of the adapter {adapter_name!r}, but names such as "
-                f"{next(iter(state_dict))}: leave it out, or give that of the PeftModel, not of what is around it."
-            )
+        # Not PEFT's own choice by name, which another adapter's name, if it is that of a module, can mislead.
+        own = vectors_to_save(model, adapter_name, state_dict, unwanted_adapter_names)
         embeddings = embeddings_to_save(model, config, state_dict)
         state_dict.update(embeddings)  # where PEFT goes on to look for an embedding that is named as a target
         return {**own, **embeddings}
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        # A layer that was compiled by itself after it was given the adapter has another name in the model only.
+        return str(super()._remove_adapter_name_from_key(without_compilers_name(key), adapter_name))
 
     @classmethod
     def _remap_adapter_state_dict_for_load(

@@ -254,6 +254,13 @@ def sees_a_trace(private: Any) -> None:
     assert not private.is_recorded()
 
 
+def names_what_is_saved(private: Any) -> None:
+    config = LoraConfig(target_modules=["0"], modules_to_save=["1"])
+    model = get_peft_model(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), config)
+    names = {private.name_when_saved(name) for name, _ in model.named_parameters() if ".1." in name}
+    assert names == {key for key in peft.get_peft_model_state_dict(model) if ".1." in key} != set()
+
+
 def knows_who_repeats_rows(private: Any) -> None:
     for name in ("deberta", "deberta-v3"):
         assert any(private.repeats_rows(module) for module in tiny_model(name, "base").modules())
@@ -367,6 +374,8 @@ CANARIES = [
            without(tuners_utils.warnings, "warn", lambda *args, **kwargs: None)),
     Canary("base_model.model", PEFT, finds_the_base_model,
            without(nn.Module, "named_modules", lambda self: [("tuner.base.0.base_layer", self)])),
+    Canary("ModulesToSaveWrapper's names", PEFT, names_what_is_saved,
+           without(nn.Module, "named_parameters", lambda self: [("base.1.elsewhere.default.weight", self)])),
     Canary("DeBERTa-v2's DisentangledSelfAttention", TRANSFORMERS, knows_who_repeats_rows,
            renamed(modeling_deberta_v2, "DisentangledSelfAttention")),
     Canary("DeBERTa's DisentangledSelfAttention", TRANSFORMERS, knows_who_repeats_rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ HOOKS: dict[type, tuple[str, ...]] = {
         "_prepare_adapter_config",
         "_prepare_model",
         "_remap_adapter_state_dict_for_load",
+        "_remove_adapter_name_from_key",
         "_replace_module",
         "_unload_and_optionally_merge",
     ),
@@ -145,3 +147,8 @@ def name_in_base(name: str) -> str:
     A PeftModel holds a tuner that holds the base model, and PEFT writes both into its files, with no function for it.
     """
     return name.removeprefix(_MODEL_PREFIX)
+
+
+def name_when_saved(name: str) -> str:
+    """A parameter's name as PEFT saves it where a module is trained whole: without what PEFT's wrapper puts into it."""
+    return re.sub(r"(^|\.)(original_module|modules_to_save\.[^.]+)\.", r"\1", name)

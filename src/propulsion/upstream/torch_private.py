@@ -106,6 +106,11 @@ def is_within_compiled(name: str) -> bool:
     return "_orig_mod" in name.split(".")
 
 
+def without_compilers_name(key: str) -> str:
+    """A parameter's name as it is in the model that was not compiled."""
+    return key.replace("_orig_mod.", "")
+
+
 def is_watched(layer: nn.Module, base_layer: nn.Module) -> bool:
     """Whether somebody else may see what `base_layer` returns, or change what the `layer` around it makes of it.
 
