@@ -138,10 +138,10 @@ class PropulsionModel(BaseTuner):
     @staticmethod
     def _was_passed_over(peft_config: PropulsionConfig, name: str, model: nn.Module) -> bool:
         """Whether a saved adapter is of a release whose presets had no experts."""
-        saved = peft_config.saved_shapes
-        if not saved or not holds_experts(model.get_submodule(name)):
+        saved = peft_config.saved_names
+        if saved is None or not saved.shapes or not holds_experts(model.get_submodule(name)):
             return False
-        return not any(layer.startswith(f"{name}.") for layer in saved)
+        return not any(layer.startswith(f"{name}.") for layer in saved.shapes)
 
     def _preset_names(self, peft_config: PropulsionConfig, model: nn.Module) -> set[str]:
         # Kept, because PEFT asks module by module, and a preset is resolved on the whole model. In __dict__, because
