@@ -16,6 +16,7 @@ from propulsion_tools.tasks.arithmetic import last_letter, last_number
 from propulsion_tools.tasks.completion import token_losses
 from propulsion_tools.tasks.language_modelling import Perplexity
 from propulsion_tools.tasks.ranking import IMPOSSIBLE, _by_owner
+from propulsion_tools.tasks.summarization import sentence_lines
 from propulsion_tools.tasks.text_metrics import MeanScores
 
 
@@ -142,6 +143,44 @@ def test_rouge_by_hand() -> None:
     assert scores["rouge2"] == pytest.approx(1 / 2)
     assert scores["rougeL"] == pytest.approx(2 / 3)
     assert get_task("xsum").score("", {"reference": "the cat"})["rougeL"] == 0.0
+
+
+def test_a_summary_is_scored_sentence_by_sentence() -> None:
+    # Lin (2004), 3.2: the sentences of the reference in another order are all found. As one sequence, either is.
+    scores = get_task("cnn_dailymail").score("It rained. A dog ran home.", {"reference": "A dog ran home.\nIt rained."})
+    assert scores["rougeLsum"] == scores["rouge1"] == 1.0
+    assert scores["rougeL"] == pytest.approx(4 / 6)
+    assert get_task("cnn_dailymail").main_metric == "rougeLsum"
+    assert get_task("cnn_dailymail").score("", {"reference": "It rained."})["rougeLsum"] == 0.0
+
+
+def test_summary_level_is_the_union_of_each_sentence() -> None:
+    # Lin's own example: w1 w2 w3 w4 w5 against w1 w2 w6 w7 w8 and w1 w3 w8 w9 w5 has the union w1 w2 w3 w5.
+    one, two = "one two six seven eight .", "one three eight nine five ."
+    scores = get_task("cnn_dailymail").score(f"{one}\n{two}", {"reference": "one two three four five ."})
+    recall, precision = 4 / 5, 4 / 10
+    assert scores["rougeLsum"] == pytest.approx(2 * recall * precision / (recall + precision))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("Mr. Smith met Dr. Jones. He left.", ["Mr. Smith met Dr. Jones.", "He left."]),
+        ("The U.S. economy grew 2.5 percent. Good.", ["The U.S. economy grew 2.5 percent.", "Good."]),
+        (
+            "Apple Inc. said it will pay $2.65 a share. Shares fell.",
+            ["Apple Inc. said it will pay $2.65 a share.", "Shares fell."],
+        ),
+        ("J. K. Rowling wrote it, e.g. in 1997. It sold!", ["J. K. Rowling wrote it, e.g. in 1997.", "It sold!"]),
+        ("Lt. Col. John Doe Jr., was held. He denied it.", ["Lt. Col. John Doe Jr., was held.", "He denied it."]),
+        ('"I know," he said. "Ask Gen. Lee." The end.', ['"I know," he said.', '"Ask Gen. Lee."', "The end."]),
+        ("No. 1 seed Nadal won 6-4, 6-3. Is it true?", ["No. 1 seed Nadal won 6-4, 6-3.", "Is it true?"]),
+        ("a line without an end\nand another", ["a line without an end", "and another"]),
+        ("", []),
+    ],
+)
+def test_sentences(text: str, sentences: list[str]) -> None:
+    assert sentence_lines(text).splitlines() == sentences
 
 
 def test_means_are_streamed() -> None:

@@ -11,6 +11,7 @@ from propulsion_tools.errors import OptionError, near_misses
 from propulsion_tools.methods import get_method
 from propulsion_tools.records import RunSpec, model_slug
 from propulsion_tools.tasks import get_task
+from propulsion_tools.training.packages import check_packages
 
 
 def resolve(spec: RunSpec) -> RunSpec:
@@ -18,14 +19,16 @@ def resolve(spec: RunSpec) -> RunSpec:
 
     Raises:
         UnknownNameError: There is no such task or method; names the near misses.
-        OptionError: There is no such optimizer or schedule, or the method refuses a field.
+        OptionError: There is no such optimizer or schedule, or its package is missing, or the method refuses a field.
+        MissingExtraError: A package that the task scores with is missing.
     """
     task = spec.task or ("text-classification" if spec.data_dir or spec.dataset_name else "docstrings")
-    lengths = asdict(get_task(task).lengths)
+    lengths = asdict((known := get_task(task)).lengths)
     lengths = {name: value for name, value in lengths.items() if getattr(spec, name) is None}
     method = get_method(spec.method)
     method.check(spec)
     _check_names(spec)
+    check_packages(spec, known)
     spec = replace(spec, **method.fixed)
     rate = spec.learning_rate or method.learning_rate(spec)
     head_rate = spec.head_learning_rate or method.head_learning_rate
