@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
@@ -191,44 +192,74 @@ def _size(count: int) -> str:
 
 
 def goals(records: list[Record]) -> list[str]:
-    """The table of goals: what was reached, and by how much a goal is missed."""
-    lines = ["| | where | targets | goal | reached | |", "|---|---|---|---|---|---|"]
+    """The table of goals: a line for each goal and target, over all settings that were measured."""
+    lines = ["| | targets | goal | reached | |", "|---|---|---|---|---|"]
     for goal in GOALS:
         rows = [row for r in records if r["benchmark"] == goal.benchmark for row in r["rows"] if goal.matches(row)]
-        found = [line for _, part in _groups(rows) for line in _reached(goal, list(part))]
-        lines += found or [f"| {goal.what} | – | – | – | not measured | |"]
+        settings = [list(part) for _, part in _groups(rows)]
+        lines += _goal_lines(goal, settings) or [f"| {goal.what} | – | – | not measured | |"]
     return [
         *lines,
         "",
-        "These are the goals that we set ourselves. A missed goal says by how much. Where the goal lies between the",
-        "quartiles of a time, the time is too close to call.",
+        "These are the goals that we set ourselves, from the least to the most that was reached over the settings above. A",
+        "time meets or misses a goal if three of four rounds do; anything between is too close to call.",
         "",
         WHY,
     ]
 
 
-def _reached(goal: Goal, rows: list[Row]) -> Iterable[str]:
+class Reached(NamedTuple):
+    """What one setting gave: the median and quartiles, and what no method could go below, where that is known."""
+
+    values: dict[str, float]
+    bound: float | None
+
+
+def _goal_lines(goal: Goal, settings: list[list[Row]]) -> list[str]:
+    lines = []
+    for targets, most in goal.most.items():
+        found = [reached for rows in settings if (reached := _reached(goal, rows, targets)) is not None]
+        if found:
+            reached = _range([item.values["median"] for item in found])
+            bounds = [item.bound for item in found if item.bound is not None]
+            reached += f"; the floor {_range(bounds)}" if bounds else ""
+            verdicts = [(_verdict(item.values, most), item.values["median"] - most) for item in found]
+            lines.append(f"| {goal.what} | {targets} | ≤ {most:.2f} | {reached} | {_together(verdicts)} |")
+    return lines
+
+
+def _reached(goal: Goal, rows: list[Row], targets: str) -> Reached | None:
     methods = {row["method"]: row for row in rows if goal.key in row or "ratio" in row}
     suffix = ", merged" if goal.what.startswith("merged") else ""
-    for targets, most in goal.most.items():
-        own, other = methods.get(f"propulsion-{targets}{suffix}"), methods.get(goal.against[targets])
-        if own is None or other is None:
-            continue
-        if goal.key == "ratios":
-            values = paired(own["ratios"], other.get("ratios", [1.0] * len(own["ratios"])))
-        else:
-            values = dict.fromkeys(("q1", "median", "q3"), own[goal.key])
-        reached = spread(values) if goal.key == "ratios" else f"{values['median']:.3f}"
-        if "IA3" in goal.what or "LoRA" in goal.what:  # the bound on what any method could reach
-            reached += f"; the floor {1 / other['ratio']['median']:.3f}"
-        yield f"| {goal.what} | {_where(own)} | {targets} | ≤ {most:.2f} | {reached} | {_verdict(values, most)} |"
+    own, other = methods.get(f"propulsion-{targets}{suffix}"), methods.get(goal.against[targets])
+    if own is None or other is None:
+        return None
+    if goal.key != "ratios":
+        return Reached(dict.fromkeys(("q1", "median", "q3"), own[goal.key]), None)
+    values = paired(own["ratios"], other.get("ratios", [1.0] * len(own["ratios"])))
+    is_peer = "IA3" in goal.what or "LoRA" in goal.what
+    return Reached(values, 1 / other["ratio"]["median"] if is_peer else None)
+
+
+def _range(values: list[float]) -> str:
+    ends = dict.fromkeys(f"{value:.3f}" for value in (min(values), max(values)))
+    return "–".join(ends)
 
 
 def _verdict(values: dict[str, float], most: float) -> str:
-    if round(values["median"], 2) <= most:
+    if values["q3"] <= most:
         return "met"
-    close = ", too close to call" if values["q1"] <= most else ""
-    return f"missed by {values['median'] - most:.3f}{close}"
+    return "missed" if values["q1"] > most else "too close to call"
+
+
+def _together(verdicts: list[tuple[str, float]]) -> str:
+    """The verdicts of all settings, and by how much a goal is missed."""
+    counts = Counter(verdict for verdict, _ in verdicts)
+    missed = [gap for verdict, gap in verdicts if verdict == "missed"]
+    by = f"missed by {_range(missed)}" if missed else ""
+    if len(counts) == 1:
+        return by or next(iter(counts))
+    return ", ".join(f"{by if name == 'missed' else name} in {count}" for name, count in sorted(counts.items()))
 
 
 def section(record: Record) -> Iterable[str]:

@@ -107,6 +107,20 @@ def test_a_goal_is_met_or_says_by_how_much_not(monkeypatch: pytest.MonkeyPatch) 
     assert "| attn | ≤ 1.00 | 1.250 | missed by 0.250 |" in table
 
 
+def test_a_time_is_not_rounded_into_a_goal_and_settings_share_a_line() -> None:
+    import report
+
+    rows: list[dict[str, Any]] = []
+    for length, ratios in ((8, [0.98, 1.005, 1.016]), (16, [0.98, 0.985, 0.99]), (32, [1.1, 1.2, 1.3])):
+        setting = {"model": "minilm", "dtype": "float32", "batch": 1, "length": length}
+        median = {"ratio": {"median": ratios[1]}}
+        rows += [{**setting, **median, "method": "propulsion-all, merged", "ratios": ratios}]
+        rows += [{**setting, "ratio": {"median": 1.0}, "method": "base", "ratios": [1.0] * 3}]
+    lines = [line for line in report.goals([{"benchmark": "inference", "rows": rows}]) if line.startswith("| merged")]
+    said = "met in 1, missed by 0.200 in 1, too close to call in 1"
+    assert lines == [f"| merged inference / base | all | ≤ 1.00 | 0.985–1.200 | {said} |"]
+
+
 def test_the_page_opens_with_what_a_reader_compares() -> None:
     import report
 

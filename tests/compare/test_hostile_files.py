@@ -13,7 +13,7 @@ from propulsion_tools.compare.plan import Cell, Run
 from propulsion_tools.compare.run_folders import FAILURE_FILE, keep_results_only, read_failure
 from propulsion_tools.compare.run_store import RunStore
 from propulsion_tools.records import PREDICTIONS_FILE, RunRecord, RunSpec
-from propulsion_tools.report.summary import read_answers
+from propulsion_tools.report.answers import read_answers
 from propulsion_tools.report.tables import Table, TableCell
 from propulsion_tools.report.write import as_markdown
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from propulsion_tools.report.figures import front
+from propulsion_tools.report.front import front
 from propulsion_tools.report.statistics import Rows, difference, mean_of, resampled
 from propulsion_tools.report.summary import ranked
 from propulsion_tools.tasks.metrics import streamed

@@ -69,3 +69,14 @@ def test_summarization_reads_the_named_document_and_summary(tmp_path: Path) -> N
 def test_a_name_that_cannot_be_followed_is_refused(task: str, named: dict[str, str], says: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=says):
         get_task(task).load(source(tmp_path, **named))
+
+
+def test_only_what_is_guessed_is_said_to_be(tmp_path: Path) -> None:
+    rows = [{"review": f"w{row}", "stars": "ab"[row % 2], "label": "cd"[row % 2]} for row in range(4)]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = get_task("text-classification")
+    notes = task.load(DataSource(data_dir=str(tmp_path), text_column="review")).notes
+    assert "Guessed from the column names: the label is read from 'label'; --label_column says otherwise." in notes
+    notes = task.load(DataSource(data_dir=str(tmp_path), label_column="stars")).notes
+    assert "Guessed from the column names: the text is read from 'review'; --text_column says otherwise." in notes

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from propulsion_tools.cli import main
+from propulsion_tools.theory import jacobian_figure, kernel_image
+from propulsion_tools.theory.commands.jacobian import describe
 from propulsion_tools.theory.commands.study import evenly_spaced
+from propulsion_tools.theory.kernel_figure import KernelSnapshot
+from propulsion_tools.theory.linearization import Departure
 
 pytest.importorskip("plotly", reason="the kernels' HTML needs plotly: pip install 'propulsion-peft[report]'")
 
@@ -142,3 +148,29 @@ def test_samples_are_evenly_spaced_in_the_order_of_labels() -> None:
     assert [labels[index] for index in chosen] == [1, 1, 2, 3]
     assert sorted(evenly_spaced(labels, 8, seed=0)) == list(range(8))
     assert evenly_spaced([0] * 100, 10, seed=1) != evenly_spaced([0] * 100, 10, seed=2)
+
+
+def test_class_names_do_not_overlap_and_samples_are_counted_as_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    for module in (kernel_image, jacobian_figure):
+        monkeypatch.setattr(module, "figure_bytes", lambda figure, kind: drawn.append(figure))
+    labels = [name for name in ("networkx", "numpy", "pandas", "scipy", "sklearn", "transformers") for _ in range(4)]
+    values = np.random.default_rng(0).normal(size=(24, 24))
+    kernel_image.draw_kernels([KernelSnapshot("start", values, values)], "propulsion", labels, "t", "png")
+    drawn[0].draw_without_rendering()
+    for axes in drawn[0].axes[::2]:
+        for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+            boxes = [tick.get_window_extent() for tick in ticks if tick.get_text()]
+            assert not [1 for one, other in itertools.pairwise(boxes) if one.overlaps(other)]
+    jacobian = np.random.default_rng(1).normal(size=(8 * 3, 50))
+    departures = [Departure(1, 0.0, 0.0, 0.0), Departure(2, 1.0, 1.0, 0.1)]
+    jacobian_figure.draw_jacobian(jacobian, 2 * jacobian, departures, ["query"] * 50, 3, "t", "png")
+    heat = drawn[1].axes[0]
+    assert sorted(heat.get_ylim()) == [0, 8]
+    assert heat.get_ylabel() == "sample, 3 outputs each"
+
+
+def test_a_share_of_nothing_is_a_dash() -> None:
+    numbers = dict.fromkeys(("norm_before", "norm_after", "difference", "relative_difference", "cosine"), 1.0)
+    table = describe(numbers, [Departure(1, 0.0, 0.0, 0.0)], Path("runs"))[1]
+    assert [list(column.cells) for column in table.columns][-1] == ["–"]  # type: ignore[attr-defined]

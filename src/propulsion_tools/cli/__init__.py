@@ -24,5 +24,8 @@ def main(argv: list[str] | None = None) -> int:
 
         return run(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
+        from propulsion_tools.training.bars import clear_bars
+
+        clear_bars()
         print(f"propulsion: interrupted; {GOES_ON}", file=sys.stderr)
         return INTERRUPTED

@@ -77,7 +77,10 @@ def _train(spec: RunSpec) -> None:
     record = train(spec, notify)
     processes.leave_process_group()
     if processes.is_first():
+        from propulsion_tools.training.next_commands import after_training
+
         console.show_run(record)
+        console.show("", "What to do next:", "", *(f"  {command}" for command in after_training(record)))
 
 
 def _evaluate(adapter_dir: str, options: EvaluateOptions) -> None:

@@ -14,6 +14,7 @@ from propulsion_tools.cli.parsing import parse
 from propulsion_tools.errors import UnknownNameError, check_installed, is_one_sentence, near_misses
 from propulsion_tools.methods.names import check_method_name
 from propulsion_tools.tasks.names import check_task_name
+from propulsion_tools.training.bars import clear_bars
 from propulsion_tools.upstream.peft_private import hide_harmless_warnings
 
 NAMES = {"task": check_task_name, "method": check_method_name}
@@ -40,6 +41,7 @@ def run(words: list[str]) -> int:
     except Exception as error:
         if (sentence := _sentence(error, debug)) is None:
             raise
+        clear_bars()
         if debug:
             traceback.print_exc()
         print(f"propulsion: {sentence}", file=sys.stderr)

@@ -12,6 +12,7 @@ from propulsion_tools.records.options import DemoOptions
 from propulsion_tools.tasks import get_task
 from propulsion_tools.training.base_models import MINILM
 from propulsion_tools.training.console import run_table, show
+from propulsion_tools.training.next_commands import next_commands as commands_for
 
 TASK = "docstrings"
 METHODS = ("head", "propulsion")
@@ -62,9 +63,4 @@ def _train(method: str, folder: Path, options: DemoOptions) -> RunRecord:
 
 def next_commands(folder: Path, texts: Path) -> list[str]:
     """Three commands that work when pasted."""
-    adapter = folder / "propulsion"
-    return [
-        f"propulsion evaluate {adapter}",
-        f"propulsion predict {adapter} --input {texts} --output {folder / 'predictions.jsonl'}",
-        f"propulsion inspect {adapter} --figure {folder / 'gains.png'}",
-    ]
+    return commands_for(folder / "propulsion", texts, f"{folder}/")

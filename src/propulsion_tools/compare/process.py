@@ -21,6 +21,7 @@ from pathlib import Path
 from propulsion_tools.compare.run_folders import LOG_FILE, Failure, forget_failure, read_failure, write_failure
 from propulsion_tools.errors import is_one_sentence
 from propulsion_tools.records import RunSpec
+from propulsion_tools.training.bars import clear_bars
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _REFUSED, _BROKEN, _INTERRUPTED = 2, 1, 130  # exit statuses, those of the command line
@@ -87,8 +88,10 @@ def _train(spec: RunSpec, threads: int | None, log: bool) -> None:
     try:
         _train_and_show(spec, threads)
     except KeyboardInterrupt:  # of the grid: the run is no failure, and will go on with it
+        clear_bars()
         sys.exit(_INTERRUPTED)
     except Exception as error:
+        clear_bars()
         refused = is_one_sentence(error)
         if not refused:
             traceback.print_exc()

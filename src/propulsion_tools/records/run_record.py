@@ -44,13 +44,20 @@ class RunRecord:
     """``versions``, ``device`` and ``threads``."""
     label_names: tuple[str, ...] | None = None
     history: dict[str, list[list[float]]] = field(default_factory=dict)
-    """name → [step, value] pairs: ``loss``, and the main metric of the validation split."""
+    """name → [step, value] pairs: ``loss``, the main metric of the validation split, and the ``epoch`` of each step."""
     memory_bytes: dict[str, int] = field(default_factory=dict)
     """``weights`` (parameters and buffers) and ``start`` (as the peak, but before the first step)."""
     notes: tuple[str, ...] = ()
     """What was guessed or left out, in sentences."""
     columns: dict[str, str] = field(default_factory=dict)
     """The columns that a text and its pair were read from, by the options that name them (text classification)."""
+    rows: dict[str, int] = field(default_factory=dict)
+    """split → how many rows were trained on or scored; empty in records of before it was kept."""
+    label_column: str | None = None
+    """The column that the label was read from, where the task has one."""
+    majority: dict[str, dict[str, float]] = field(default_factory=dict)
+    """split → name → the score of giving every row the most frequent answer; empty where there is none, or in records
+    of before it was kept."""
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:

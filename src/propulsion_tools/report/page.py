@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 
 from propulsion_tools.errors import require
@@ -26,11 +27,11 @@ def page(summary: Summary, first: Sequence[Figure] = ()) -> str:
         MissingExtraError: plotly is not installed.
     """
     script = require("plotly.offline", "report").get_plotlyjs()
-    others = figures(summary)
+    opening, others = _in_order(figures(summary), first)
     made = tables(summary)
     data = {
         figure.name: {"layout": figure.layout, "height": figure.height, "variants": figure.variants}
-        for figure in (*first, *others)
+        for figure in (*opening, *others)
     }
     own = files("propulsion_tools.report")
     links = [(table.name, table.title) for table in made] + [("figures", "Figures"), ("runs", "Commands")]
@@ -43,9 +44,9 @@ def page(summary: Summary, first: Sequence[Figure] = ()) -> str:
             f"<h1>{html.escape(title(summary))}</h1>",
             *(f'<p class="faint">{html.escape(fact)}</p>' for fact in facts(summary)),
             "<nav>" + "".join(f'<a href="#{name}">{html.escape(text)}</a>' for name, text in links) + "</nav>",
+            *_figures(opening),
             '<div class="filter"><input type="search" placeholder="Show rows that contain …" '
             'aria-label="Show rows that contain"><output></output></div>',
-            *_figures(first),
             *(_table(table) for table in made),
             '<h2 id="figures">Figures</h2>',
             *_figures(others),
@@ -57,6 +58,13 @@ def page(summary: Summary, first: Sequence[Figure] = ()) -> str:
             "</body></html>",
         ]
     )
+
+
+def _in_order(made: Sequence[Figure], first: Sequence[Figure]) -> tuple[list[Figure], list[Figure]]:
+    """What the page opens with, wide: figures of its own or else the first that there is; and the others."""
+    if first or not made:
+        return list(first), list(made)
+    return [replace(made[0], is_wide=True)], list(made[1:])
 
 
 def _json(data: object) -> str:
@@ -75,11 +83,15 @@ def _table(table: Table) -> str:
         + "</tr>"
         for label, cells in table.rows
     )
+    foot = "".join(
+        f'<tr><th scope="row">{html.escape(label)}</th>{"".join(_cell(cell, False) for cell in cells)}</tr>'
+        for label, cells in table.foot
+    )
     first = "run" if table.name == "failures" else "method"
     return (
         f'<h2 id="{table.name}-title">{html.escape(table.title)}</h2><p class="faint">{html.escape(table.caption)}</p>'
         f'<div class="scroll"><table id="{table.name}"><thead><tr><th aria-sort="none"><button>{first}</button></th>'
-        f"{headings}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f"{headings}</tr></thead><tbody>{rows}</tbody>{f'<tfoot>{foot}</tfoot>' if foot else ''}</table></div>"
     )
 
 

@@ -13,7 +13,7 @@ from propulsion_tools.tasks.metrics import Score, streamed
 
 RESAMPLES = 1000
 Rows = Mapping[str, np.ndarray]
-"""``labels`` and ``answers`` of one run, each of shape (rows,)."""
+"""``labels`` and ``answers`` of one run, or what each row scored by the name of the score, each of shape (rows,)."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,23 @@ def resampled(runs: Sequence[Rows], metric: str, count: int = RESAMPLES) -> np.n
         count: How many resamples.
 
     Returns:
-        Shape (count,); None where answers were not kept, or the score is not one of single answers.
+        Shape (count,); None where neither the answers nor the scores of rows were kept, or a score is of all rows.
     """
+    if runs and all(len(rows.get(metric, ())) for rows in runs):
+        return np.mean([rows[metric][_chosen(len(rows[metric]), count)].mean(axis=1) for rows in runs], axis=0)
     score = _score(metric)
     if score is None or not runs or any("answers" not in rows or not len(rows["answers"]) for rows in runs):
         return None
     return np.mean([_resampled(rows["labels"], rows["answers"], metric, score, count) for rows in runs], axis=0)
 
 
+def _chosen(rows: int, count: int) -> np.ndarray:
+    """The rows of each resample, (count, rows): the same for equal numbers of rows."""
+    return np.random.default_rng(rows).integers(rows, size=(count, rows))
+
+
 def _resampled(labels: np.ndarray, answers: np.ndarray, metric: str, score: Score, count: int) -> np.ndarray:
-    chosen = np.random.default_rng(len(labels)).integers(len(labels), size=(count, len(labels)))
+    chosen = _chosen(len(labels), count)
     # Called a thousand times, scikit-learn and scipy take a hundred times as long as one pass over all resamples.
     if metric == "accuracy":
         return (labels == answers)[chosen].mean(axis=1)

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import io
 import statistics
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from zipfile import BadZipFile
 
 import numpy as np
 
 from propulsion_tools.compare.grid import Grid
-from propulsion_tools.compare.plan import SELECTION, Run
+from propulsion_tools.compare.plan import SELECTION
 from propulsion_tools.compare.results import CellResult
 from propulsion_tools.compare.run_folders import Failure
 from propulsion_tools.compare.run_store import RunStore
-from propulsion_tools.records import PREDICTIONS_FILE, RunRecord
+from propulsion_tools.records import RunRecord
+from propulsion_tools.report.answers import all_alike, are_paired, read_answers
+from propulsion_tools.report.choices import Choice, choice_of
+from propulsion_tools.report.costs import Costs, Noise, Records, costs_of, measured, noise_of
+from propulsion_tools.report.noise import around, half_width
 from propulsion_tools.report.paper_scores import paper_score
 from propulsion_tools.report.statistics import Difference, Mean, Rows, difference, mean_of, resampled
 from propulsion_tools.tasks import get_task
 
 FULL = "full"
+Behind = Callable[[str, str], bool]
+"""Whether a row is behind another beyond the noise."""
 
 
 @dataclass(frozen=True)
@@ -51,25 +54,8 @@ class Score:
     rank: int | None = None
     """1 for the best, 2 for the second best, among the methods that do not train every weight."""
     difference: Difference | None = None
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Medians over a row's final runs."""
-
-    adapter: int
-    head: int
-    train_seconds: float
-    step_seconds: float
-    peak_bytes: int
-    weight_bytes: int
-    training_bytes: int
-    adapter_bytes: int
-
-    @property
-    def trainable(self) -> int:
-        """Adapter and head."""
-        return self.adapter + self.head
+    constant: int = 0
+    """In how many of the final runs every row got the same answer."""
 
 
 class Summary:
@@ -85,6 +71,8 @@ class Summary:
         self.results = {(result.cell.row, result.cell.task, result.cell.size): result for result in results}
         self.store = RunStore(grid.folder)
         self._rows: dict[tuple[str, Column], list[Rows]] = {}
+        self._resamples: dict[tuple[str, Column], np.ndarray | None] = {}
+        self._choices: dict[tuple[str, Column], Choice] = {}
 
     @cached_property
     def columns(self) -> list[Column]:
@@ -134,6 +122,7 @@ class Summary:
         ranks = ranked(
             {row: mean.mean for row, mean in means.items() if mean and self.method(row) != FULL},
             column.greater_is_better,
+            lambda row, best: self.is_better(best, row, [column]),
         )
         gaps = self._differences(column, {row: mean.mean for row, mean in means.items() if mean})
         return {
@@ -143,28 +132,34 @@ class Summary:
                 {name: mean for name in column.others if (mean := _mean(self.result(row, column), name))},
                 ranks.get(row),
                 gaps.get(row),
+                sum(map(all_alike, self._answers(row, column))),
             )
             for row in self.rows
         }
 
     def _differences(self, column: Column, means: Mapping[str, float]) -> dict[str, Difference]:
-        drawn = {row: resampled(self._answers(row, column), column.metric) for row in means}
         gaps = {}
         for row in means:
             peer = self.best_peer(row, column, means)
-            mine, other = drawn[row], drawn.get(peer or "")
+            mine, other = self._drawn(row, column), self._drawn(peer, column) if peer else None
             if peer and mine is not None and other is not None and self._is_paired(row, peer, column):
                 gaps[row] = difference(mine, other, means[row] - means[peer], peer)
         return gaps
 
-    def best_peer(self, row: str, column: Column, means: Mapping[str, float]) -> str | None:
-        """The best other method that does not train every weight; for a form of Propulsion, the best that is none."""
+    def best_peer(self, row: str | None, column: Column, means: Mapping[str, float]) -> str | None:
+        """The best other method that does not train every weight; for a form of Propulsion, the best that is none.
+
+        Args:
+            row: Whose peer is wanted; None: of no row.
+            column: Where.
+            means: The score of each row that has one.
+        """
         peers = [
             other
             for other in means
             if other != row
             and self.method(other) != FULL
-            and not (self.is_propulsion(row) and self.is_propulsion(other))
+            and not (row is not None and self.is_propulsion(row) and self.is_propulsion(other))
         ]
         sign = 1 if column.greater_is_better else -1
         return max(peers, key=lambda other: sign * means[other], default=None)
@@ -172,9 +167,82 @@ class Summary:
     def _is_paired(self, row: str, peer: str, column: Column) -> bool:
         """Whether both were scored on the same rows under the same seeds."""
         mine, other = self._answers(row, column), self._answers(peer, column)
-        return len(mine) == len(other) and all(
-            np.array_equal(a["labels"], b["labels"]) for a, b in zip(mine, other, strict=True)
-        )
+        return len(mine) == len(other) and all(are_paired(a, b) for a, b in zip(mine, other, strict=True))
+
+    def _count(self, row: str, column: Column) -> int:
+        """The rows of the split whose answers were kept."""
+        return len(next(iter(self._answers(row, column)[0].values())))
+
+    def _drawn(self, row: str, column: Column) -> np.ndarray | None:
+        """The resamples of a score; None where nothing was kept row by row."""
+        if (row, column) not in self._resamples:
+            self._resamples[row, column] = resampled(self._answers(row, column), column.metric)
+        return self._resamples[row, column]
+
+    def is_better(self, one: str, other: str, columns: Sequence[Column] | None = None) -> bool:
+        """Whether a row is better than another beyond the noise of the scored rows and the seeds, at 95 % for all rows.
+
+        Args:
+            one: A row.
+            other: Another.
+            columns: On the mean of their main metrics; None: of all.
+        """
+        columns = self.columns if columns is None else columns
+        mine, theirs = self._by_seed(one, columns), self._by_seed(other, columns)
+        if not mine or not theirs:
+            return False
+        pairs = [(self._drawn(one, column), self._drawn(other, column)) for column in columns]
+        paired = all(self._is_paired(one, other, column) for column in columns)
+        gaps = [a - b for a, b in pairs if a is not None and b is not None]
+        kept = paired and len(gaps) == len(pairs)
+        row = statistics.fmean(1 / self._count(one, column) for column in columns) / len(columns) if kept else 0.0
+        width = half_width(gaps if kept else None, (mine, theirs), max(1, len(self.rows) - 1), row)
+        sign = 1 if columns[0].greater_is_better else -1
+        return width is not None and sign * (statistics.fmean(mine) - statistics.fmean(theirs)) > width
+
+    def interval(self, row: str, columns: Sequence[Column] | None = None) -> tuple[float, float] | None:
+        """How far the 95 % interval of a score reaches down and up, as it is shown; None where it is not known.
+
+        Args:
+            row: The row.
+            columns: Of the mean of their main metrics; None: of all, which is `merit`.
+        """
+        columns = self.columns if columns is None else columns
+        drawn = [values for column in columns if (values := self._drawn(row, column)) is not None]
+        reach = around(drawn if len(drawn) == len(columns) else None, self._by_seed(row, columns))
+        scale = scale_of(columns[0].metric)
+        return None if reach is None else (scale * reach[0], scale * reach[1])
+
+    def _by_seed(self, row: str, columns: Sequence[Column]) -> list[float]:
+        """The mean over columns of their main metrics, seed by seed; nothing where one is missing."""
+        by_column = [_values(self.result(row, column), column.metric) for column in columns]
+        if len({len(values) for values in by_column}) != 1:
+            return []
+        return [statistics.fmean(values) for values in zip(*by_column, strict=True)]
+
+    def majority(self, column: Column) -> float | None:
+        """What the most frequent answer reaches; None where no record says it."""
+        records = [record for row in self.rows for _, record in self.result(row, column).records]
+        return _known_mean(_first(record.majority).get(column.metric) for record in records)
+
+    @property
+    def majority_merit(self) -> float | None:
+        """What the most frequent answer reaches in `merit`; None where it is not known of each column."""
+        values = [self.majority(column) for column in self.columns]
+        known = [value for value in values if value is not None]
+        return scale_of(self.columns[0].metric) * statistics.fmean(known) if len(known) == len(values) else None
+
+    def selection_majority(self, column: Column) -> float | None:
+        """The same on the rows that are set aside to choose rates on."""
+        outcomes = [outcome for row in self.rows for _, outcome in self.result(row, column).selection]
+        records = [outcome for outcome in outcomes if isinstance(outcome, RunRecord)]
+        return _known_mean(_first(record.majority).get(column.metric) for record in records)
+
+    def choice(self, row: str, column: Column) -> Choice:
+        """How a cell came to its learning rate."""
+        if (row, column) not in self._choices:
+            self._choices[row, column] = choice_of(self.store, self.result(row, column), column.metric)
+        return self._choices[row, column]
 
     def _answers(self, row: str, column: Column) -> list[Rows]:
         if (row, column) not in self._rows:
@@ -194,7 +262,12 @@ class Summary:
     def average_ranks(self) -> dict[str, int]:
         """The best and the second best average."""
         averages = {row: mean.mean for row in self.rows if (mean := self.average(row)) and self.method(row) != FULL}
-        return ranked(averages, all(column.greater_is_better for column in self.columns))
+        return ranked(averages, self.greater_is_better, lambda row, best: self.is_better(best, row))
+
+    @property
+    def greater_is_better(self) -> bool:
+        """Whether the score of the figures is best where it is largest."""
+        return self.columns[0].greater_is_better
 
     def merit(self, row: str) -> float | None:
         """One number for the figures: the average, or the only score."""
@@ -211,23 +284,20 @@ class Summary:
 
     def costs(self, row: str) -> Costs | None:
         """What a row costs; None where none of its runs finished."""
-        records = self.records(row)
-        if not records:
-            return None
+        return costs_of(self._by_column(row), self.noise)
 
-        def middle(read: Callable[[RunRecord], float]) -> float:
-            return statistics.median(read(record) for record in records)
+    @cached_property
+    def noise(self) -> Noise:
+        """By how much runs that differ in their seed alone differ in what they cost."""
+        return noise_of(list(map(self._by_column, self.rows)))
 
-        return Costs(
-            int(middle(lambda record: record.parameters["adapter"])),
-            int(middle(lambda record: record.parameters["head"])),
-            middle(lambda record: record.seconds.get("steps") or record.seconds["train"]),
-            middle(lambda record: record.seconds["per_step_median"]),
-            int(middle(lambda record: record.peak_memory_bytes)),
-            int(middle(lambda record: record.memory_bytes.get("weights", 0))),
-            int(middle(lambda record: max(0, record.peak_memory_bytes - record.memory_bytes.get("start", 0)))),
-            int(middle(lambda record: record.adapter_bytes)),
-        )
+    def is_cheaper(self, one: str, other: str, name: str) -> bool:
+        """Whether a measured cost (one of `MEASURED`) of a row is less than another's beyond the noise."""
+        mine, theirs = (measured(self._by_column(row), name) for row in (one, other))
+        return name in self.noise and self.noise[name].is_less(mine, theirs)
+
+    def _by_column(self, row: str) -> Records:
+        return [[record for _, record in self.result(row, column).records] for column in self.columns]
 
     @property
     def selection_fraction(self) -> float:
@@ -249,7 +319,17 @@ class Summary:
 
 def _scores(record: RunRecord) -> Mapping[str, float]:
     """The metrics of the split that is watched."""
-    return next(iter(record.metrics.values()), {})
+    return _first(record.metrics)
+
+
+def _first(by_split: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
+    return next(iter(by_split.values()), {})
+
+
+def _known_mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are known: seeds may sample rows of their own; None where none is."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def scale_of(metric: str) -> int:
@@ -268,22 +348,23 @@ def _mean(result: CellResult, metric: str) -> Mean | None:
     return mean_of(values) if values else None
 
 
-def ranked(values: Mapping[str, float], greater_is_better: bool) -> dict[str, int]:
-    """1 for the rows with the best value and 2 for the second best; equals share a place, but not all of them."""
-    places = sorted(set(values.values()), reverse=greater_is_better)[:2]
-    if len(places) == 1 < len(values):
-        return {}
-    return {row: places.index(value) + 1 for row, value in values.items() if value in places}
+def ranked(values: Mapping[str, float], greater_is_better: bool, behind: Behind | None = None) -> dict[str, int]:
+    """1 for the best row and 2 for the best of the others, each with those that are not behind it; but not all rows.
 
-
-def read_answers(store: RunStore, run: Run, record: RunRecord) -> Rows:
-    """``labels`` and ``answers`` of the split that is watched; nothing where they were not kept, or not whole."""
-    split = next(iter(record.metrics), "")
-    try:
-        content = io.BytesIO(store.read(run, PREDICTIONS_FILE) or b"")
-        with np.load(content, allow_pickle=False) as arrays:
-            rows = {name: arrays[f"{split}_{name}"] for name in ("labels", "answers")}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error):
-        return {}
-    counts = {array.shape[:1] for array in rows.values()}
-    return rows if len(counts) == 1 and () not in counts else {}
+    Args:
+        values: By row.
+        greater_is_better: Which is best.
+        behind: Whether a row is behind another beyond the noise; None: where their values differ.
+    """
+    behind = behind or (lambda row, best: values[row] != values[best])
+    places: dict[str, int] = {}
+    rest = list(values)
+    for place in (1, 2):
+        if rest:
+            best = (max if greater_is_better else min)(rest, key=values.__getitem__)
+            group = [row for row in rest if row == best or not behind(row, best)]
+            if len(group) == len(values) > 1:
+                return {}
+            places |= dict.fromkeys(group, place)
+            rest = [row for row in rest if row not in group]
+    return places

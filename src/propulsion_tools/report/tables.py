@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from propulsion_tools.compare.run_folders import Failure
 from propulsion_tools.records import RunRecord
+from propulsion_tools.report.costs import Costs
 from propulsion_tools.report.rerun_commands import anchor
 from propulsion_tools.report.statistics import Mean
 from propulsion_tools.report.summary import Column, Score, Summary, scale_of
-from propulsion_tools.training.console import size
+from propulsion_tools.training.console import MAJORITY, size
 
 DASH = "–"
 
@@ -46,6 +46,8 @@ class Table:
     caption: str
     headings: list[str]
     rows: list[tuple[str, list[TableCell]]] = field(default_factory=list)
+    foot: list[tuple[str, list[TableCell]]] = field(default_factory=list)
+    """Rows that stand below the others however these are sorted."""
 
 
 def title(summary: Summary) -> str:
@@ -102,8 +104,10 @@ def scores_table(summary: Summary) -> Table:
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     paper = any(summary.paper(row, column) for row in summary.rows for column in summary.columns)
     caption = (
-        f"Scores on the validation split, out of 100, {spread}. Best in bold, second best underlined; full "
-        "fine-tuning is left out of that, as in the paper. Parameters are those of the adapter, without the head."
+        f"Scores on the validation split, out of 100, {spread}. In bold the best and what is not behind it beyond the "
+        "noise of the scored rows and the seeds, underlined the same of the others; nobody, where that would be all. "
+        "Full fine-tuning is left out of that, as in the paper. Parameters are those of the adapter, without the head. "
+        "The last row gives every row of the split its most frequent answer."
         + (" Below ours, the paper's number." if paper else "")
     )
     headings = ["trained parameters", *(_heading(column) for column in summary.columns)]
@@ -112,7 +116,27 @@ def scores_table(summary: Summary) -> Table:
     for row in summary.rows:
         cells = [_parameters(summary, row), *(_score(summary, row, column) for column in summary.columns)]
         rows.append((row, [*cells, _average(summary, row)] if with_average else cells))
-    return Table("scores", "Scores", caption, headings + (["average"] if with_average else []), rows)
+    headings += ["average"] if with_average else []
+    return Table("scores", "Scores", caption, headings, rows, [(MAJORITY, _majority(summary, with_average))])
+
+
+def _majority(summary: Summary, with_average: bool) -> list[TableCell]:
+    """What the most frequent answer reaches; records of before do not say it."""
+    values = [summary.majority(column) for column in summary.columns]
+    known = [value for value in values if value is not None]
+    cells = [_of_majority(value, column) for value, column in zip(values, summary.columns, strict=True)]
+    if with_average:
+        mean = sum(known) / len(known) if known and len(known) == len(values) else None
+        cells.append(_of_majority(mean, summary.columns[0]))
+    return [TableCell("0", 0), *cells]
+
+
+def _of_majority(value: float | None, column: Column) -> TableCell:
+    if value is None:
+        return TableCell(
+            "not known", hint="no record says it: none was written, or before it was kept, or none answers"
+        )
+    return TableCell(f"{scale_of(column.metric) * value:.1f}", value)
 
 
 def _heading(column: Column) -> str:
@@ -134,11 +158,22 @@ def _score(summary: Summary, row: str, column: Column) -> TableCell:
     notes = [f"{name.replace('_', ' ')} {scale_of(name) * mean.mean:.1f}" for name, mean in score.others.items()]
     if (paper := summary.paper(row, column)) is not None:
         notes.append(f"paper {paper:.2f}")
+    if always := _constant(score):
+        notes.append(always)
     if missing := len(summary.grid.seeds) - score.main.count:
         notes.append(f"{missing} of {len(summary.grid.seeds)} seeds missing")
     return TableCell(
         shown(score.main, column.metric), score.main.mean, score.rank, link, " · ".join(notes), _rate_hint(score)
     )
+
+
+def _constant(score: Score) -> str:
+    """That a score is of one answer for every row, in all of its runs or in some; empty where it is not."""
+    if not score.constant:
+        return ""
+    count = len(score.result.records)
+    which = "" if score.constant == count else f" in {score.constant} of {count} runs"
+    return f"one answer for every row{which}"
 
 
 def _rate_hint(score: Score) -> str:
@@ -157,14 +192,25 @@ def differences_table(summary: Summary) -> Table:
         "Points that each method is ahead of (+) or behind (−) the best of the others, with the 95 % interval of a "
         "paired bootstrap over the rows of the validation split (1,000 resamples, the same for all). Full fine-tuning "
         "is nobody's peer, and forms of Propulsion are compared with the best that is none. Coloured where the "
-        "interval leaves out 0; with this many comparisons, a few do so by chance."
+        "interval leaves out 0 and nothing speaks against the comparison; with this many, a few do so by chance."
     )
     rows = []
     for row in summary.rows:
         cells = [_difference(summary, row, column) for column in summary.columns]
         if any(cell.value is not None for cell in cells):
             rows.append((row, cells))
-    return Table("peers", "Against the best peer", caption, [column.name for column in summary.columns], rows)
+    headings = [column.name for column in summary.columns]
+    foot = [(MAJORITY, [_behind_best(summary, column) for column in summary.columns])] if rows else []
+    return Table("peers", "Against the best peer", caption, headings, rows, foot)
+
+
+def _behind_best(summary: Summary, column: Column) -> TableCell:
+    """The most frequent answer against the best row that does not train every weight."""
+    means = {row: score.mean for row in summary.rows if (score := summary.scores[row, column].main)}
+    most, best = summary.majority(column), summary.best_peer(None, column, means)
+    if most is None or best is None:
+        return TableCell("not known")
+    return TableCell(f"{scale_of(column.metric) * (most - means[best]):+.1f}".replace("-", "−"), most, below=best)
 
 
 def _difference(summary: Summary, row: str, column: Column) -> TableCell:
@@ -172,7 +218,8 @@ def _difference(summary: Summary, row: str, column: Column) -> TableCell:
     if gap is None:
         return TableCell(DASH)
     sign = 1 if column.greater_is_better else -1
-    kind = ("good" if sign * gap.mean > 0 else "bad") if gap.is_clear else ""
+    against = doubts(summary, row, gap.peer, column)
+    kind = ("good" if sign * gap.mean > 0 else "bad") if gap.is_clear and not against else ""
     scale = scale_of(column.metric)
     interval = f"[{scale * gap.low:+.1f}, {scale * gap.high:+.1f}]".replace("-", "−")
     text = f"{scale * gap.mean:+.1f}".replace("-", "−")
@@ -180,9 +227,20 @@ def _difference(summary: Summary, row: str, column: Column) -> TableCell:
         f"{text} {interval}",
         gap.mean,
         link=anchor(summary, row, column),
-        below=f"{gap.peer}, p {_p(gap.p)}",
+        below="; ".join([f"{gap.peer}, p {_p(gap.p)}", *against]),
         kind=kind,
     )
+
+
+def doubts(summary: Summary, row: str, peer: str, column: Column) -> list[str]:
+    """What a difference is not to be read without: rates that were hardly chosen, runs that learned nothing."""
+    said: dict[str, list[str]] = {}
+    for name in (row, peer):
+        score = summary.scores[name, column]
+        for what, why in (("rate of", summary.choice(name, column).doubt), ("runs of", _constant(score))):
+            if why:
+                said.setdefault(f"{what} {{}}: {why}", []).append(name)
+    return [sentence.format(" and ".join(names)) for sentence, names in said.items()]
 
 
 def _p(value: float) -> str:
@@ -194,7 +252,8 @@ def costs_table(summary: Summary) -> Table:
     caption = (
         "Medians over the final runs. Training is the time in optimizer steps, without evaluation. Peak memory is the "
         "largest resident set of the process while training (on a GPU, what was allocated); training memory is its "
-        "growth since before the first step: gradients, optimizer states and activations."
+        "growth since before the first step: gradients, optimizer states and activations. After ±, half of the 95 % "
+        "interval, by how much runs differ that only the seed tells apart, over all rows."
     )
     headings = ["adapter", "head", "training", "one step", "peak memory", "weights", "training memory", "file"]
     rows = []
@@ -205,15 +264,19 @@ def costs_table(summary: Summary) -> Table:
             cells = [
                 TableCell(f"{cost.adapter:,}", cost.adapter),
                 TableCell(f"{cost.head:,}", cost.head),
-                TableCell(seconds(cost.train_seconds), cost.train_seconds),
-                TableCell(f"{1000 * cost.step_seconds:.0f} ms", cost.step_seconds),
-                *(
-                    TableCell(size(count), count)
-                    for count in (cost.peak_bytes, cost.weight_bytes, cost.training_bytes, cost.adapter_bytes)
-                ),
+                TableCell(seconds(cost.train_seconds) + _width(cost, "train_seconds"), cost.train_seconds),
+                TableCell(f"{1000 * cost.step_seconds:.0f} ms{_width(cost, 'step_seconds')}", cost.step_seconds),
+                TableCell(size(cost.peak_bytes) + _width(cost, "peak_bytes"), cost.peak_bytes),
+                TableCell(size(cost.weight_bytes), cost.weight_bytes),
+                TableCell(size(cost.training_bytes) + _width(cost, "training_bytes"), cost.training_bytes),
+                TableCell(size(cost.adapter_bytes), cost.adapter_bytes),
             ]
             rows.append((row, [TableCell(c.text, c.value, link=link) for c in cells]))
     return Table("costs", "Costs", caption, headings, rows)
+
+
+def _width(cost: Costs, name: str) -> str:
+    return f" ± {100 * cost.widths[name]:.0f} %" if name in cost.widths else ""
 
 
 def seconds(value: float) -> str:
@@ -225,30 +288,25 @@ def rates_table(summary: Summary) -> Table:
     """Which learning rates were tried, and which was chosen."""
     caption = (
         f"Each rate was trained once and scored on {summary.selection_fraction:.0%} of the training rows, which were "
-        "set aside; the chosen one is bold. The validation split had no part in this."
+        "set aside; the chosen one is bold, unless that was no choice. The validation split had no part in this."
     )
     rows = []
     for row in summary.rows:
         cells = [_tried(summary, row, column) for column in summary.columns]
         if any(cell.below for cell in cells):
             rows.append((row, cells))
-    return Table("rates", "Learning rates", caption, [column.name for column in summary.columns], rows)
+    headings = [column.name for column in summary.columns]
+    always = [_of_majority(summary.selection_majority(column), column) for column in summary.columns]
+    return Table("rates", "Learning rates", caption, headings, rows, [(MAJORITY, always)] if rows else [])
 
 
 def _tried(summary: Summary, row: str, column: Column) -> TableCell:
-    result = summary.result(row, column)
-    parts = []
-    for run, outcome in result.selection:
-        value = _selection_score(outcome, column)
-        parts.append(
-            f"{run.spec.learning_rate:.2g}: {DASH if value is None else f'{scale_of(column.metric) * value:.1f}'}"
-        )
-    chosen = f"{result.rate:.2g}" if result.rate else DASH
-    return TableCell(chosen, result.rate, 1, anchor(summary, row, column), " · ".join(parts))
-
-
-def _selection_score(outcome: RunRecord | Failure | None, column: Column) -> float | None:
-    return next(iter(outcome.metrics.values()), {}).get(column.metric) if isinstance(outcome, RunRecord) else None
+    choice = summary.choice(row, column)
+    scale = scale_of(column.metric)
+    parts = [f"{run.rate:.2g}: {DASH if run.score is None else f'{scale * run.score:.1f}'}" for run in choice.tried]
+    below = " · ".join(parts) + (f"; {choice.doubt}" if choice.doubt else "")
+    chosen = f"{choice.rate:.2g}" if choice.rate else DASH
+    return TableCell(chosen, choice.rate, None if choice.doubt else 1, anchor(summary, row, column), below)
 
 
 def failures_table(summary: Summary) -> Table:

@@ -16,7 +16,7 @@ from propulsion_tools.report.drawing import Figure
 from propulsion_tools.report.page import page
 from propulsion_tools.report.rerun_commands import commands
 from propulsion_tools.report.summary import Summary
-from propulsion_tools.report.tables import Table, TableCell, facts, tables, title
+from propulsion_tools.report.tables import Table, TableCell, doubts, facts, tables, title
 
 Extra = Callable[[Summary], list[Figure]]
 
@@ -56,7 +56,7 @@ def markdown(summary: Summary) -> str:
 def as_markdown(table: Table) -> str:
     """One table."""
     lines = [["method", *map(_escaped, table.headings)], ["---", *("---:" for _ in table.headings)]]
-    lines += [[_escaped(label), *map(_marked, cells)] for label, cells in table.rows]
+    lines += [[_escaped(label), *map(_marked, cells)] for label, cells in (*table.rows, *table.foot)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -75,7 +75,8 @@ def _escaped(text: str) -> str:
 COSTS = ("train_seconds", "step_seconds", "peak_bytes", "weight_bytes", "training_bytes", "adapter_bytes")
 CSV_FIELDS = (
     *("method", "task", "size", "metric", "mean", "std", "seeds", "rank", "learning_rate", "failures"),
-    *("difference", "low", "high", "p", "peer", "paper", "adapter_parameters", "head_parameters", *COSTS),
+    *("difference", "low", "high", "p", "peer", "doubts", "majority", "paper"),
+    *("adapter_parameters", "head_parameters", *COSTS),
 )
 
 
@@ -104,7 +105,8 @@ def _csv_rows(summary: Summary, row: str, column: Any) -> list[dict[str, Any]]:
         for name, mean in means.items()
         if mean
     ] or [{**common, "metric": column.metric}]
-    rows[0] |= {"rank": score.rank, "paper": summary.paper(row, column)}
+    rows[0] |= {"rank": score.rank, "paper": summary.paper(row, column), "majority": summary.majority(column)}
     if gap := score.difference:
         rows[0] |= {"difference": gap.mean, "low": gap.low, "high": gap.high, "p": gap.p, "peer": gap.peer}
+        rows[0]["doubts"] = "; ".join(doubts(summary, row, gap.peer, column))
     return rows

@@ -80,12 +80,14 @@ class TaskData:
         label_names: Names of the label ids; None where there are none.
         notes: What was guessed or decided on the way, one sentence each, for the user.
         columns: The raw columns that were read as ``text_column`` and ``text_pair_column`` (text classification).
+        label_column: The raw column that the label was read from; None where the family has no such column.
     """
 
     splits: Mapping[str, Dataset]
     label_names: tuple[str, ...] | None
     notes: tuple[str, ...]
     columns: Mapping[str, str] = field(default_factory=dict)
+    label_column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,18 @@ class Task(ABC):
             rows: The split that is scored, as `load` gave it; `INDEX` counts its rows.
             setup: As for `encode`.
         """
+
+    def majority(self, rows: Dataset, setup: Setup) -> dict[str, float]:
+        """The scores that the most frequent answer gives when every row gets it, by name.
+
+        Args:
+            rows: The split, as `load` gave it.
+            setup: As for `encode`.
+
+        Returns:
+            Nothing where no answer is given twice, or none can be.
+        """
+        return {}
 
     @abstractmethod
     def decode(self, answers: Any, index: Sequence[int], rows: Dataset, setup: Setup) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import numpy as np
 from propulsion_tools.errors import DataError
 from propulsion_tools.tasks.base import INDEX, Batch, DataSource, Encoded, Setup, Task, TaskData, map_rows
 from propulsion_tools.tasks.columns import Columns, find_columns
+from propulsion_tools.tasks.majority import of_labels
 from propulsion_tools.tasks.metrics import StreamedMetrics, streamed, to_numpy
 from propulsion_tools.tasks.model_kinds import SEQUENCE_CLASSIFIER, ModelKind, of_kind
 from propulsion_tools.tasks.raw_tables import RawSplits, from_rows
@@ -144,6 +145,10 @@ class TextClassification(Task):
     def metrics(self, rows: Dataset, setup: Setup) -> StreamedMetrics:
         """A fresh accumulator of this task's scores."""
         return streamed(self.scores, self.regression)
+
+    def majority(self, rows: Dataset, setup: Setup) -> dict[str, float]:
+        """The scores of the most frequent class or, for regression, of the mean."""
+        return of_labels(rows["label"][:], self.scores, self.regression)
 
     def decode(self, answers: Any, index: Sequence[int], rows: Dataset, setup: Setup) -> list[dict[str, Any]]:
         """Answers in words.

@@ -61,15 +61,24 @@ def find_columns(table: Table, given: Columns, known: Columns, labelled: bool = 
         raise DataError(f"There is no label column: name it with --label_column.{_there(table)}")
     text, pair = _text_columns(table, given, known, label)
     columns = Columns(text, pair, label)
+    return columns, _guess(columns, given, known, labelled)
+
+
+def _guess(columns: Columns, given: Columns, known: Columns, labelled: bool) -> str | None:
+    """A note on the columns that were guessed, and on no other: not those that are named, or known of the data set."""
     asked = Columns(given.text or known.text, given.pair or known.pair, given.label or known.label)
-    if columns == asked or (given.text and given.label):
-        return columns, None
-    second = f", its pair from {pair!r}" if pair else ""
-    third = f", the label from {label!r}" if labelled else ""
-    return columns, (
-        f"Guessed from the column names: the text is read from {text!r}{second}{third}; "
-        "--text_column, --text_pair_column and --label_column say otherwise."
+    found = (
+        ("the text", "--text_column", columns.text, asked.text),
+        ("its pair", "--text_pair_column", columns.pair, asked.pair),
+        ("the label", "--label_column", columns.label if labelled else None, asked.label),
     )
+    guessed = [(what, option, name) for what, option, name, wanted in found if name is not None and name != wanted]
+    if not guessed:
+        return None
+    read = ", ".join(f"{what} from {name!r}" for what, _, name in guessed).replace(" from ", " is read from ", 1)
+    options = [option for _, option, _ in guessed]
+    said = " and ".join(filter(None, (", ".join(options[:-1]), options[-1])))
+    return f"Guessed from the column names: {read}; {said} {'says' if len(options) == 1 else 'say'} otherwise."
 
 
 def refuse_twice(named: Iterable[str | None]) -> None:

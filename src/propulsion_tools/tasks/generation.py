@@ -11,6 +11,7 @@ import numpy as np
 
 from propulsion_tools.tasks.base import EVAL, Batch, Setup
 from propulsion_tools.tasks.completion import Completion
+from propulsion_tools.tasks.majority import mean_scores, most_frequent
 from propulsion_tools.tasks.prompts import Cutter
 from propulsion_tools.tasks.row_conversion import Row
 from propulsion_tools.tasks.text_metrics import MeanScores
@@ -53,6 +54,13 @@ class Generation(Completion):
             return [self.score(text, rows[row]) for text, row in zip(texts_of(answers, setup), index, strict=True)]
 
         return MeanScores(score)
+
+    def majority(self, rows: Dataset, setup: Setup) -> dict[str, float]:
+        """The scores of the most frequent answer in the words of its first row, where several rows have it."""
+        references = rows["reference"][:]
+        answer = most_frequent(references)
+        text = rows[references.index(answer)]["target"]
+        return mean_scores(self.score(text, row) for row in rows) if references.count(answer) > 1 else {}
 
     def decode(self, answers: Any, index: Sequence[int], rows: Dataset, setup: Setup) -> list[dict[str, Any]]:
         """Answers in words.

@@ -81,6 +81,10 @@ class LanguageModelling(Generation):
         """A fresh accumulator of the perplexity."""
         return Perplexity()
 
+    def majority(self, rows: Dataset, setup: Setup) -> dict[str, float]:
+        """Nothing: likelihoods are scored, not answers."""
+        return {}
+
     def toy(self) -> TaskData:
         """Verses."""
         from datasets import Dataset

@@ -21,10 +21,11 @@ from propulsion_tools.tasks.base import (
     map_rows,
 )
 from propulsion_tools.tasks.columns import named_column
+from propulsion_tools.tasks.majority import most_frequent
 from propulsion_tools.tasks.model_kinds import QUESTION_ANSWERER, ModelKind, of_kind
 from propulsion_tools.tasks.padding import WindowCollator
 from propulsion_tools.tasks.raw_tables import RawSplits, Table, from_rows
-from propulsion_tools.tasks.span_metrics import SpanMetrics, gather_spans
+from propulsion_tools.tasks.span_metrics import SpanMetrics, gather_spans, span_scores
 from propulsion_tools.tasks.task_data import check_texts, read, sampled, with_validation
 from propulsion_tools.tasks.windows import OUTSIDE, best_spans, null_position, question_windows, token_span
 
@@ -157,6 +158,11 @@ class QuestionAnswering(Task):
     def metrics(self, rows: Dataset, setup: Setup) -> SpanMetrics:
         """A fresh accumulator of exact match and F1."""
         return SpanMetrics(rows["context"][:], rows["answers"][:], self._threshold(setup))
+
+    def majority(self, rows: Dataset, setup: Setup) -> dict[str, float]:
+        """Exact match and F1 of the most frequent answer, which may be that there is none."""
+        references = [answers["text"] for answers in rows["answers"][:]]
+        return span_scores([most_frequent(texts[0] if texts else "" for texts in references)] * len(rows), references)
 
     def decode(self, answers: Any, index: Sequence[int], rows: Dataset, setup: Setup) -> list[dict[str, Any]]:
         """Answers in words.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from propulsion_tools.tasks.base import EVAL, Batch, Lengths, Setup, accepted_by
 from propulsion_tools.tasks.completion import Completion, completion_only, token_losses
+from propulsion_tools.tasks.majority import most_frequent
 from propulsion_tools.tasks.multiple_choice import Choice
 from propulsion_tools.tasks.padding import Collate
 from propulsion_tools.tasks.prompts import Cutter
@@ -105,6 +106,11 @@ class Ranking(Completion):
             return [_score(likelihoods, rows[row]) for likelihoods, row in zip(answers, index, strict=True)]
 
         return MeanScores(score)
+
+    def majority(self, rows: Dataset, setup: Setup) -> dict[str, float]:
+        """The accuracies of the option that is right most often, by its number."""
+        labels = rows["label"][:]
+        return dict.fromkeys(("accuracy", "accuracy_norm"), labels.count(most_frequent(labels)) / len(labels))
 
     def decode(self, answers: Any, index: Sequence[int], rows: Dataset, setup: Setup) -> list[dict[str, Any]]:
         """Answers in words.

@@ -54,6 +54,20 @@ def gather_spans(
     return best_so_far
 
 
+def span_scores(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """The means of exact match and F1.
+
+    Args:
+        texts: The answer to each question; empty: that there is none.
+        references: The right ones of each; none where there is none.
+    """
+    pairs = list(zip(texts, references, strict=True))
+    return {
+        "exact_match": float(np.mean([exact_match(text, right) for text, right in pairs])),
+        "f1": float(np.mean([f1(text, right) for text, right in pairs])),
+    }
+
+
 class SpanMetrics:
     """Accumulates windows batch by batch, as ``Trainer`` calls it under ``batch_eval_metrics=True``.
 
@@ -94,16 +108,9 @@ class SpanMetrics:
         self._found = {}
         texts = [context[span.start : span.end] for context, span in zip(self.contexts, spans, strict=True)]
         if self.threshold is None:
-            return self._means(texts)
+            return span_scores(texts, self.references)
         answered = [text if span.margin <= self.threshold else "" for text, span in zip(texts, spans, strict=True)]
-        return {**self._means(answered), **self._best(texts, [span.margin for span in spans])}
-
-    def _means(self, texts: list[str]) -> dict[str, float]:
-        pairs = list(zip(texts, self.references, strict=True))
-        return {
-            "exact_match": float(np.mean([exact_match(text, references) for text, references in pairs])),
-            "f1": float(np.mean([f1(text, references) for text, references in pairs])),
-        }
+        return {**span_scores(answered, self.references), **self._best(texts, [span.margin for span in spans])}
 
     def _best(self, texts: list[str], margins: list[float]) -> dict[str, float]:
         answerable = [bool(references) for references in self.references]

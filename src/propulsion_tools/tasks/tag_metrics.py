@@ -44,6 +44,15 @@ def tag_sequences(by_word: Iterable[np.ndarray], lengths: Sequence[int], names: 
     return sequences
 
 
+def tag_scores(truth: Sequence[Sequence[str]], answers: Sequence[Sequence[str]]) -> dict[str, float]:
+    """``accuracy`` over words, and ``precision``, ``recall`` and ``f1`` over entities, of the tags of each row."""
+    seqeval = require("seqeval.metrics", "train")
+    scores = {"accuracy": float(seqeval.accuracy_score(truth, answers))}
+    for name in ("precision", "recall", "f1"):
+        scores[name] = float(getattr(seqeval, f"{name}_score")(truth, answers, zero_division=0))
+    return scores
+
+
 class TagMetrics:
     """Accumulates tags batch by batch, as ``Trainer`` calls it under ``batch_eval_metrics=True``.
 
@@ -76,8 +85,4 @@ class TagMetrics:
         answers = tag_sequences(self._found, [len(tags) for tags in self.references], self.names)
         self._found = []
         truth = [[self.names[tag] for tag in tags] for tags in self.references]
-        seqeval = require("seqeval.metrics", "train")
-        scores = {"accuracy": float(seqeval.accuracy_score(truth, answers))}
-        for name in ("precision", "recall", "f1"):
-            scores[name] = float(getattr(seqeval, f"{name}_score")(truth, answers, zero_division=0))
-        return scores
+        return tag_scores(truth, answers)

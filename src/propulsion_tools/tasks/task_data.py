@@ -88,7 +88,7 @@ def to_task_data(
     tables = with_validation(tables, columns.texts(), notes)
     splits = {split: _standard(table, columns, label_map, split) for split, table in tables.items()}
     read_as = dict(zip(("text_column", "text_pair_column"), columns.texts(), strict=False))
-    return TaskData(sampled(splits, source, notes), label_map.names, tuple(notes), read_as)
+    return TaskData(sampled(splits, source, notes), label_map.names, tuple(notes), read_as, columns.label)
 
 
 def check_texts(values: Sequence[Any], column: str, where: str = "") -> list[str]:

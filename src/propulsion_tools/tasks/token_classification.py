@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from propulsion_tools.errors import DataError, require
 from propulsion_tools.tasks.base import INDEX, Batch, DataSource, Encoded, Setup, Task, TaskData, map_rows
 from propulsion_tools.tasks.columns import named_column
+from propulsion_tools.tasks.majority import most_frequent
 from propulsion_tools.tasks.model_kinds import TOKEN_CLASSIFIER, ModelKind, of_kind
 from propulsion_tools.tasks.padding import NOT_SCORED, WindowCollator
 from propulsion_tools.tasks.raw_tables import RawSplits, Table, from_rows, length, take
-from propulsion_tools.tasks.tag_metrics import TagMetrics, tag_sequences, tags_of_words
+from propulsion_tools.tasks.tag_metrics import TagMetrics, tag_scores, tag_sequences, tags_of_words
 from propulsion_tools.tasks.tags import OUTSIDE, check_lengths, tag_ids, tag_names
 from propulsion_tools.tasks.task_data import check_texts, read, sampled, with_validation
 from propulsion_tools.tasks.windows import word_windows
@@ -74,7 +75,7 @@ class TokenClassification(Task):
         names = tag_names(tables[first]["tags"], self.label_names or raw.class_names.get(tags))
         tables = {split: {**rows, "tags": tag_ids(rows["tags"], names, split)} for split, rows in tables.items()}
         tables = with_validation(tables, ["tokens"], notes)
-        return TaskData(sampled(tables, source, notes), names, tuple(notes))
+        return TaskData(sampled(tables, source, notes), names, tuple(notes), label_column=tags)
 
     def unlabelled(
         self, rows: Sequence[Mapping[str, Any]], text_column: str | None = None, text_pair_column: str | None = None
@@ -157,6 +158,13 @@ class TokenClassification(Task):
     def metrics(self, rows: Dataset, setup: Setup) -> TagMetrics:
         """A fresh accumulator of accuracy and entity F1."""
         return TagMetrics(rows["tags"][:], setup.label_names or ())
+
+    def majority(self, rows: Dataset, setup: Setup) -> dict[str, float]:
+        """The scores of the most frequent tag at every word: for most data, that there are no entities."""
+        names, references = setup.label_names or (), rows["tags"][:]
+        truth = [[names[tag] for tag in tags] for tags in references]
+        answer = most_frequent(tag for tags in truth for tag in tags)
+        return tag_scores(truth, [[answer] * len(tags) for tags in truth])
 
     def decode(self, answers: Any, index: Sequence[int], rows: Dataset, setup: Setup) -> list[dict[str, Any]]:
         """Answers in words.

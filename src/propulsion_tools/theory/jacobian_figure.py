@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from propulsion_tools.inspection.figure_files import figure_bytes
 from propulsion_tools.inspection.figure_style import quiet_axes, titled_figure
@@ -18,7 +19,13 @@ COLUMNS = 240  # that can be told apart in a panel
 
 
 def draw_jacobian(
-    before: Array, after: Array, departures: Sequence[Departure], places: Sequence[str], title: str, kind: str
+    before: Array,
+    after: Array,
+    departures: Sequence[Departure],
+    places: Sequence[str],
+    outputs: int,
+    title: str,
+    kind: str,
 ) -> bytes:
     """Draw both Jacobians, the absolute difference, and the linearisation error over training.
 
@@ -27,6 +34,7 @@ def draw_jacobian(
         after: ∇φ(θ_t), of the same shape.
         departures: The model beside its expansion, step by step.
         places: The name of each column's layer; its changes are marked.
+        outputs: C, the rows that each sample has.
         title: Stands above all.
         kind: "png" or "svg".
 
@@ -39,22 +47,23 @@ def draw_jacobian(
     limit = float(np.quantile(np.abs(np.stack([before, after])), 0.99)) or 1.0
     names = ("before training", f"after {departures[-1].step} steps", "absolute difference")
     for axes, values, name in zip(heat, (before, after, np.abs(after - before)), names, strict=True):
-        _heat(figure, axes, values, name, limit)
+        _heat(figure, axes, values, name, limit, outputs)
     _curves(figure.add_subplot(grid[1, :3]), departures)
     _layers(figure.add_subplot(grid[1, 3:]), before, after, places)
     return figure_bytes(figure, kind)
 
 
-def _heat(figure: Any, axes: Any, values: Array, name: str, limit: float) -> None:
+def _heat(figure: Any, axes: Any, values: Array, name: str, limit: float, outputs: int) -> None:
     step = -(-values.shape[1] // COLUMNS)
     is_difference = name.startswith("absolute")
     scale = FROM_ZERO.lower() if is_difference else DIVERGING
     colours = {"cmap": scale, "vmin": 0 if is_difference else -limit, "vmax": limit}
-    extent = (0, values.shape[1], len(values), 0)
+    extent = (0, values.shape[1], len(values) / outputs, 0)
     image = axes.imshow(values[:, ::step], aspect="auto", interpolation="nearest", extent=extent, **colours)
     axes.set_title(name, fontsize=8.5, color=INK, loc="left")
     axes.set_xlabel("trained dimension" + (f" (1 in {step} shown)" if step > 1 else ""), fontsize=7.5, color=FAINT)
-    axes.set_ylabel("sample", fontsize=7.5, color=FAINT)
+    axes.set_ylabel("sample" + (f", {outputs} outputs each" if outputs > 1 else ""), fontsize=7.5, color=FAINT)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     axes.tick_params(length=0, labelsize=7, colors=FAINT)
     for side in axes.spines.values():
         side.set(color=EDGE, linewidth=0.5)
@@ -70,6 +79,7 @@ def _curves(axes: Any, departures: Sequence[Departure]) -> None:
     axes.plot(steps, [item.error for item in moved], color=SECOND, linewidth=1.6, marker="o", markersize=3)
     axes.set_title("Outputs beside their first-order expansion at the start", fontsize=8.5, color=INK, loc="left")
     axes.set_xlabel("step", fontsize=7.5, color=FAINT)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(
         ["change of the outputs", "error of the expansion"],
         fontsize=7.5,

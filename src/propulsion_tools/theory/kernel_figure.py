@@ -82,3 +82,21 @@ def runs(labels: Sequence[str]) -> list[tuple[str, int, int]]:
         else:
             stretches.append((label, position, position + 1))
     return stretches
+
+
+LONGEST = 14  # letters of a name
+
+
+def names_with_room(labels: Sequence[str], room: float) -> list[tuple[str, float]]:
+    """The names of the stretches of equal labels and where their middles are; without those that would touch others.
+
+    Args:
+        labels: Of the samples, in their order.
+        room: What a name needs, in samples; the longest stretches are named first.
+    """
+    chosen: list[tuple[str, float]] = []
+    for label, start, stop in sorted(runs(labels), key=lambda run: run[1] - run[2]):
+        middle = (start + stop - 1) / 2
+        if all(abs(middle - other) >= room for _, other in chosen):
+            chosen.append((label if len(label) <= LONGEST else f"{label[: LONGEST - 1]}…", middle))
+    return sorted(chosen, key=lambda item: item[1])

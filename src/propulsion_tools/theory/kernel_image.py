@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +11,11 @@ from matplotlib.figure import Figure
 
 from propulsion_tools.inspection.figure_files import figure_bytes
 from propulsion_tools.inspection.palette import DIVERGING, EDGE, FAINT, FROM_ZERO, INK
-from propulsion_tools.theory.kernel_figure import KernelSnapshot, Picture, pictures, runs, summary
+from propulsion_tools.theory.kernel_figure import KernelSnapshot, Picture, names_with_room, pictures, runs, summary
 
-WIDTH, LINE, HEAD = 11.4, 3.05, 0.58  # inches
-MOST_STRETCHES = 12  # of equal labels, for them to be named
+# Inches: of a picture, of its place, above the first line, above a picture; of a letter of a name, and of its height.
+SIZE, PLACE, HEAD, ABOVE = 2.05, 2.72, 0.58, 0.55
+LETTER, NAME = 0.058, 0.125
 
 
 def draw_kernels(
@@ -31,42 +33,31 @@ def draw_kernels(
     Returns:
         The file's content.
     """
-    height = HEAD + LINE * len(snapshots)
-    figure = Figure(figsize=(WIDTH, height), dpi=100, facecolor="white")
+    names = names_with_room(labels, NAME / SIZE * len(labels))
+    longest = LETTER * max((len(name) for name, _ in names), default=1)
+    margin, line = max(0.62, 0.2 + longest), ABOVE + SIZE + max(0.45, 0.2 + longest)
+    width, height = margin + 4 * PLACE - 0.1, HEAD + line * len(snapshots)
+    figure = Figure(figsize=(width, height), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
     figure.text(0.012, 1 - 0.25 / height, title, fontsize=11, weight="bold", color=INK, va="center")
     for number, snapshot in enumerate(snapshots):
-        top = HEAD + LINE * number
+        top = HEAD + line * number
         figure.text(0.012, 1 - top / height, snapshot.title, fontsize=9, weight="bold", color=INK, va="center")
-        figure.text(0.15, 1 - top / height, summary(snapshot), fontsize=8.5, color=FAINT, va="center")
+        figure.text(1.7 / width, 1 - top / height, summary(snapshot), fontsize=8.5, color=FAINT, va="center")
         for column, picture in enumerate(pictures(snapshot, method)):
-            left, size = (0.62 + 2.72 * column) / WIDTH, 2.05
-            bottom = 1 - (top + 0.55 + size) / height
-            axes = figure.add_axes((left, bottom, size / WIDTH, size / height))
-            bar = figure.add_axes((left + (size + 0.06) / WIDTH, bottom, 0.08 / WIDTH, size / height))
-            _draw(figure, axes, bar, picture, labels, names=column == 0)
+            left, bottom = margin + PLACE * column, height - (top + ABOVE + SIZE)
+            axes = figure.add_axes((left / width, bottom / height, SIZE / width, SIZE / height))
+            bar = figure.add_axes(((left + SIZE + 0.06) / width, bottom / height, 0.08 / width, SIZE / height))
+            _draw(figure, axes, bar, picture)
+            _name(axes, labels, names, beside=column == 0)
     return figure_bytes(figure, kind)
 
 
-def _draw(figure: Any, axes: Any, bar: Any, picture: Picture, labels: Sequence[str], names: bool) -> None:
+def _draw(figure: Any, axes: Any, bar: Any, picture: Picture) -> None:
     limit = picture.limit
     colours = (FROM_ZERO.lower(), 0) if picture.is_distance else (DIVERGING, -limit)
     image = axes.imshow(picture.values, cmap=colours[0], vmin=colours[1], vmax=limit, interpolation="nearest")
     axes.set_title(f"{picture.symbol}   {picture.name}", fontsize=8.5, color=INK, loc="left", pad=5)
-    stretches = runs(labels)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    if len(stretches) <= MOST_STRETCHES:
-        for _, start, _ in stretches[1:]:
-            axes.axhline(start - 0.5, color=INK, linewidth=0.5)
-            axes.axvline(start - 0.5, color=INK, linewidth=0.5)
-        middles = [(start + stop - 1) / 2 for _, start, stop in stretches]
-        shown = [label if len(label) <= 14 else f"{label[:13]}…" for label, _, _ in stretches]
-        axes.set_xticks(middles, shown)
-        if names:
-            axes.set_yticks(middles, shown, rotation=90, va="center")
-    elif names:
-        axes.set_ylabel(f"{labels[-1]} ← {labels[0]}", fontsize=7, color=FAINT)
     axes.tick_params(length=0, labelsize=7, colors=FAINT, pad=2)
     for side in axes.spines.values():
         side.set(color=EDGE, linewidth=0.5)
@@ -76,3 +67,16 @@ def _draw(figure: Any, axes: Any, bar: Any, picture: Picture, labels: Sequence[s
     bar.yaxis.get_offset_text().set_fontsize(6.5)
     scale.formatter.set_powerlimits((-2, 3))
     scale.update_ticks()
+
+
+def _name(axes: Any, labels: Sequence[str], names: Sequence[tuple[str, float]], beside: bool) -> None:
+    """Lines between the labels, if there is room for all names, and the names: below and, at the first, beside."""
+    stretches = runs(labels)
+    for _, start, _ in stretches[1:] if len(names) == len(stretches) else ():
+        axes.axhline(start - 0.5, color=INK, linewidth=0.5)
+        axes.axvline(start - 0.5, color=INK, linewidth=0.5)
+    middles, words = [middle for _, middle in names], [name for name, _ in names]
+    room = SIZE * min((right - left for left, right in itertools.pairwise(middles)), default=len(labels)) / len(labels)
+    upright = room < LETTER * max(map(len, words), default=0) + 0.1
+    axes.set_xticks(middles, words, rotation=90 if upright else 0)
+    axes.set_yticks(middles, words if beside else [""] * len(words))

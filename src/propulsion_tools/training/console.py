@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # counting needs torch, a table does not
     from propulsion_tools.methods.counts import Count
 
 WIDTH_OF_A_FILE = 400
+MOST_LINES = 12
+MAJORITY = "most frequent answer"
 
 
 def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> Table:
@@ -58,7 +60,7 @@ def metrics_table(metrics: Mapping[str, Mapping[str, float]], title: str) -> Tab
 
 
 def run_table(records: Mapping[str, RunRecord], main_metric: str, split: str = "validation") -> Table:
-    """Runs side by side: what each reached, and what it cost."""
+    """Runs side by side: what each reached, and what it cost, below what the most frequent answer reaches."""
     costs = ["adapter\nparams", "head\nparams", "adapter\nfile", "train", "one\nstep", "peak\nmemory"]
     headings = [main_metric, *costs]
     rows = [
@@ -74,13 +76,48 @@ def run_table(records: Mapping[str, RunRecord], main_metric: str, split: str = "
         ]
         for name, record in records.items()
     ]
+    common = {record.majority.get(split, {}).get(main_metric) for record in records.values()}
+    if len(common) == 1 and (most := common.pop()) is not None:
+        rows.insert(0, [MAJORITY, number(most), *("" for _ in costs)])
     return table("", ["method", *headings], rows, right=range(1, len(headings) + 1))
 
 
+def course_table(record: RunRecord, main_metric: str, most: int = MOST_LINES) -> Table | None:
+    """The scores that were reached while training, with the loss as last logged; None where nothing was scored then.
+
+    Args:
+        record: A finished run.
+        main_metric: What was scored.
+        most: Lines at most, evenly spaced, the last among them.
+    """
+    points = record.history.get(main_metric, [])
+    if not points:
+        return None
+    every = -(-len(points) // most)
+    chosen = points[(len(points) - 1) % every :: every]
+    epochs = {point[0]: point[1] for point in record.history.get("epoch", [])}
+    rows = [
+        [_epoch(epochs.get(step)), f"{step:g}", number(_last_loss(record, step)), number(value)]
+        for step, value in chosen
+    ]
+    shown = f"Scores by epoch ({len(chosen)} of {len(points)})" if every > 1 else "Scores by epoch"
+    return table(shown, ["epoch", "step", "training loss", main_metric], rows, right=range(4))
+
+
+def _epoch(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def _last_loss(record: RunRecord, step: float) -> float | None:
+    return next((value for at, value in reversed(record.history.get("loss", [])) if at <= step), None)
+
+
 def show_run(record: RunRecord) -> None:
-    """What a run reached and what it cost, and where it is."""
+    """What a run reached, how it came there and what it cost, and where it is."""
     metric, split = get_task(str(record.spec.task)).main_metric, next(iter(record.metrics), "validation")
-    show(run_table({record.spec.method: record}, metric, split), f"Written to {record.spec.output_dir}")
+    course = course_table(record, metric)
+    show(*(["", course] if course else []), run_table({record.spec.method: record}, metric, split))
+    show(f"Written to {record.spec.output_dir}")
 
 
 def methods_tables(methods: Sequence[Method]) -> list[Table | str]:

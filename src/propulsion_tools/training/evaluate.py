@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from propulsion_tools.errors import DataError, OptionError, near_misses
-from propulsion_tools.records import RunRecord
+from propulsion_tools.records import RunRecord, RunSpec
 from propulsion_tools.records.options import EvaluateOptions
 from propulsion_tools.records.run_spec import EVALUATE
 from propulsion_tools.tasks import TaskData
@@ -35,6 +36,8 @@ def evaluate(adapter_dir: Path, options: EvaluateOptions, notify: Notify = keep_
     """
     record = RunRecord.read(adapter_dir)
     spec = replace(record.spec.overridden(EVALUATE, options), early_stopping_patience=None)
+    if options.data_dir is None and options.dataset_name is None:
+        spec = _with_columns(spec, record)
     record = replace(record, spec=spec)
     data = load_data(spec, training=False)
     for note in data.notes:
@@ -44,6 +47,12 @@ def evaluate(adapter_dir: Path, options: EvaluateOptions, notify: Notify = keep_
     job = restore(adapter_dir, record, data)
     trainer = make_trainer(job, eval_strategy="no", save_strategy="no", load_best_model_at_end=False)
     return {split: score(trainer, job, split).metrics for split in data.splits}
+
+
+def _with_columns(spec: RunSpec, record: RunRecord) -> RunSpec:
+    """The columns that the run has read from this data: what is known need not be guessed again."""
+    read: dict[str, Any] = {**record.columns, "label_column": record.label_column}
+    return replace(spec, **{name: column for name, column in read.items() if getattr(spec, name) is None})
 
 
 def _refuse_other_labels(data: TaskData, record: RunRecord) -> None:

@@ -10,6 +10,7 @@ from propulsion_tools.inspection.palette import GRID, INK, SERIES
 from propulsion_tools.records import RunRecord
 
 LINE = SERIES[0]
+MOST_MARKS = 30
 
 
 def draw_curves(record: RunRecord, main_metric: str, file: Path) -> None:
@@ -31,25 +32,26 @@ def draw_curves(record: RunRecord, main_metric: str, file: Path) -> None:
     scored = next(iter(record.metrics), "validation").capitalize()
     last_step = max(points[-1][0] for _, points in panels)
     for axes, (name, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        title = "Training loss (running mean)" if name == "loss" else f"{scored} {name.replace('_', ' ')}"
-        _panel(axes, title, points, last_step, smoothed=name == "loss")
+        title = "Training loss" if name == "loss" else f"{scored} {name.replace('_', ' ')}"
+        _panel(axes, title, points, last_step)
     spec = record.spec
     figure.suptitle(f"{spec.method} on {spec.task}", x=0.01, ha="left", fontsize=9, color=INK, weight="bold")
     figure.savefig(file)
 
 
-def _panel(axes: Any, title: str, points: list[list[float]], last_step: float, smoothed: bool) -> None:
+def _panel(axes: Any, title: str, points: list[list[float]], last_step: float) -> None:
+    """The values as they were logged, the last of which is the number that the console shows."""
     steps, values = zip(*points, strict=True)
-    if smoothed:
-        axes.plot(steps, values, color=LINE, linewidth=0.8, alpha=0.3)
-        values = tuple(running_mean(values))
-    axes.plot(steps, values, color=LINE, linewidth=1.6, marker="" if smoothed else "o", markersize=3.5)
+    marks = list(range(len(steps))) if len(steps) <= MOST_MARKS else [-1]
+    axes.plot(steps, values, color=LINE, linewidth=1.6, marker="o", markersize=3.5, markevery=marks)
+    falls = len(values) > 1 and values[-1] < values[-2]  # then the line is above its end
     axes.annotate(
         f"{values[-1]:.3f}",
         (steps[-1], values[-1]),
-        xytext=(0, 7),
+        xytext=(0, -7 if falls else 7),
         textcoords="offset points",
         ha="right",
+        va="top" if falls else "bottom",
         fontsize=8,
         color=INK,
     )

@@ -14,7 +14,14 @@ from propulsion_tools.training.console import number, size
 
 def write_card(record: RunRecord, task: Task, folder: Path) -> None:
     """Replace the empty card that PEFT leaves by one that says what this is and how good it is."""
-    parts = [_front_matter(record, task), _heading(record, task), _scores(record), _costs(record), _use(record, folder)]
+    parts = [
+        _front_matter(record, task),
+        _heading(record, task),
+        _scores(record),
+        _data(record),
+        _costs(record),
+        _use(record, folder),
+    ]
     write_atomically(folder / "README.md", "\n".join(parts))
 
 
@@ -58,10 +65,42 @@ def _heading(record: RunRecord, task: Task) -> str:
 
 
 def _scores(record: RunRecord) -> str:
-    lines = ["## Scores\n", "| Split | Metric | Value |", "|---|---|---|"]
+    lines = [
+        "## Scores\n",
+        "Beside each score, that of giving every row the most frequent answer.\n",
+        "| Split | Metric | Value | Most frequent answer |",
+        "|---|---|---|---|",
+    ]
     for split, values in record.metrics.items():
-        lines += [f"| {split} | {name} | {number(value)} |" for name, value in values.items()]
+        always = record.majority.get(split, {})
+        lines += [
+            f"| {split} | {name} | {number(value)} | {number(always.get(name))} |" for name, value in values.items()
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _data(record: RunRecord) -> str:
+    """The rows of each split, the labels in the order of their ids, and the columns that were read."""
+    spec = record.spec
+    source = spec.dataset_name or (Path(spec.data_dir).name if spec.data_dir else f"that of the task {spec.task}")
+    lines = ["## Data\n", "| | |", "|---|---|", f"| Source | {_cell(source)} |"]
+    lines += [f"| Rows of {split} | {count:,} |" for split, count in record.rows.items()]
+    if record.label_names:
+        labels = ", ".join(f"{number} = {name}" for number, name in enumerate(record.label_names))
+        lines.append(f"| Labels | {_cell(labels)} |")
+    elif record.label_column:
+        lines.append("| Labels | numbers |")
+    named = {name.removesuffix("_column"): column for name, column in record.columns.items()}
+    named |= {"label": record.label_column} if record.label_column else {}
+    if named:
+        columns = ", ".join(f"{name.replace('_', ' ')} from `{column}`" for name, column in named.items())
+        lines.append(f"| Columns | {_cell(columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Text that ends no cell of a table."""
+    return " ".join(text.replace("|", "\\|").splitlines())
 
 
 def _costs(record: RunRecord) -> str:

@@ -54,7 +54,7 @@ def predict(adapter_dir: Path, options: PredictOptions) -> int:
         if not hasattr(job.model, "hf_device_map"):  # or its weights are where they were put
             job.model.to(device)
         rows = _rows(stream, options.input)
-        bar = tqdm(unit=" rows", desc="predict", disable=options.disable_tqdm)
+        bar = tqdm(unit=" rows", desc="predict", leave=False, disable=options.disable_tqdm)
         count = 0
         with bar, progress_bars(False), _writer(options.output) as out:
             for batch in _batches(rows, options.per_device_eval_batch_size):

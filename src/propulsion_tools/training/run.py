@@ -112,14 +112,17 @@ def _record(
         history=_history(job, trainer),
         notes=notes,
         columns=dict(job.data.columns),
+        rows={split: len(rows) for split, rows in job.data.splits.items()},
+        label_column=job.data.label_column,
+        majority={split: item.majority for split, item in scores.items()},
     )
 
 
 def _history(job: Job, trainer: RunTrainer) -> dict[str, list[list[float]]]:
-    """The loss, and the main metric of the validation split, as [step, value] pairs without repetition."""
+    """The loss, the main metric of the validation split and their epochs, as [step, value] pairs without repetition."""
     curves: dict[str, dict[float, float]] = {}
     for entry in trainer.state.log_history:
-        for name in ("loss", f"eval_{job.task.main_metric}"):
+        for name in ("loss", f"eval_{job.task.main_metric}", "epoch"):
             if name in entry:
                 curves.setdefault(name.removeprefix("eval_"), {})[entry["step"]] = entry[name]
     return {name: [[step, value] for step, value in sorted(points.items())] for name, points in curves.items()}

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from propulsion_tools.tasks.majority import is_constant
 from propulsion_tools.training.build import Job
 from propulsion_tools.training.trainer import RunTrainer
 
@@ -21,6 +22,8 @@ class Scores(NamedTuple):
     seconds: float
     rows: Mapping[str, np.ndarray]
     """``labels`` and ``answers``, one per row of the split; nothing where a task does not keep them."""
+    majority: dict[str, float]
+    """What the most frequent answer would have reached; nothing where no answer is given twice."""
 
 
 def score(trainer: RunTrainer, job: Job, split: str) -> Scores:
@@ -31,7 +34,8 @@ def score(trainer: RunTrainer, job: Job, split: str) -> Scores:
         values = trainer.evaluate(job.encoded[split])
     named = {name.removeprefix("eval_"): value for name, value in values.items() if name.startswith("eval_")}
     metrics = {name: value for name, value in named.items() if name not in _TIMINGS}
-    return Scores(metrics, named["runtime"], trainer.compute_metrics.scored if trainer.compute_metrics else {})
+    rows = trainer.compute_metrics.scored if trainer.compute_metrics else {}
+    return Scores(metrics, named["runtime"], rows, job.task.majority(job.data.splits[split], job.setup))
 
 
 def _last_evaluation(trainer: RunTrainer, job: Job, split: str) -> dict[str, float] | None:
@@ -45,9 +49,7 @@ def _last_evaluation(trainer: RunTrainer, job: Job, split: str) -> dict[str, flo
 def remark(split: str, scores: Scores) -> str | None:
     """What to say where every row of a split got the same class, though not all have it."""
     answers, labels = scores.rows.get("answers"), scores.rows.get("labels")
-    if answers is None or labels is None or answers.dtype.kind not in "iu" or answers.ndim != 1:
-        return None
-    if len(np.unique(answers)) != 1 or len(np.unique(labels)) == 1:
+    if answers is None or labels is None or not is_constant(labels, answers):
         return None
     return (
         f"All {len(answers):,} rows of {split} got the same answer: nothing was learned, or the training collapsed. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -65,6 +66,7 @@ def measure_jacobian(options: JacobianOptions, notify: Notify = print) -> tuple[
     after = jacobian(job.model, samples.rows, readout, names).flatten(0, 1).double().numpy()
     numbers = {
         "output": output,
+        "outputs": len(before) // len(samples.rows),
         "norm_before": float(np.linalg.norm(before)),
         "norm_after": float(np.linalg.norm(after)),
         "difference": float(np.linalg.norm(after - before)),
@@ -91,7 +93,7 @@ def _write(
     places = [place_of(layer).kind for layer, name in zip(layers, names, strict=True) for _ in range(sizes[name])]
     title = study.title("Jacobian", numbers["output"])
     write_npz(study.folder / "jacobian.npz", {**arrays, "layers": np.array(layers)})
-    picture = draw_jacobian(arrays["before"], arrays["after"], departures, places, title, "png")
+    picture = draw_jacobian(arrays["before"], arrays["after"], departures, places, numbers["outputs"], title, "png")
     write_bytes(study.folder / "jacobian.png", picture)
     write_atomically(study.folder / "numbers.json", to_json(numbers))
 
@@ -103,8 +105,7 @@ def describe(numbers: dict[str, Any], departures: Sequence[Departure], folder: P
         for name in ("norm_before", "norm_after", "difference", "relative_difference", "cosine")
     ]
     lines = [
-        [str(item.step), *(f"{value:.4g}" for value in (item.moved, item.change, item.error, item.relative))]
-        for item in departures
+        [str(item.step), *map(_number, (item.moved, item.change, item.error, item.relative))] for item in departures
     ]
     headings = ["step", "|θ_t - θ_0|", "change", "error", "error / change"]
     return [
@@ -112,3 +113,8 @@ def describe(numbers: dict[str, Any], departures: Sequence[Departure], folder: P
         table("Outputs beside their first-order expansion at the start", headings, lines, right=range(5)),
         f"Written to {folder}: jacobian.npz, numbers.json, jacobian.png",
     ]
+
+
+def _number(value: float) -> str:
+    """Four digits; a dash for a share of nothing, before the model has moved."""
+    return "–" if math.isnan(value) else f"{value:.4g}"

@@ -121,7 +121,7 @@ def _write(study: Study, samples: Samples, moments: dict[str, Kernels], numbers:
     ]
     write_bytes(folder / "kernels.png", draw_kernels(snapshots, method, samples.labels, title, "png"))
     named = [f"{label}: {text}" for label, text in zip(samples.labels, samples.texts, strict=True)]
-    write_bytes(folder / "kernels.html", kernels_page(snapshots, method, named, title))
+    write_bytes(folder / "kernels.html", kernels_page(snapshots, method, samples.labels, named, title))
     write_atomically(folder / "numbers.json", to_json(numbers))
 
 

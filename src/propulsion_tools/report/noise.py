@@ -1,0 +1,129 @@
+"""What is apart, and what is within the noise: of the rows that are scored, of the seeds, of the machine."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from propulsion_tools.errors import require
+
+Groups = Sequence[Sequence[float]]
+"""A cost of runs: one group for each column of the report, one value for each seed."""
+
+
+def half_width(
+    drawn: Sequence[np.ndarray] | None, seeds: Sequence[Sequence[float]], comparisons: int = 1, row: float = 0.0
+) -> float | None:
+    """Half of the 95 % interval of the difference of two scores.
+
+    The two kinds of noise add: which rows happen to be in the split (the spread of bootstrap resamples, whose runs are
+    fixed), and which runs the seeds happen to give (their spread on the same rows).
+
+    Args:
+        drawn: The differences of what `resampled` gives, of each column, shape (count,) each. None where the rows'
+            answers were not kept: then the seeds must do.
+        seeds: The scores of both rows, by seed.
+        comparisons: How many differences are looked at together (Bonferroni): of fourteen equals, one is best.
+        row: What a single row of the split weighs. It is added, for few rows are no normal distribution: with it, runs
+            that differ in five rows are not apart, as by McNemar's exact test.
+
+    Returns:
+        None where neither is known.
+    """
+    if drawn:
+        return _normal(comparisons) * math.sqrt(float(np.var(np.mean(drawn, axis=0))) + _of_seeds(seeds)) + row
+    if min(map(len, seeds)) < 2:
+        return None
+    return _t(sum(map(len, seeds)) - len(seeds), comparisons) * math.sqrt(_of_seeds(seeds))
+
+
+def around(drawn: Sequence[np.ndarray] | None, seeds: Sequence[float]) -> tuple[float, float] | None:
+    """How far the 95 % interval of a score reaches below its mean and above it, with the same two kinds of noise.
+
+    Args:
+        drawn: From `resampled`, of each column, shape (count,) each; None where the rows' answers were not kept.
+        seeds: The score by seed.
+
+    Returns:
+        None where neither is known.
+    """
+    if not seeds:
+        return None
+    if drawn:
+        ends = np.quantile(np.mean(drawn, axis=0), (0.025, 0.975)) - statistics.fmean(seeds)
+        of_seeds = _normal(1) ** 2 * _of_seeds([seeds])
+        down, up = (math.sqrt(max(0.0, end) ** 2 + of_seeds) for end in (-float(ends[0]), float(ends[1])))
+        return down, up
+    if len(seeds) < 2:
+        return None
+    width = _t(len(seeds) - 1) * math.sqrt(_of_seeds([seeds]))
+    return width, width
+
+
+def _of_seeds(rows: Sequence[Sequence[float]]) -> float:
+    """The variance of a mean over seeds, added over rows."""
+    return sum(statistics.variance(values) / len(values) for values in rows if len(values) > 1)
+
+
+@dataclass(frozen=True)
+class MachineNoise:
+    """By how much equal runs differ in a cost: a standard deviation of logarithms, from all rows of a grid together.
+
+    Two seeds of one row say little about it, those of many rows on one machine more.
+
+    Attributes:
+        deviation: Of the logarithm of one run.
+        freedom: Degrees of freedom of that estimate.
+    """
+
+    deviation: float
+    freedom: int
+
+    @classmethod
+    def of(cls, groups: Groups) -> MachineNoise | None:
+        """From groups of runs that differ in their seed alone; None where no group has two."""
+        several = [_logs(group) for group in groups if len(group) > 1]
+        freedom = sum(len(logs) - 1 for logs in several)
+        squares = sum(statistics.variance(logs) * (len(logs) - 1) for logs in several)
+        return cls(math.sqrt(squares / freedom), freedom) if freedom else None
+
+    def width(self, groups: Groups) -> float:
+        """Half of the 95 % interval of the mean of a row's runs, as a share of it."""
+        return _t(self.freedom) * self.deviation * math.sqrt(_share(groups))
+
+    def is_less(self, mine: Groups, other: Groups) -> bool:
+        """Whether a cost of one row is less than that of another beyond the noise, over the columns that both have.
+
+        Args:
+            mine: The runs of one row, by column.
+            other: Those of the other, in the same columns.
+        """
+        pairs = [(a, b) for a, b in zip(mine, other, strict=True) if a and b]
+        if not pairs:
+            return False
+        gap = statistics.fmean(statistics.fmean(_logs(a)) - statistics.fmean(_logs(b)) for a, b in pairs)
+        share = _share([a for a, _ in pairs]) + _share([b for _, b in pairs])
+        return gap < -_t(self.freedom) * self.deviation * math.sqrt(share)
+
+
+def _share(groups: Groups) -> float:
+    """The variance of the mean of the groups' means, in units of the variance of one run."""
+    there = [group for group in groups if group]
+    return sum(1 / len(group) for group in there) / len(there) ** 2
+
+
+def _logs(values: Sequence[float]) -> list[float]:
+    return [math.log(max(value, 1e-12)) for value in values]
+
+
+def _t(freedom: int, comparisons: int = 1) -> float:
+    """The quantile of Student's t that holds 95 % on both sides, in all comparisons together."""
+    return float(require("scipy.stats", "train").t.ppf(1 - 0.025 / comparisons, freedom))
+
+
+def _normal(comparisons: int) -> float:
+    return statistics.NormalDist().inv_cdf(1 - 0.025 / comparisons)
