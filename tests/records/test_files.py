@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from propulsion_tools.records import atomic, model_slug, slug, write_atomically
+from propulsion_tools.records import atomic, is_stream, model_slug, slug, write_atomically
 
 
 @pytest.mark.parametrize("content", ["new", b"new"])
@@ -28,6 +28,31 @@ def test_write_leaves_the_old_file_when_it_is_interrupted(
     monkeypatch.undo()
     write_atomically(file, content)
     assert file.read_text() == "new"
+
+
+@pytest.mark.parametrize("name", ["/dev/stdin", "/dev/stdout", "/dev/fd/3", "/proc/self/fd/3", os.devnull])
+def test_streams_and_devices_are_known(name: str, tmp_path: Path) -> None:
+    assert is_stream(Path(name))
+    assert not is_stream(tmp_path)
+    assert not is_stream(tmp_path / "dev" / "stdout")
+
+
+def test_a_stream_that_leads_to_a_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "redirected.txt"
+    with file.open("w") as stream:
+        stream.write("before\n")
+        stream.flush()
+        write_atomically(Path(f"/dev/fd/{stream.fileno()}"), "new\n")
+    assert file.read_text() == "before\nnew\n"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.json").symlink_to(tmp_path / "there" / "file.json")
+    write_atomically(tmp_path / "link.json", "new")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "there" / "file.json").read_text() == "new"
 
 
 def test_a_stream_becomes_the_file_at_its_end(tmp_path: Path) -> None:

@@ -158,3 +158,13 @@ def test_the_real_set_at_hand_loads() -> None:
         pytest.skip("needs the real data of ncbi_disease")
     data = _load(str(SHARED), "ncbi_disease", max_train_samples=64, max_eval_samples=32)
     assert (len(data.splits["train"]), len(data.splits["test"])) == (64, 32)
+
+
+def test_words_and_texts_may_stand_side_by_side_and_a_bad_row_is_named() -> None:
+    task = get_task("token-classification")
+    rows: list[dict[str, Any]] = [{"tokens": ["a", "b"]}, {"tokens": "c, d"}]
+    assert task.unlabelled(rows)["tokens"][:] == [["a", "b"], ["c", ",", "d"]]
+    with pytest.raises(DataError, match="Row 3"):
+        task.unlabelled([*rows, {"tokens": ["", "b"]}])
+    with pytest.raises(DataError, match="Row 3"):
+        task.unlabelled([*rows, {"tokens": 7}])

@@ -96,7 +96,7 @@ def test_predict_reads_the_column_that_was_trained_on(
 
 
 @pytest.mark.parametrize(
-    ("output", "says"), [("in.jsonl", "is the input too"), (".", "is a folder"), ("out.csv", "JSON lines")]
+    ("output", "says"), [("in.jsonl", "is the input too"), (".", "is a folder"), ("out.xlsx", "rows are written as")]
 )
 def test_an_output_that_would_lose_something_is_refused(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str, says: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 USAGE_ERROR, INTERRUPTED = 2, 130
-GOES_ON = "`train` goes on with --resume_from_checkpoint true, `compare` and `ablate` with the same command"
+GOES_ON = "`train` goes on with --resume_from_checkpoint true, `compare`, `ablate` and `predict` with the same command"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,7 @@ def _evaluate(adapter_dir: str, options: EvaluateOptions) -> None:
 def _predict(adapter_dir: str, options: PredictOptions) -> None:
     from propulsion_tools.training.predict import predict
 
-    count = predict(Path(adapter_dir), options)
-    print(f"{count:,} rows written to {options.output}", file=sys.stderr)
+    predict(Path(adapter_dir), options, partial(print, file=sys.stderr))
 
 
 def _inspect(adapter_dir: str, options: InspectOptions) -> None:

@@ -9,21 +9,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+_STREAMS = ("/dev/std", "/dev/fd/", "/proc/self/fd/")
+"""How the names of a process's own streams begin; behind them may be a regular file, which is not to be replaced."""
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is a stream, a pipe or a device, which is written to as it comes and never replaced."""
+    return str(path).startswith(_STREAMS) or (path.exists() and not path.is_file() and not path.is_dir())
+
 
 @contextmanager
 def atomic(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
     """A stream to write to, which becomes the file at its end, and leaves no trace after an error.
 
-    The file's folder is made if there is none.
+    The file's folder is made if there is none. A stream is written to as it is, behind what is there; where the path is
+    a link, the file that it leads to is written.
 
     Args:
         path: The file; what was there stays until the end.
         binary: Whether bytes are written, and not text in UTF-8.
     """
+    mode, encoding = ("wb", None) if binary else ("w", "utf-8")
+    if is_stream(path):
+        with path.open(mode.replace("w", "a"), encoding=encoding) as stream:
+            yield stream
+        return
+    path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_file = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with partial_file.open("wb" if binary else "w", encoding=None if binary else "utf-8") as stream:
+        with partial_file.open(mode, encoding=encoding) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())  # or a crash of the system leaves an empty file under the new name

@@ -46,8 +46,14 @@ class EvaluateOptions(Checked):
 class PredictOptions(Checked):
     """Answer for new rows with a finished run."""
 
-    input: str = _option("-", ".jsonl or .csv file, or - for standard input (JSON objects or plain lines)")
-    output: str = _option("predictions.jsonl", "where the rows go, each with its `prediction`; - for standard output")
+    input: str = _option(
+        "-", "file as for training (.jsonl, .json, .csv, .tsv, .parquet), or - for standard input (JSON or plain lines)"
+    )
+    output: str | None = _option(
+        None,
+        "where the rows go, each with its `prediction`, in the form that its name says or else the input's; - for "
+        "standard output; None: predictions with the input's ending",
+    )
     text_column: str | None = _borrowed("text_column", text="column with the text; None: the one that the run has read")
     text_pair_column: str | None = _borrowed(
         "text_pair_column", text="column with the second text, for pairs; None: the one that the run has read"

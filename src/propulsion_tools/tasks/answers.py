@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from propulsion_tools.errors import DataError
-from propulsion_tools.tasks.raw_tables import Table, length, take
+from propulsion_tools.tasks.raw_tables import Table, length, short, take
 
 Answers = dict[str, list[Any]]
 """``text`` and ``answer_start``, equally long, as in SQuAD; both empty where the context has no answer."""
@@ -41,7 +41,7 @@ def with_answers(table: Table, split: str, unanswerable: bool, user_editable: bo
         (empty, "no answer", "remove them, or choose a task such as squad_v2, where a question may be without one"),
     ):
         if bad and user_editable:
-            first = f"the first is row {bad[0] + 1} ({table['answers'][bad[0]]!r})"
+            first = f"the first is row {bad[0] + 1} ({short(table['answers'][bad[0]])})"
             raise DataError(f"{len(bad)} of {length(table)} rows of the {split} split have {what}, {first}: {remedy}.")
         if bad:
             notes.append(f"{len(bad)} of {length(table)} rows of the {split} split have {what} and are left out.")
@@ -74,13 +74,13 @@ def standard_answers(value: Any, context: str) -> Answers | None:
 def _texts_and_starts(value: Any) -> list[tuple[str, int | None]]:
     items = [value] if value is None or isinstance(value, str | Mapping) else value
     if not isinstance(items, Sequence):
-        raise DataError(f"the answer {value!r} is neither a text nor a list of texts")
+        raise DataError(f"the answer {short(value)} is neither a text nor a list of texts")
     pairs: list[tuple[str, int | None]] = []
     for item in items:
         inner = item if isinstance(item, Mapping) else {"text": item}
         texts, starts = _listed(inner.get("text")), _listed(inner.get("answer_start"))
         if not all(isinstance(text, str) for text in texts):
-            raise DataError(f"the answer {item!r} has no text")
+            raise DataError(f"the answer {short(item)} has no text")
         starts = starts if len(starts) == len(texts) else [None] * len(texts)
         pairs += [(text, start) for text, start in zip(texts, starts, strict=True) if text.strip()]
     return pairs

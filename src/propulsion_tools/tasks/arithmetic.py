@@ -8,7 +8,7 @@ before a currency, and neither the power of a unit nor what a model writes on be
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from propulsion_tools.errors import DataError
 from propulsion_tools.tasks.base import Lengths, TaskData
 from propulsion_tools.tasks.generation import Generation
 from propulsion_tools.tasks.multiple_choice import listed_texts
+from propulsion_tools.tasks.raw_tables import short
 from propulsion_tools.tasks.row_conversion import Row, text_in
 
 T = TypeVar("T")
@@ -86,6 +87,10 @@ class Arithmetic(Generation):
     letters: bool | None = False
     lengths: Lengths = Lengths(max_length=512, max_target_length=256, max_new_tokens=256)
 
+    def from_line(self, line: str, columns: Mapping[str, str]) -> dict[str, Any]:
+        """The instruction."""
+        return {"instruction": line}
+
     def unanswered(self, row: Row) -> dict[str, Any]:
         """The problem, with its numbers filled in and its options listed."""
         if "Body" in row and "Numbers" not in row:
@@ -106,9 +111,9 @@ class Arithmetic(Generation):
             raise DataError("its answer is not given.")
         letter, number = re.fullmatch("[A-E]", given), last_number(given)
         if self.letters and not letter:
-            raise DataError(f"its answer is {given!r}: a letter from A to E is wanted.")
+            raise DataError(f"its answer is {short(given)}: a letter from A to E is wanted.")
         if number is None and (self.letters is False or not letter):
-            raise DataError(f"its answer is {given!r}: a number is wanted.")
+            raise DataError(f"its answer is {short(given)}: a number is wanted.")
         reference = given if letter else f"{number:.15g}"
         target = str(row.get("output") or "").strip() or _steps(row, f"({given})" if letter else reference)
         return {**self.unanswered(row), "target": target, "reference": reference}
@@ -143,7 +148,7 @@ def _float(value: str) -> float:
     try:
         return float(value)
     except ValueError as error:
-        raise DataError(f"its numbers hold {value!r}, which is none.") from error
+        raise DataError(f"its numbers hold {short(value)}, which is none.") from error
 
 
 def _steps(row: Row, said: str) -> str:

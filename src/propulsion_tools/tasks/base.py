@@ -10,9 +10,9 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
-from propulsion_tools.errors import OptionError
+from propulsion_tools.errors import DataError, OptionError
 from propulsion_tools.tasks.model_kinds import ModelKind
 
 if TYPE_CHECKING:
@@ -176,6 +176,18 @@ class Task(ABC):
     ) -> Dataset:
         """Rows to predict for, in the columns of `load` but without what is to be predicted."""
 
+    def from_line(self, line: str, columns: Mapping[str, str]) -> dict[str, Any]:
+        """A row to predict for from a line of text.
+
+        Args:
+            line: The text.
+            columns: The columns that the run has read, as in `TaskData`.
+
+        Raises:
+            DataError: A row is more than a text; says how to give it.
+        """
+        return {"text": line}
+
     @abstractmethod
     def toy(self) -> TaskData:
         """A few rows made up here, in the columns of `load`, to try a model on without any data."""
@@ -250,6 +262,19 @@ class Task(ABC):
             rows: From `unlabelled`.
             setup: As for `encode`.
         """
+
+
+def refuse_line(task: str, *names: str) -> NoReturn:
+    """Say that a line of text is too little, and how rows with these columns are given.
+
+    Raises:
+        DataError: Always.
+    """
+    example = "{" + ", ".join(f'"{name}": "…"' for name in names) + "}"
+    raise DataError(
+        f"A line of text is no row of {task}, which reads {' and '.join(map(repr, names))}: give a JSON object on each "
+        f"line, {example}, or name a file with these columns with --input."
+    )
 
 
 def forward_arguments(batch: Batch) -> dict[str, Any]:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from propulsion_tools.errors import DataError
-from propulsion_tools.tasks.base import INDEX, Batch, DataSource, Encoded, Setup, Task, TaskData, map_rows
+from propulsion_tools.tasks.base import (
+    INDEX,
+    Batch,
+    DataSource,
+    Encoded,
+    Setup,
+    Task,
+    TaskData,
+    map_rows,
+    refuse_line,
+)
 from propulsion_tools.tasks.columns import Columns, find_columns
 from propulsion_tools.tasks.majority import of_labels
 from propulsion_tools.tasks.metrics import StreamedMetrics, streamed, to_numpy
@@ -91,6 +101,17 @@ class TextClassification(Task):
         columns, _ = find_columns(table, Columns(text_column, text_pair_column), self.columns, labelled=False)
         texts = [check_texts(table[name], name) for name in columns.texts()]
         return Dataset.from_dict(dict(zip(("text", "text_pair"), texts, strict=False)))
+
+    def from_line(self, line: str, columns: Mapping[str, str]) -> dict[str, Any]:
+        """A text.
+
+        Raises:
+            DataError: The texts of this task are pairs.
+        """
+        pair = columns.get("text_pair_column") or self.columns.pair
+        if pair is not None:
+            refuse_line(self.name, columns.get("text_column") or str(self.columns.text), pair)
+        return super().from_line(line, columns)
 
     def toy(self) -> TaskData:
         """Sentences of both signs, or a number from 0 to 5 for each."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from propulsion_tools.errors import DataError, near_misses
 from propulsion_tools.tasks.raw_tables import Table
 
+MOST_OF_A_NAME, WORDS_OF_A_NAME = 40, 3  # characters, words; what is longer is rather a text
+_NUMBER = re.compile(r"[+-]?\d+([.,]\d*)?")
 PAIRS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
@@ -21,6 +24,25 @@ PAIRS = (
     ("text_a", "text_b"),
 )
 TEXTS = ("text", "sentence", "article", "content", "document", "review", "tweet", "body", "comment", "message", "title")
+OTHER_TASKS = (
+    ({"ner_tags"}, "token-classification"),
+    ({"tokens", "tags"}, "token-classification"),
+    ({"tokens", "labels"}, "token-classification"),
+    ({"words", "tags"}, "token-classification"),
+    ({"words", "labels"}, "token-classification"),
+    ({"words", "ner"}, "token-classification"),
+    ({"question", "context", "answers"}, "question-answering"),
+    ({"question", "context", "answer"}, "question-answering"),
+    ({"document", "summary"}, "xsum"),
+    ({"article", "highlights"}, "cnn_dailymail"),
+    ({"dialogue", "summary"}, "xsum"),
+    ({"article", "summary"}, "xsum"),
+    ({"prompt", "completion"}, "language-modelling"),
+    ({"instruction", "output"}, "language-modelling"),
+    ({"messages"}, "language-modelling"),
+    ({"conversations"}, "language-modelling"),
+)
+"""Columns that belong to another task than the classification of texts, and that task."""
 LABELS = ("label", "labels", "label_id", "class", "category", "target", "sentiment", "emotion", "gold_label", "score")
 
 
@@ -58,7 +80,7 @@ def find_columns(table: Table, given: Columns, known: Columns, labelled: bool = 
     refuse_twice((given.text, given.pair, given.label))
     label = given.label or _first((known.label,), table) or _first(LABELS, table) if labelled else None
     if labelled and label is None:
-        raise DataError(f"There is no label column: name it with --label_column.{_there(table)}")
+        raise DataError(f"There is no label column: name it with --label_column.{_there(table)}{_other_task(table)}")
     text, pair = _text_columns(table, given, known, label)
     columns = Columns(text, pair, label)
     return columns, _guess(columns, given, known, labelled)
@@ -125,9 +147,15 @@ def _text_columns(table: Table, given: Columns, known: Columns, label: str | Non
         if one and other and one not in taken and given.pair in (None, other):
             return one, other
     free = [name for name, values in table.items() if name not in taken and _is_text(values)]
-    text = _first(TEXTS, free) or (free[0] if len(free) == 1 else None)
+    worded = [name for name in free if not all(map(_is_number, table[name][:100]))] or free
+    text = _first(TEXTS, free) or (worded[0] if len(worded) == 1 else None)
     if text is None:
-        raise DataError(f"Cannot tell which column holds the text: name it with --text_column.{_there(table)}")
+        lists = any(isinstance(values[0], list) for values in table.values() if len(values) == 1)
+        one = " There is one row, of lists: each row is an object of its own." if lists else ""
+        raise DataError(
+            f"Cannot tell which column holds the text: name it with --text_column.{_there(table)}{one}"
+            f"{_other_task(table)}"
+        )
     return text, given.pair
 
 
@@ -141,5 +169,20 @@ def _is_text(values: Sequence[object]) -> bool:
     return any(isinstance(value, str) for value in values[:100])
 
 
+def _is_number(value: object) -> bool:
+    """Whether it is no text, or one that is a number: in a .csv every value is a text."""
+    return not isinstance(value, str) or _NUMBER.fullmatch(value.strip()) is not None
+
+
+def _other_task(table: Iterable[str]) -> str:
+    """The task that the columns look like, as the end of a message."""
+    there = {name.lower() for name in table}
+    task = next((task for names, task in OTHER_TASKS if names <= there), None)
+    return f" They look like those of --task {task}." if task else ""
+
+
 def _there(table: Table) -> str:
-    return f" The columns are {', '.join(map(repr, table))}."
+    names = list(table)
+    data = any(len(name.split()) > WORDS_OF_A_NAME or len(name) > MOST_OF_A_NAME or _is_number(name) for name in names)
+    header = " They look like a row of data: the first line names the columns." if data else ""
+    return f" The columns are {', '.join(repr(name[:MOST_OF_A_NAME]) for name in names)}.{header}"

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,6 +53,10 @@ class Commonsense(Generation):
     reader: Reader = science
     words: tuple[str, ...] = numbered("answer", 5)
     lengths: Lengths = Lengths(max_length=256, max_target_length=32, max_new_tokens=32)
+
+    def from_line(self, line: str, columns: Mapping[str, str]) -> dict[str, Any]:
+        """The instruction."""
+        return {"instruction": line}
 
     def unanswered(self, row: Row) -> dict[str, Any]:
         """The instruction as it comes, or else one that lists the options."""

@@ -6,23 +6,30 @@ out, and then nothing is loaded.
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
 import re
-import zlib
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from propulsion_tools.errors import DataError, require
-from propulsion_tools.tasks.raw_tables import RawSplits, Table, from_rows, length
+from propulsion_tools.errors import DataError
+from propulsion_tools.tasks.delimited import delimited
+from propulsion_tools.tasks.file_text import ARCHIVE, WORKBOOK, decoded
+from propulsion_tools.tasks.json_rows import Row, json_rows
+from propulsion_tools.tasks.parquet_table import parquet_table
+from propulsion_tools.tasks.raw_tables import RawSplits, Table, from_rows, length, without_index
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _FILE = re.compile(r"(?P<stem>.+?)(?P<shard>-\d+-of-\d+)?(?P<format>\.(jsonl|json|csv|tsv|parquet))(?P<gz>\.gz)?")
 _SPLIT = re.compile(r"(train|training|validation|valid|val|dev|eval|test)([_-].+)?")
 _ALIASES = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation", "eval": "validation"}
-_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_WAYS = {
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods"), WORKBOOK),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".bz2", ".xz", ".zst"), ARCHIVE),
+    **dict.fromkeys((".arrow", ".feather", ".pkl", ".pickle"), "write it as .parquet"),
+    ".ndjson": "name it .jsonl",
+    ".txt": "write each line as a JSON object into a .jsonl file",
+}
+"""What to do about files that people have and that are not read."""
 
 
 def read_folder(data_dir: str, training: bool = True) -> RawSplits:
@@ -45,10 +52,20 @@ def read_folder(data_dir: str, training: bool = True) -> RawSplits:
         there = (
             f"It has {_listed(path.name for path in folder.iterdir())}." if any(folder.iterdir()) else "It is empty."
         )
-        raise DataError(f"{data_dir} has no training file: name one train{FORMATS[0]}, train.csv or the like. {there}")
-    tables = {split: _concatenate([read_table(path) for path in paths]) for split, paths in files.items()}
+        ways = "".join(map(_way, sorted(folder.iterdir())))
+        raise DataError(
+            f"{data_dir} has no training file: name one train{FORMATS[0]}, train.csv or the like. {there}{ways}"
+        )
+    order = sorted(files, key=lambda split: split != "train")
+    tables = {split: _concatenate([read_table(path) for path in files[split]]) for split in order}
     notes = [f"Left out of {data_dir}, not named after a split: {_listed(others)}."] if others else []
-    return RawSplits(tables, tuple(notes))
+    unread = [path for path in sorted(folder.iterdir()) if form_of(path.name) is None and split_name(path.stem)]
+    if said := [way for path in unread if (way := _way(path))]:
+        notes.append(f"Not read in {data_dir}:{''.join(said)}")
+    kept = {split: without_index(table) for split, table in tables.items()}
+    if counted := [split for split in tables if len(kept[split]) < len(tables[split])]:
+        notes.append(f"The index that pandas writes beside a table is left out of {', '.join(counted)}.")
+    return RawSplits(kept, tuple(notes))
 
 
 def split_name(stem: str) -> str | None:
@@ -59,26 +76,69 @@ def split_name(stem: str) -> str | None:
     return _ALIASES.get(match[1], match[1]) + (match[2] or "").replace("-", "_")
 
 
+@dataclass(frozen=True)
+class Form:
+    """How rows are written down.
+
+    Args:
+        kind: One of `FORMATS`.
+        zipped: Whether they are compressed with gzip.
+        delimiter: What separates fields, in .csv.
+    """
+
+    kind: str
+    zipped: bool = False
+    delimiter: str = ","
+
+
+def form_of(name: str) -> Form | None:
+    """The form that the name of a file says; None: none that is known."""
+    match = _FILE.fullmatch(Path(name).name.lower())
+    if match is None or (match["gz"] and match["format"] == ".parquet"):
+        return None
+    return Form(match["format"], bool(match["gz"]))
+
+
 def read_table(path: Path) -> Table:
-    """Read one file by the format that its name says.
+    """Read the columns of one file by the form that its name says.
 
     Raises:
         DataError: The file is empty, or is not what its name says.
     """
-    match = _FILE.fullmatch(path.name.lower())
-    if match is None:
-        raise DataError(f"Cannot read {path}: it should end in {', '.join(FORMATS)}, or one of the text forms and .gz.")
-    kind = match["format"]
-    if kind == ".parquet":
-        table = _parquet(path)
-    else:
-        text = _text(path, zipped=bool(match["gz"]))
-        table = (
-            _delimited(text, path, "\t" if kind == ".tsv" else ",") if kind in (".csv", ".tsv") else _json(text, path)
+    contents, _ = read_contents(path)
+    return from_rows(contents) if isinstance(contents, list) else contents
+
+
+def read_contents(path: Path) -> tuple[Table | list[Row], Form]:
+    """Columns where a file has columns, rows where it has rows, and how they are written down.
+
+    Raises:
+        DataError: As `read_table`.
+    """
+    form = form_of(path.name)
+    if form is None:
+        raise DataError(
+            f"Cannot read {path}: it should end in {', '.join(FORMATS)}, or one of the text forms and .gz.{_way(path)}"
         )
-    if not length(table):
+    contents: Table | list[Row]
+    if form.kind == ".parquet":
+        contents = parquet_table(path)
+    else:
+        text = decoded(path.read_bytes(), str(path), form.zipped)
+        if form.kind in (".csv", ".tsv"):
+            contents, delimiter = delimited(text, str(path), tabs=form.kind == ".tsv")
+            form = replace(form, delimiter=delimiter)
+        else:
+            contents = json_rows(text, str(path))
+    if not (contents if isinstance(contents, list) else length(contents)):
         raise DataError(f"{path} is empty: it has no rows.")
-    return table
+    return contents, form
+
+
+def _way(path: Path) -> str:
+    """What to do about a file of a known kind that is not read, as the end of a message."""
+    way = _WAYS.get(path.suffix.lower())
+    return f" {path.name}: {way}." if way else ""
 
 
 def _split_files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
@@ -112,78 +172,3 @@ def _listed(names: Any) -> str:
 def _concatenate(tables: list[Table]) -> Table:
     names = dict.fromkeys(name for table in tables for name in table)
     return {name: [value for table in tables for value in table.get(name, [None] * length(table))] for name in names}
-
-
-def _text(path: Path, zipped: bool) -> str:
-    data = path.read_bytes()
-    if zipped:
-        try:
-            data = gzip.decompress(data)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataError(f"{path} is not a whole gzip file ({error}): compress it again or drop the .gz.") from error
-    elif data.startswith(_GZIP):
-        raise DataError(f"{path} is compressed with gzip: add .gz to its name.")
-    if data.startswith(_PARQUET) or b"\0" in data:
-        raise DataError(f"{path} is a binary file, not text as its name says: give it the name of what it is.")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}, line {line} is not UTF-8: save the file in that encoding.") from error
-
-
-def _json(text: str, path: Path) -> Table:
-    """JSON lines, or one array of objects where the file ends in .json."""
-    if text.lstrip().startswith("[") and ".json" in path.suffixes:
-        rows = _parse(text, path, "")
-        places = [f", item {number}" for number in range(1, len(rows) + 1)]
-    else:
-        numbered = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-        places = [f", line {number}" for number, _ in numbered]
-        rows = [_parse(line, path, place) for (_, line), place in zip(numbered, places, strict=True)]
-    for row, place in zip(rows, places, strict=True):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}{place} is not a JSON object: each row is an object with a text and a label.")
-    return from_rows(rows)
-
-
-def _parse(text: str, path: Path, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path}{place} is not JSON: {error}.") from error
-
-
-def _delimited(text: str, path: Path, delimiter: str) -> Table:
-    """CSV with a header; a row with more or fewer fields than the header is an error."""
-    limit = csv.field_size_limit(max(len(text), 131072))
-    try:
-        quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL  # a .tsv has no quotes
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-        header = next(reader, [])
-        if len(set(header)) < len(header) or not all(name.strip() for name in header):
-            raise DataError(f"{path}, line 1 must name the columns, each once; it has {', '.join(map(repr, header))}.")
-        rows = []
-        for row in reader:
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise DataError(f"{path}, line {reader.line_num} has {len(row)} fields, the header has {len(header)}.")
-            rows.append(row)
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
-    finally:
-        csv.field_size_limit(limit)
-    return {name: [row[column] for row in rows] for column, name in enumerate(header)}
-
-
-def _parquet(path: Path) -> Table:
-    parquet = require("pyarrow.parquet", "train")
-    with path.open("rb") as stream:
-        if stream.read(4) != _PARQUET:
-            raise DataError(f"{path} is not a parquet file: give it the name of what it is, or write it again.")
-    try:
-        columns: Table = parquet.read_table(path).to_pydict()
-    except (OSError, ValueError) as error:  # pyarrow's errors are of these two kinds
-        raise DataError(f"{path} is a damaged parquet file ({error}): write it again.") from error
-    return columns

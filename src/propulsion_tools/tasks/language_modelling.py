@@ -51,10 +51,12 @@ class LanguageModelling(Generation):
 
     def unanswered(self, row: Row) -> dict[str, Any]:
         """What is to be continued."""
+        _refuse_chat(row)
         return {"text": text_in(row, "prompt", "text")}
 
     def convert(self, row: Row) -> dict[str, Any]:
         """The prompt, if there is one, and the text."""
+        _refuse_chat(row)
         if row.get("completion") is not None:
             return {"text": str(row.get("prompt") or ""), "target": text_in(row, "completion")}
         return {"text": "", "target": text_in(row, "text", "content", "document")}
@@ -96,6 +98,16 @@ class LanguageModelling(Generation):
         ]
         rows = Dataset.from_dict({"text": ["", "", "so", "now"], "target": texts})
         return TaskData({"train": rows, "validation": rows}, None, ())
+
+
+def _refuse_chat(row: Row) -> None:
+    for name in ("messages", "conversations", "prompt", "completion"):
+        turns = row.get(name)
+        if isinstance(turns, list) and turns and all(isinstance(turn, dict) for turn in turns):
+            raise DataError(
+                f"its {name!r} are the turns of a chat, and texts are wanted: write what the tokenizer's "
+                "apply_chat_template makes of them under 'text', or under 'prompt' and 'completion'."
+            )
 
 
 class Perplexity:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from propulsion_tools.errors import DataError
+from propulsion_tools.tasks.raw_tables import short
 from propulsion_tools.tasks.row_conversion import Row, text_in
 
 TRUTH = ("true", "false")
@@ -47,7 +48,7 @@ def boolq(row: Row) -> Choice:
     value = row.get("answer", row.get("label"))
     known = {"true": 0, "1": 0, "false": 1, "0": 1, "none": None}
     if str(value).lower() not in known:
-        raise DataError(f"its answer is {value!r}: true or false is wanted.")
+        raise DataError(f"its answer is {short(value)}: true or false is wanted.")
     return Choice(passage + text_in(row, "question"), TRUTH, known[str(value).lower()])
 
 
@@ -78,7 +79,7 @@ def science(row: Row) -> Choice:
     """A question with lettered or numbered options (ARC, OpenBookQA)."""
     listed = row.get("choices")
     if not isinstance(listed, Mapping):
-        raise DataError(f"its choices are {listed!r}: lists under 'text' and 'label' are wanted.")
+        raise DataError(f"its choices are {short(listed)}: lists under 'text' and 'label' are wanted.")
     question, key = text_in(row, "question", "question_stem"), row.get("answerKey")
     options = listed_texts(listed.get("text"))
     if key in (None, ""):
@@ -87,7 +88,7 @@ def science(row: Row) -> Choice:
     if len(names) != len(options):
         raise DataError(f"it has {len(options)} options and {len(names)} labels: each has one.")
     if str(key) not in names:
-        raise DataError(f"its answer {key!r} is none of its options {', '.join(names)}.")
+        raise DataError(f"its answer {short(key)} is none of its options {', '.join(names)}.")
     return Choice(question, options, names.index(str(key)))
 
 
@@ -105,7 +106,7 @@ def from_instruction(row: Row, words: Sequence[str]) -> Choice:
         raise DataError("its instruction lists no options.")
     answer = row.get("answer")
     if answer is not None and answer not in words[: len(options)]:
-        raise DataError(f"its answer {answer!r} is none of {', '.join(words[: len(options)])}.")
+        raise DataError(f"its answer {short(answer)} is none of {', '.join(words[: len(options)])}.")
     return Choice(question, tuple(options), None if answer is None else list(words).index(answer))
 
 
@@ -133,7 +134,7 @@ def listed_texts(value: Any) -> tuple[str, ...]:
         or len(value) < 2
         or not all(isinstance(o, str | int | float) for o in value)
     ):
-        raise DataError(f"its options are {value!r}: a list of at least two texts is wanted.")
+        raise DataError(f"its options are {short(value)}: a list of at least two texts is wanted.")
     return tuple(map(str, value))
 
 
@@ -146,5 +147,5 @@ def _number(value: Any, first: int, count: int) -> int | None:
     except (TypeError, ValueError, OverflowError):
         label = -1
     if not 0 <= label < count or float(value) != int(value):
-        raise DataError(f"its label is {value!r}: a whole number from {first} to {first + count - 1} is wanted.")
+        raise DataError(f"its label is {short(value)}: a whole number from {first} to {first + count - 1} is wanted.")
     return label

@@ -19,6 +19,7 @@ from propulsion_tools.tasks.base import (
     TaskData,
     forward_arguments,
     map_rows,
+    refuse_line,
 )
 from propulsion_tools.tasks.columns import named_column
 from propulsion_tools.tasks.majority import most_frequent
@@ -95,6 +96,14 @@ class QuestionAnswering(Task):
             raise DataError("There are no rows to predict for.")
         return Dataset.from_dict(_texts(from_rows(rows), text_column, text_pair_column))
 
+    def from_line(self, line: str, columns: Mapping[str, str]) -> dict[str, Any]:
+        """None: a row is a question and its context.
+
+        Raises:
+            DataError: Always.
+        """
+        refuse_line(self.name, QUESTIONS[0], CONTEXTS[0])
+
     def toy(self) -> TaskData:
         """Which fruit lies where."""
         from datasets import Dataset
@@ -116,6 +125,10 @@ class QuestionAnswering(Task):
         """
         return of_kind(self.name, config, QUESTION_ANSWERER)
 
+    def model_kwargs(self, label_names: tuple[str, ...] | None) -> dict[str, Any]:
+        """Two scores for each token, whatever a checkpoint was trained for before."""
+        return {"num_labels": 2}
+
     def encode(self, rows: Dataset, setup: Setup, training: bool) -> Encoded:
         """Windows of the contexts, with the tokens of the first answer where the rows have answers.
 
@@ -126,9 +139,8 @@ class QuestionAnswering(Task):
 
         def tokenize(batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
             lengths = setup.lengths
-            windows = question_windows(
-                batch["question"], batch["context"], setup.tokenizer, lengths.max_length, lengths.doc_stride
-            )
+            texts, numbers = (batch["question"], batch["context"]), [index + 1 for index in indices]
+            windows = question_windows(*texts, setup.tokenizer, lengths.max_length, lengths.doc_stride, numbers)
             places = (windows.pop("example"), windows.pop("start_chars"), windows.pop("end_chars"))
             owners, starts, ends = places
             nulls = [null_position(ids, setup.tokenizer.cls_token_id) for ids in windows["input_ids"]]

@@ -7,7 +7,7 @@ is less likely than a short one whatever it says.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from propulsion_tools.errors import DataError
 from propulsion_tools.tasks.base import EVAL, Batch, Lengths, Setup, accepted_by
 from propulsion_tools.tasks.completion import Completion, completion_only, token_losses
 from propulsion_tools.tasks.majority import most_frequent
@@ -49,6 +50,22 @@ class Ranking(Completion):
     @abstractmethod
     def choice(self, row: Row) -> Choice:
         """The question and its options from a raw row; raises DataError, without the place, where there are none."""
+
+    def from_line(self, line: str, columns: Mapping[str, str]) -> dict[str, Any]:
+        """An instruction that lists the options."""
+        return {"instruction": line}
+
+    def unlabelled(
+        self, rows: Sequence[Mapping[str, Any]], text_column: str | None = None, text_pair_column: str | None = None
+    ) -> Dataset:
+        """Rows with the columns ``text`` and ``choices``.
+
+        Raises:
+            DataError: There are no rows, one has no options, or a column was named: a question is in several.
+        """
+        if text_column is not None:
+            raise DataError(f"text_column says nothing to the task {self.name}, whose columns have set names: drop it.")
+        return super().unlabelled(rows)
 
     def unanswered(self, row: Row) -> dict[str, Any]:
         """The question and its options."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,26 @@ class RawSplits:
     notes: tuple[str, ...] = ()
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     user_editable: bool = True
+
+
+_INDEX = re.compile(r"|Unnamed: \d+(\.\d+)*|__index_level_\d+__")  # what pandas calls a table's index
+_WHOLE = re.compile(r"\d+")
+
+
+def is_index(name: str, values: Sequence[Any]) -> bool:
+    """Whether a column is the index that pandas writes beside a table: without a name, and of whole numbers."""
+    return _INDEX.fullmatch(name) is not None and all(_WHOLE.fullmatch(str(value)) for value in values)
+
+
+def without_index(table: Table) -> Table:
+    """The columns that say something of the rows rather than count them."""
+    return {name: values for name, values in table.items() if not is_index(name, values)}
+
+
+def short(value: Any) -> str:
+    """A value as it is written in Python, without what is too long for a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def length(table: Table) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from propulsion_tools.errors import DataError, near_misses
 from propulsion_tools.tasks.base import DataSource, TaskData
 from propulsion_tools.tasks.columns import refuse_twice
-from propulsion_tools.tasks.raw_tables import RawSplits, Table, from_rows, length
+from propulsion_tools.tasks.raw_tables import RawSplits, Table, from_rows, length, short
 from propulsion_tools.tasks.task_data import sampled, with_validation
 
 Row = Mapping[str, Any]
@@ -119,5 +119,5 @@ def text_in(row: Row, *names: str) -> str:
             f"it has no column {wanted}.{near_misses(names[0], there)} It has {', '.join(map(repr, there))}."
         )
     if not isinstance(row[name], str) or not row[name].strip():
-        raise DataError(f"it has {row[name]!r} in column {name!r}: a text is wanted.")
+        raise DataError(f"it has {short(row[name])} in column {name!r}: a text is wanted.")
     return row[name]

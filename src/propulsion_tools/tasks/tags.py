@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from propulsion_tools.errors import DataError
+from propulsion_tools.tasks.raw_tables import short
 
 _TAG = re.compile(r"O|[BIES]-\S.*")
-_NUMBER = re.compile(r"[+-]?\d+")
+_NUMBER = re.compile(r"[+-]?\d{1,300}")
 OUTSIDE = "O"
 
 
@@ -36,7 +37,7 @@ def tag_names(rows: Sequence[Sequence[Any]], known: tuple[str, ...] | None) -> t
         return known
     strange = sorted(name for name in names if not _TAG.fullmatch(name))
     if strange:
-        raise DataError(f"The tag {strange[0]!r} is not O, B-type or I-type, which entity F1 is counted with.")
+        raise DataError(f"The tag {short(strange[0])} is not O, B-type or I-type, which entity F1 is counted with.")
     kinds = sorted({name[2:] for name in names if name != OUTSIDE})
     if not kinds:
         raise DataError("Every word of the training split has the tag O: there is nothing to learn.")
@@ -58,7 +59,7 @@ def tag_ids(rows: Sequence[Sequence[Any]], names: tuple[str, ...], split: str) -
             number = ids.get(tag.strip()) if isinstance(tag, str) and not _NUMBER.fullmatch(tag) else _whole(tag)
             if number is None or not 0 <= number < len(names):
                 raise DataError(
-                    f"Row {row} of the {split} split has the tag {tag!r}: the tags are {', '.join(names[:12])}"
+                    f"Row {row} of the {split} split has the tag {short(tag)}: the tags are {', '.join(names[:12])}"
                     f"{' and more' if len(names) > 12 else ''}, or their numbers from 0 to {len(names) - 1}."
                 )
             numbers.append(number)
@@ -74,7 +75,8 @@ def check_lengths(words: Sequence[Any], tags: Sequence[Any], split: str) -> None
     """
     for row, (some, marks) in enumerate(zip(words, tags, strict=True), 1):
         if not isinstance(some, list) or not some or not all(isinstance(word, str) and word.strip() for word in some):
-            raise DataError(f"Row {row} of the {split} split is not a list of words that are not empty.")
+            texts = ": it is a text, and a .csv has no lists; write .jsonl or .parquet" if isinstance(some, str) else ""
+            raise DataError(f"Row {row} of the {split} split is not a list of words that are not empty{texts}.")
         if not isinstance(marks, list) or len(marks) != len(some):
             count = len(marks) if isinstance(marks, list) else "no list of"
             raise DataError(f"Row {row} of the {split} split has {len(some)} words and {count} tags: each has one.")
@@ -87,7 +89,7 @@ def _values(rows: Iterable[Sequence[Any]]) -> set[Any]:
         return set(whole.values())
     strange = [tag for tag in seen if not isinstance(tag, str)]
     if strange:
-        raise DataError(f"The tag {strange[0]!r} is neither a name nor a whole number.")
+        raise DataError(f"The tag {short(strange[0])} is neither a name nor a whole number.")
     return seen
 
 

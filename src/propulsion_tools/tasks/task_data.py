@@ -10,8 +10,8 @@ from propulsion_tools.tasks.base import DataSource, TaskData
 from propulsion_tools.tasks.columns import Columns, find_columns
 from propulsion_tools.tasks.data_files import read_folder
 from propulsion_tools.tasks.hub import read_hub
-from propulsion_tools.tasks.labels import LabelMap, class_labels, is_hidden
-from propulsion_tools.tasks.raw_tables import RawSplits, Table, length, sample, split_off_validation, take
+from propulsion_tools.tasks.labels import LabelMap, class_labels, is_hidden, is_missing
+from propulsion_tools.tasks.raw_tables import RawSplits, Table, length, sample, short, split_off_validation, take
 
 VALIDATION_FRACTION = 0.1
 
@@ -82,7 +82,8 @@ def to_task_data(
     label_map = LabelMap()
     if not regression:
         names = label_names or raw.class_names.get(str(columns.label))
-        label_map = class_labels(tables[next(iter(tables))][str(columns.label)], names)
+        learned = tables[first if first in tables else next(iter(tables))]
+        label_map = class_labels(learned[str(columns.label)], names)
     if label_map.note:
         notes.append(label_map.note)
     tables = with_validation(tables, columns.texts(), notes)
@@ -106,13 +107,13 @@ def check_texts(values: Sequence[Any], column: str, where: str = "") -> list[str
     for row, value in enumerate(values, 1):
         if not isinstance(value, str):
             raise DataError(
-                f"Row {row}{where} has {value!r} in column {column!r}: a text is wanted; name another column."
+                f"Row {row}{where} has {short(value)} in column {column!r}: a text is wanted; name another column."
             )
     return list(values)
 
 
 def _empty_rows(values: Sequence[Any]) -> list[int]:
-    return [row for row, value in enumerate(values) if value is None or (isinstance(value, str) and not value.strip())]
+    return [row for row, value in enumerate(values) if value is None or value != value or not str(value).strip()]
 
 
 def _labelled(tables: dict[str, Table], columns: Columns, notes: list[str]) -> dict[str, Table]:
@@ -144,16 +145,20 @@ def _agreed(table: Table, label: str, no_label: Sequence[str], split: str, notes
 def _complete(table: Table, columns: Columns, split: str, user_editable: bool, notes: list[str]) -> Table:
     """Refuse empty rows in what the user can mend, drop them from what they cannot."""
     wanted = [*columns.texts(), str(columns.label)]
+    label = wanted[-1]
     empty = {name: _empty_rows(table[name]) for name in wanted}
+    empty[label] = [row for row, value in enumerate(table[label]) if is_missing(value)]
     bad = set().union(*empty.values())
     if bad and not user_editable:
         notes.append(f"{len(bad)} of {length(table)} rows of the {split} split have an empty field and are left out.")
         table = take(table, [row for row in range(length(table)) if row not in bad])
-    elif empty[wanted[-1]]:
-        rows = empty[wanted[-1]]
+    elif empty[label]:
+        rows = empty[label]
+        value = table[label][rows[0]]
+        written = f" ({value!r} stands for a missing value; if it is a class, rename it)" if value else ""
         raise DataError(
-            f"{len(rows)} of {length(table)} rows of the {split} split have no label in column {wanted[-1]!r}, "
-            f"the first is row {rows[0] + 1}: fill or remove them."
+            f"{len(rows)} of {length(table)} rows of the {split} split have no label in column {label!r}, "
+            f"the first is row {rows[0] + 1}: fill or remove them.{written}"
         )
     for name in columns.texts():
         check_texts(table[name], name, f" of the {split} split")

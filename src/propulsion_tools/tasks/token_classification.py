@@ -92,10 +92,12 @@ class TokenClassification(Task):
         table = from_rows(rows)
         name = named_column(table, text_column, (*WORDS, "text", "sentence"), "text_column", "the words")
         values = table[name]
-        if all(isinstance(value, list) for value in values):
-            check_lengths(values, values, "given")
-            return Dataset.from_dict({"tokens": values})
-        return Dataset.from_dict({"tokens": [_WORD.findall(text) for text in check_texts(values, name)]})
+        texts = check_texts(["a list" if isinstance(value, list) else value for value in values], name)
+        tokens = [
+            value if isinstance(value, list) else _WORD.findall(text) for value, text in zip(values, texts, strict=True)
+        ]
+        check_lengths(tokens, tokens, "given")
+        return Dataset.from_dict({"tokens": tokens})
 
     def toy(self) -> TaskData:
         """Sentences that name one thing each."""

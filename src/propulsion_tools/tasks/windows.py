@@ -29,7 +29,12 @@ def require_offsets(tokenizer: Any) -> None:
 
 
 def question_windows(
-    questions: Sequence[str], contexts: Sequence[str], tokenizer: Any, max_length: int, stride: int
+    questions: Sequence[str],
+    contexts: Sequence[str],
+    tokenizer: Any,
+    max_length: int,
+    stride: int,
+    numbers: Sequence[int] | None = None,
 ) -> Columns:
     """Every question with every window of its context.
 
@@ -39,6 +44,7 @@ def question_windows(
         tokenizer: A fast one.
         max_length: Tokens of a window, with the question and the marks.
         stride: Tokens that two windows of one context share.
+        numbers: What a message calls the rows; None: they are counted from 1.
 
     Returns:
         What the tokenizer gives for each window, ``example`` (the row it is from), ``start_chars`` and ``end_chars``
@@ -49,7 +55,7 @@ def question_windows(
         OptionError: The tokenizer has no offsets.
     """
     require_offsets(tokenizer)
-    _check_room(questions, tokenizer, max_length, stride)
+    _check_room(questions, tokenizer, max_length, stride, numbers or range(1, len(questions) + 1))
     tokens = tokenizer(
         list(questions),
         list(contexts),
@@ -72,9 +78,10 @@ def question_windows(
     return columns
 
 
-def _check_room(questions: Sequence[str], tokenizer: Any, max_length: int, stride: int) -> None:
+def _check_room(questions: Sequence[str], tokenizer: Any, max_length: int, stride: int, numbers: Sequence[int]) -> None:
     marks = tokenizer.num_special_tokens_to_add(pair=True)
-    for row, ids in enumerate(tokenizer(list(questions), add_special_tokens=False)["input_ids"], 1):
+    read = tokenizer(list(questions), add_special_tokens=False)["input_ids"]
+    for row, ids in zip(numbers, read, strict=True):
         if len(ids) + marks + stride >= max_length:
             raise DataError(
                 f"The question in row {row} has {len(ids)} tokens, which leaves too few of max_length {max_length} for "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ _DROPOUTS = (
     "attn_pdrop",
     "dropout_rate",
 )
+
+
+_CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification")
 
 
 def model_path(name: str) -> str:
@@ -177,6 +180,8 @@ def load_base(
         The model, and the names of the backbone's modules that the checkpoint lacks: these start at random, so they
         have to be trained and saved like the head.
 
+    A head of the checkpoint that is of another size is left out, and starts anew.
+
     Raises:
         OptionError: The model cannot be had, is not of this kind, or its weights cannot be kept as asked.
         MissingExtraError: bitsandbytes is not installed.
@@ -184,13 +189,21 @@ def load_base(
     path = model_path(spec.model_name_or_path)
     with _explained(spec.model_name_or_path, "model"), quiet_transformers():
         model, info = getattr(transformers, kind.auto_class).from_pretrained(
-            path, output_loading_info=True, **(_weights(spec, kind, path, model_kwargs) | model_kwargs)
+            path,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # of the head alone, see below
+            **(_weights(spec, kind, path, model_kwargs) | model_kwargs),
         )
     if model.config.get_text_config().pad_token_id is None:  # decoders find their last token by it
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     parameters = dict(model.named_parameters())
     missing = [name for name in info["missing_keys"] if name in parameters]
     heads = tuple(f"{name}." for name in head_modules(model))
+    if others := [name for name in _of_other_sizes(info) if not name.startswith(heads)]:
+        raise OptionError(
+            f"{others[0]} in {spec.model_name_or_path} is of another size than its configuration says: the files do "
+            "not belong together."
+        )
     backbone = [name for name in missing if not name.startswith(heads)]
     if len(backbone) > (MOST_NEW_BACKBONE_PARAMETERS if heads else 0):
         raise OptionError(
@@ -198,6 +211,30 @@ def load_base(
             f"among them {backbone[0]}: they belong to another architecture."
         )
     return model, tuple(dict.fromkeys(name.rpartition(".")[0] for name in backbone))
+
+
+def _of_other_sizes(info: Mapping[str, Any]) -> list[str]:
+    """The parameters of a checkpoint that do not fit the model, by what ``from_pretrained`` tells of its loading."""
+    return sorted(name if isinstance(name, str) else name[0] for name in info["mismatched_keys"])
+
+
+def new_head_note(name: str, config: PreTrainedConfig, wanted: Mapping[str, Any]) -> str | None:
+    """What to say where a checkpoint has a classifier of another size than the data wants.
+
+    Args:
+        name: Of the checkpoint, for the user.
+        config: Its configuration.
+        wanted: What the task wants in it.
+    """
+    labels, asked = config.num_labels, wanted.get("num_labels")
+    saved = next(iter(config.architectures or ()), "")
+    if asked in (None, labels) or not saved.endswith(_CLASSIFIERS):
+        return None
+    names = ", ".join(map(str, list(config.id2label.values())[:6])) + (" and more" if labels > 6 else "")
+    return (
+        f"{name} comes with a head of {labels} output{'s' if labels > 1 else ''} ({names}), and this task needs "
+        f"{asked}: a new head is started in its place."
+    )
 
 
 def _weights(spec: RunSpec, kind: ModelKind, path: str, model_kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from propulsion_tools.training.base_models import (
     load_config,
     load_tokenizer,
     model_path,
+    new_head_note,
 )
 from propulsion_tools.training.data import encode_splits, for_model
 from propulsion_tools.training.trained_files import ADAPTER_CONFIG, load_trained, open_adapter
@@ -34,7 +35,7 @@ class Job:
     Attributes:
         encoded: The splits as token ids.
         heads: Names of the base model's modules that make up the head.
-        notes: What was cut or left out of the splits, beside the notes of the data itself.
+        notes: What was cut or left out of the splits and of the base model, beside the notes of the data itself.
     """
 
     spec: RunSpec
@@ -95,7 +96,9 @@ def build(spec: RunSpec, data: TaskData, trained: Path | None = None, training: 
         spec = replace(spec, modules_to_save=tuple(whole))
     heads = head_modules(base)
     model = _with_method(base, spec, kind, trained)
-    notes = tuple(dict.fromkeys(note for part in encoded.values() for note in part.notes))
+    new_head = new_head_note(spec.model_name_or_path, setup.config, wanted)
+    cut = (note for part in encoded.values() for note in part.notes)
+    notes = tuple(dict.fromkeys([*([new_head] if new_head else []), *cut]))
     splits = {split: for_model(part.rows, base) for split, part in encoded.items()}
     return Job(spec, task, kind, data, setup, splits, model, heads, notes)
 
