@@ -56,6 +56,7 @@ SAID_BY = {
     # Only this one writes over a run.
     ("training.checkpoints", ""): ("train",),
     ("training.evaluate", ""): ("evaluate",),
+    ("training.going_on", ""): ("train",),
     ("records.options", "backend"): GRIDS,
 }
 """Module and option ("": all) → the commands that can say so, where these are fewer than those that import it."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from pathlib import Path
 
 import pytest
 
-from propulsion_tools.cli import dispatch, main
+from propulsion_tools.cli import main
 from propulsion_tools.cli.commands import COMMANDS
 from propulsion_tools.cli.parsing import parse
 from propulsion_tools.records import RunSpec
@@ -153,21 +151,3 @@ def test_a_pipe_cuts_no_cell(capsys: pytest.CaptureFixture[str], monkeypatch: py
 def test_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tasks"]) == 0
     assert "text-classification" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 2), (errno.EACCES, 2), (errno.ENOENT, None)])
-def test_a_full_disk_is_one_sentence_and_a_file_that_we_forgot_is_not(
-    number: int, status: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fails(words: list[str]) -> None:
-        raise OSError(number, os.strerror(number), "record.json")
-
-    monkeypatch.setattr(dispatch, "dispatch", fails)
-    if status is None:
-        with pytest.raises(OSError, match=r"record\.json"):
-            main(["tasks"])
-        return
-    assert main(["tasks"]) == status
-    printed = capsys.readouterr().err
-    assert f"record.json: {os.strerror(number)}" in printed
-    assert len(printed.splitlines()) == 1

@@ -27,7 +27,7 @@ def located(spec: RunSpec, adapter_dir: Path, options: Any) -> RunSpec:
     Raises:
         OptionError: A path is nowhere, and the command has an option that could name it.
     """
-    changes = {}
+    changes: dict[str, Any] = {}
     for name in PATHS:
         value = getattr(spec, name)
         if value is None or not hasattr(options, name) or getattr(options, name) is not None:

@@ -9,8 +9,9 @@ from transformers.training_args import OptimizerNames
 
 from propulsion_tools.errors import OptionError, near_misses
 from propulsion_tools.methods import get_method
-from propulsion_tools.records import RunSpec, model_slug
+from propulsion_tools.records import RunSpec
 from propulsion_tools.tasks import get_task
+from propulsion_tools.training.going_on import default_task, run_folder
 from propulsion_tools.training.packages import check_packages
 
 
@@ -22,7 +23,7 @@ def resolve(spec: RunSpec) -> RunSpec:
         OptionError: There is no such optimizer or schedule, or its package is missing, or the method refuses a field.
         MissingExtraError: A package that the task scores with is missing.
     """
-    task = spec.task or ("text-classification" if spec.data_dir or spec.dataset_name else "docstrings")
+    task = default_task(spec)
     lengths = asdict((known := get_task(task)).lengths)
     lengths = {name: value for name, value in lengths.items() if getattr(spec, name) is None}
     method = get_method(spec.method)
@@ -32,8 +33,8 @@ def resolve(spec: RunSpec) -> RunSpec:
     spec = replace(spec, **method.fixed)
     rate = spec.learning_rate or method.learning_rate(spec)
     head_rate = spec.head_learning_rate or method.head_learning_rate
-    folder = spec.output_dir or f"runs/{task}-{spec.method}-{model_slug(spec.model_name_or_path)}-seed{spec.seed}"
-    return replace(spec, task=task, learning_rate=rate, head_learning_rate=head_rate, output_dir=folder, **lengths)
+    spec = replace(spec, learning_rate=rate, head_learning_rate=head_rate, output_dir=run_folder(spec))
+    return replace(spec, task=task, **lengths)
 
 
 def _check_names(spec: RunSpec) -> None:
