@@ -28,6 +28,7 @@ from propulsion_tools.records.options import (
     RecipesOptions,
     RegressionOptions,
 )
+from propulsion_tools.training.going_on import after_grid, after_predict, after_train
 
 PACKAGES = ("rich", "matplotlib", "datasets", "sklearn")
 """What nearly every command needs of the extra `train`, beside the parser."""
@@ -36,6 +37,11 @@ PACKAGES = ("rich", "matplotlib", "datasets", "sklearn")
 @dataclass(frozen=True)
 class Nothing:
     """No options."""
+
+
+def begins_anew(*words: Any) -> str:
+    """What there is to say of a command that keeps nothing of an interrupted call."""
+    return ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Command:
         positional_help: What it is.
         positional_required: Whether it has to be given; if not, it is None.
         takes_recipe: Whether `--recipe NAME` gives its options their values.
+        goes_on: How it goes on after an interruption or a full disk, as a clause, for the positional argument and the
+            options; empty where it begins anew.
         packages: What is asked for before anything is imported, of the extra `train`.
     """
 
@@ -60,6 +68,7 @@ class Command:
     positional_help: str = "output_dir of a finished `propulsion train`"
     positional_required: bool = True
     takes_recipe: bool = False
+    goes_on: Callable[..., str] = begins_anew
     packages: tuple[str, ...] = PACKAGES
 
 
@@ -219,11 +228,17 @@ STUDY_HELP = "degree, position, initialization, vectors or pooling"
 GRID_HELP = "YAML file with methods, tasks and settings, for example recipes/compare/quick.yaml"
 RECIPE_HELP = "one recipe, for example table1/roberta-base-sst2-propulsion-all (default: all)"
 COMMANDS = {
-    "train": Command("train an adapter and write it with its record", RunSpec, _train, takes_recipe=True),
+    "train": Command(
+        "train an adapter and write it with its record", RunSpec, _train, takes_recipe=True, goes_on=after_train
+    ),
     "evaluate": Command("score a finished run again, also on other data", EvaluateOptions, _evaluate, ADAPTER_DIR),
-    "predict": Command("label texts with a finished run", PredictOptions, _predict, ADAPTER_DIR),
-    "compare": Command("run a grid of methods and tasks, and report", CompareOptions, _compare, "grid", GRID_HELP),
-    "ablate": Command("repeat one of the paper's ablations", AblateOptions, _ablate, "study", STUDY_HELP),
+    "predict": Command("label texts with a finished run", PredictOptions, _predict, ADAPTER_DIR, goes_on=after_predict),
+    "compare": Command(
+        "run a grid of methods and tasks, and report", CompareOptions, _compare, "grid", GRID_HELP, goes_on=after_grid
+    ),
+    "ablate": Command(
+        "repeat one of the paper's ablations", AblateOptions, _ablate, "study", STUDY_HELP, goes_on=after_grid
+    ),
     "inspect": Command("show what an adapter has learned", InspectOptions, _inspect, ADAPTER_DIR, packages=()),
     "export": Command(
         "write an adapter as a plain checkpoint, or as an adapter of PEFT's own methods",

@@ -13,7 +13,8 @@ from functools import cache, partial
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from propulsion_tools.errors import OptionError, UnknownNameError, near_misses
+from propulsion_tools.errors import OptionError, UnknownNameError, did_you_mean, near_misses
+from propulsion_tools.records.words_of_others import meant
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,10 @@ def at_least(least: int) -> Values:
 AT_LEAST_ONE = at_least(1)
 
 
-def one_of(*choices: str) -> Values:
-    """These words."""
-    return Values(f"one of {', '.join(choices)}", lambda v: v in choices, choices)
+def one_of(*choices: str | bool) -> Values:
+    """These words, and true or false where they are among them."""
+    words = tuple(str(choice).lower() if isinstance(choice, bool) else choice for choice in choices)
+    return Values(f"one of {', '.join(words)}", lambda v: any(type(v) is type(c) and v == c for c in choices), words)
 
 
 class Argument(Enum):
@@ -207,7 +209,8 @@ def type_text(cls: type, name: str) -> str:
 
 
 def refuse_unknown(values: Mapping[str, Any], known: list[str], what: str) -> None:
-    """Raise `UnknownNameError` for the first key of `values` that is not `known`."""
+    """Raise `UnknownNameError` for the first key of `values` that is not `known`; names what it was meant to be."""
     for key in values:
         if key not in known:
-            raise UnknownNameError(f"{key!r} is no {what}.{near_misses(str(key), known)}")
+            hint = did_you_mean(meant(str(key), known)) or near_misses(str(key), known)
+            raise UnknownNameError(f"{key!r} is no {what}.{hint}")

@@ -10,7 +10,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 from propulsion_tools.errors import DataError, OptionError
 from propulsion_tools.tasks.model_kinds import ModelKind
@@ -161,6 +161,8 @@ class Task(ABC):
     main_metric: str
     greater_is_better: bool
     lengths: Lengths = Lengths()
+    packages: ClassVar[tuple[str, ...]] = ()
+    """What it scores with, of the extra ``train``."""
     references: str = "labels"
     """The column that `metrics` gets as ``label_ids``: the labels, or `INDEX` to look references up in the rows."""
 
