@@ -23,7 +23,7 @@ from propulsion.errors import AdapterFileError, AdapterNameError, ConfigError, T
 from propulsion.expert_targets import match_parameters, split_experts, warn_of_unsteered, with_experts_modules
 from propulsion.experts import ExpertWeight, SteeredExperts, holds_experts, with_expert_weights
 from propulsion.fingerprint import check_fingerprint, fingerprint
-from propulsion.heads import copy_heads, leave_out_what_was_not_saved, train_the_whole_head
+from propulsion.heads import check_heads_in_memory, copy_heads, leave_out_what_was_not_saved, train_the_whole_head
 from propulsion.injection_checks import (
     check_adapter_name,
     check_name_beside_heads,
@@ -296,6 +296,7 @@ class PropulsionModel(BaseTuner):
         try:
             check_adapter_tensors({k: v for k, v in remapped.items() if k in own}, own, adapter_name)
             check_embeddings(model, remapped, adapter_name)
+            check_heads_in_memory(model, remapped, adapter_name)
         except AdapterFileError:
             _take_out(model, adapter_name)
             raise
