@@ -9,7 +9,8 @@ register()
 
 from propulsion.config import PropulsionConfig  # noqa: E402
 from propulsion.hotswap import hotswap_adapter  # noqa: E402
+from propulsion.inference import fixed_gains  # noqa: E402
 from propulsion.tuner import PropulsionModel  # noqa: E402
 
-__all__ = ["PropulsionConfig", "PropulsionModel", "hotswap_adapter"]
+__all__ = ["PropulsionConfig", "PropulsionModel", "fixed_gains", "hotswap_adapter"]
 __version__ = "0.1.0"

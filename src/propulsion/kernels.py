@@ -48,7 +48,9 @@ def multiply(values: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor
     if values.dtype == scale.dtype or values.dtype == torch.promote_types(values.dtype, scale.dtype):
         return torch.mul(values, scale, out=out)
     if out is None:
-        out = values.new_empty(torch.broadcast_shapes(values.shape, scale.shape))
+        is_one_vector = scale.numel() == scale.shape[0]  # which broadcasts to nothing but the values' shape
+        shape = values.shape if is_one_vector else torch.broadcast_shapes(values.shape, scale.shape)
+        out = values.new_empty(shape)
     # The gains are of a wider type, so that torch.mul would first make a copy of the activations in it.
     pieces = None if values.numel() < FEW else _by_channel(scale, values, out)
     if pieces is None:

@@ -22,6 +22,7 @@ from propulsion.config import PropulsionConfig
 from propulsion.errors import AdapterFileError, AdapterNameError, ConfigError, TargetError, near_misses
 from propulsion.fingerprint import check_fingerprint, fingerprint
 from propulsion.heads import copy_heads, train_the_whole_head
+from propulsion.inference import fixed_as_needed
 from propulsion.injection_checks import check_adapter_name, check_saved_shapes, check_targets
 from propulsion.layer_kinds import kind_of
 from propulsion.layers import PropulsionLayer
@@ -163,7 +164,8 @@ class PropulsionModel(BaseTuner):
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         adapter_names = kwargs.pop("adapter_names", None)
         if adapter_names is None:
-            yield
+            with fixed_as_needed():
+                yield
             return
         if self.training:
             raise AdapterNameError(
@@ -171,7 +173,7 @@ class PropulsionModel(BaseTuner):
             )
         # PEFT passes the inputs themselves here for `generate`, and only other arguments for `forward`.
         is_generation = check_adapter_names(adapter_names, list(self.peft_config), by_name(args, kwargs))
-        with steering_each_row(self.model, adapter_names, repeats=is_generation):
+        with fixed_as_needed(), steering_each_row(self.model, adapter_names, repeats=is_generation):
             yield
 
     @classmethod

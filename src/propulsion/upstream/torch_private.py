@@ -6,6 +6,7 @@ Names that a forward asks for in every layer are bound here, not wrapped: a call
 from __future__ import annotations
 
 import copy
+import operator
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -33,11 +34,23 @@ batch_norm_out: Callable[..., Any] = torch.ops.aten.native_batch_norm.out
 batch_norm_backward: Callable[..., Any] = torch.ops.aten.native_batch_norm_backward.default
 layer_norm_backward: Callable[..., Any] = torch.ops.aten.native_layer_norm_backward.default
 
+# How often a tensor has been changed in place, which autograd counts, and compares in a backward.
+times_changed: Callable[[Tensor], int] = operator.attrgetter("_version")
+
+# One call for many tensors, with the same bits as a call for each.
+_add_to_each: Callable[..., tuple[Tensor, ...]] = torch._foreach_add
+_power_of_each: Callable[..., tuple[Tensor, ...]] = torch._foreach_pow
+
 # Where a module keeps its submodules and parameters, to find them without the search of `nn.Module.__getattr__`.
 SUBMODULES, PARAMETERS = "_modules", "_parameters"
 
 # How many tensors share a storage; None where this torch does not say.
 _storage_references: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
+
+
+def powers_of_each(deltas: list[Tensor], degrees: list[int]) -> tuple[Tensor, ...]:
+    """(1 + δ)^k of each of many vectors, in two calls."""
+    return _power_of_each(_add_to_each(deltas, 1), degrees) if deltas else ()
 
 
 def is_forward_mode() -> bool:
@@ -89,6 +102,16 @@ def is_hooked(module: nn.Module) -> bool:
     """Whether something runs before or after the module's forward, or in its place."""
     own = vars(module)
     return bool("forward" in own or own["_forward_pre_hooks"] or own["_forward_hooks"])
+
+
+def parameters_of_bare(module: nn.Module) -> dict[str, Any] | None:
+    """The parameters of a module whose call is its own forward and nothing else; None of one with hooks."""
+    own = vars(module)
+    if "forward" in own or own["_forward_pre_hooks"] or own["_forward_hooks"]:
+        return None
+    if hooks_of_all_modules._global_forward_pre_hooks or hooks_of_all_modules._global_forward_hooks:
+        return None
+    return own[PARAMETERS]
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
