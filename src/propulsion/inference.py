@@ -47,7 +47,7 @@ class _Gain(NamedTuple):
         weight = self.weight
         return (
             self.vector is vector
-            and self.parameters.get("weight") is weight
+            and weight is self.parameters.get("weight")
             and times_changed(weight) == self.changes
             and weight.data_ptr() == self.address
         )
@@ -78,7 +78,7 @@ class Product(NamedTuple):
         return (
             state_of_layer(layer) == self.state
             and self.vectors.get(self.name) is known.vector
-            and known.parameters.get("weight") is weight
+            and weight is known.parameters.get("weight")
             and times_changed(weight) == known.changes
             and weight.data_ptr() == known.address
         )

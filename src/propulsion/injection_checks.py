@@ -1,16 +1,41 @@
-"""What is checked of a configuration and a model before an adapter is put into it."""
+"""What a configuration means for a model, and what is checked of both before an adapter is put into it."""
 
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
+from typing import Any
 
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
 from propulsion.config import PropulsionConfig
 from propulsion.errors import AdapterFileError, AdapterNameError, BaseModelError, TargetError, near_misses
 from propulsion.layer_kinds import kind_of
-from propulsion.targets import check_every_entry_matches, is_preset, layer_index
+from propulsion.targets import check_every_entry_matches, is_preset, layer_index, resolve_preset
 from propulsion.upstream.peft_private import matches_pattern
+
+
+def preset_names(peft_config: PropulsionConfig, model: nn.Module) -> set[str]:
+    """The full names of what a configuration's preset stands for in a model, in the blocks that it names."""
+    blocks, pattern = peft_config.layers_to_transform, peft_config.layers_pattern
+    chosen = None if blocks is None else {blocks} if isinstance(blocks, int) else set(blocks)
+    names = resolve_preset(model, str(peft_config.target_modules))
+    return {name for name in names if chosen is None or layer_index(name, pattern) in chosen}
+
+
+def is_steered(peft_config: PropulsionConfig, name: str, names: set[str] | None) -> Any:
+    """Whether a module is to be steered, as PEFT decides it.
+
+    Args:
+        peft_config: Says what is to be steered.
+        name: The module's full name.
+        names: What its preset stands for; None if it has none.
+    """
+    if names is None:
+        return check_target_module_exists(peft_config, name)
+    excluded = {field: getattr(peft_config, field) for field in ("exclude_modules", "modules_to_save")}
+    return check_target_module_exists(SimpleNamespace(target_modules=names, **excluded), name)
 
 
 def check_adapter_name(adapter_name: str) -> None:

@@ -189,6 +189,10 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         gains = powers(self.propulsion_delta[adapter_name](), self.propulsion_degree[adapter_name])
         return pool(gains, self.propulsion_pooling[adapter_name])
 
+    def _known_gain(self, adapter_name: str) -> Tensor:
+        gain = fixed_gain(self, adapter_name)
+        return self.pooled_gain(adapter_name) if gain is None else gain.flatten(1)
+
     def align(self, values: Tensor) -> Tensor:
         """(..., d_out) → (..., d_out, 1, ...), so that it meets the output's channels."""
         return values if self.output_axis == -1 else values.reshape(*values.shape, *[1] * (-1 - self.output_axis))
@@ -216,7 +220,7 @@ class PropulsionLayer(nn.Module, MergeableLayer):
             zero = torch.zeros(self.out_features, device=output.device)
             biases = [self.propulsion_bias[name]() if name in self.propulsion_bias else zero for name in known]
             output = (output + torch.stack([zero, *biases])[rows].view(shape)).to(output.dtype)
-        gains = [self.pooled_gain(name) for name in known]
+        gains = [self._known_gain(name) for name in known]
         gains = [pooled.expand(max(map(len, gains)), -1) for pooled in gains]
         bank = torch.stack([torch.ones_like(gains[0]), *gains], dim=1)
         return steer(output, bank[:, rows].view(len(bank), *shape), in_place)

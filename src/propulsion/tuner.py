@@ -8,12 +8,11 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
+from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
@@ -23,16 +22,20 @@ from propulsion.errors import AdapterFileError, AdapterNameError, ConfigError, T
 from propulsion.fingerprint import check_fingerprint, fingerprint
 from propulsion.heads import copy_heads, train_the_whole_head
 from propulsion.inference import fixed_as_needed
-from propulsion.injection_checks import check_adapter_name, check_saved_shapes, check_targets
+from propulsion.injection_checks import (
+    check_adapter_name,
+    check_saved_shapes,
+    check_targets,
+    is_steered,
+    preset_names,
+)
 from propulsion.layer_kinds import kind_of
 from propulsion.layers import PropulsionLayer
 from propulsion.mixed_batches import by_name, check_adapter_names, steering_each_row
 from propulsion.targets import (
     give_each_its_own,
     is_preset,
-    layer_index,
     leaves_outputs_alone,
-    resolve_preset,
 )
 from propulsion.upstream.peft_private import (
     device_and_dtype,
@@ -105,22 +108,16 @@ class PropulsionModel(BaseTuner):
 
     def _matches(self, peft_config: PropulsionConfig, key: str, model: nn.Module) -> Any:
         """Whether a module is to be steered, as PEFT decides it; a preset stands for the full names of its modules."""
-        if not is_preset(peft_config.target_modules):
-            return check_target_module_exists(peft_config, key)
-        names = self._preset_names(peft_config, model)
-        excluded = {field: getattr(peft_config, field) for field in ("exclude_modules", "modules_to_save")}
-        return check_target_module_exists(SimpleNamespace(target_modules=names, **excluded), key)
+        names = self._preset_names(peft_config, model) if is_preset(peft_config.target_modules) else None
+        return is_steered(peft_config, key, names)
 
     def _preset_names(self, peft_config: PropulsionConfig, model: nn.Module) -> set[str]:
         # Kept, because PEFT asks module by module, and a preset is resolved on the whole model. In __dict__, because
         # BaseTuner injects adapters in its __init__, before a subclass could set an attribute.
         known = self.__dict__.setdefault("_names_of_presets", {})
-        blocks, pattern = peft_config.layers_to_transform, peft_config.layers_pattern
-        key = (peft_config.target_modules, str(blocks), str(pattern))
+        key = (peft_config.target_modules, str(peft_config.layers_to_transform), str(peft_config.layers_pattern))
         if key not in known:
-            chosen = None if blocks is None else {blocks} if isinstance(blocks, int) else set(blocks)
-            names = resolve_preset(model, str(peft_config.target_modules))
-            known[key] = {name for name in names if chosen is None or layer_index(name, pattern) in chosen}
+            known[key] = preset_names(peft_config, model)
         return known[key]
 
     def _create_and_replace(
