@@ -5,6 +5,7 @@ PropulsionError
 ├── TargetError              target modules match nothing, or something that cannot be steered (also a ValueError)
 ├── LayerError               a layer of this kind cannot be steered (also a ValueError)
 ├── MergeError               these vectors cannot be folded into these weights (also a ValueError)
+├── BankFullError            more adapters at once than an AdapterBank may have on the device
 ├── AdapterNameError         no adapter of this name (also a ValueError)
 └── AdapterFileError         a saved adapter is damaged, incomplete or not finite (also a ValueError)
     └── BaseModelError       a saved adapter belongs to another base model
@@ -36,8 +37,17 @@ class MergeError(PropulsionError, ValueError):
     """These vectors cannot be folded into these weights."""
 
 
+class BankFullError(PropulsionError):
+    """More adapters at once than an AdapterBank may have on the device."""
+
+
 class AdapterNameError(PropulsionError, ValueError):
     """No adapter of this name is loaded."""
+
+    @classmethod
+    def unknown(cls, name: str, known: Iterable[str]) -> AdapterNameError:
+        """The error for a name that is not among the known ones."""
+        return cls(f"There is no adapter {name!r}.{near_misses(name, known)}")
 
 
 class AdapterFileError(PropulsionError, ValueError):

@@ -47,9 +47,9 @@ class _Gain(NamedTuple):
         weight = self.weight
         return (
             self.vector is vector
-            and weight is self.parameters.get("weight")
             and times_changed(weight) == self.changes
             and weight.data_ptr() == self.address
+            and weight is self.parameters.get("weight")
         )
 
 
@@ -78,9 +78,9 @@ class Product(NamedTuple):
         return (
             state_of_layer(layer) == self.state
             and self.vectors.get(self.name) is known.vector
-            and weight is known.parameters.get("weight")
             and times_changed(weight) == known.changes
             and weight.data_ptr() == known.address
+            and weight is known.parameters.get("weight")
         )
 
 

@@ -48,7 +48,7 @@ def multiply(values: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor
     if values.dtype == scale.dtype or values.dtype == torch.promote_types(values.dtype, scale.dtype):
         return torch.mul(values, scale, out=out)
     if out is None:
-        is_one_vector = scale.numel() == scale.shape[0]  # which broadcasts to nothing but the values' shape
+        is_one_vector = scale.dim() == 1  # which broadcasts to nothing but the values' shape
         shape = values.shape if is_one_vector else torch.broadcast_shapes(values.shape, scale.shape)
         out = values.new_empty(shape)
     # The gains are of a wider type, so that torch.mul would first make a copy of the activations in it.
@@ -128,7 +128,11 @@ def _by_channel(scale: Tensor, *activations: Tensor) -> list[_Piece] | None:
     """
     shape, ndim = activations[0].shape, scale.dim()
     wide = [axis - ndim for axis in range(ndim) if scale.shape[axis] > 1]
-    if not wide or scale.dtype != torch.promote_types(activations[0].dtype, torch.float32):
+    if (
+        not wide
+        or scale.numel() == activations[0].numel()
+        or scale.dtype != torch.promote_types(activations[0].dtype, torch.float32)
+    ):
         return None
     if not all(_suits(tensor, shape) for tensor in activations):
         return None

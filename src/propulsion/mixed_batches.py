@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -16,10 +16,11 @@ from propulsion.errors import AdapterNameError, LayerError, near_misses
 from propulsion.upstream.transformers_private import repeats_rows
 
 MAIN_INPUTS = ("0", "input_ids", "inputs", "inputs_embeds", "pixel_values", "input_features", "decoder_input_ids")
+LISTED = 20  # adapters in an error message
 BASE_MODEL = "__base__"  # PEFT's name for a row without adapter
 
 
-def check_adapter_names(adapter_names: Any, known: Sequence[str], inputs: Mapping[str, Any]) -> bool:
+def check_adapter_names(adapter_names: Any, known: Collection[str], inputs: Mapping[str, Any]) -> bool:
     """Refuse names that do not fit the adapters or the batch.
 
     Args:
@@ -36,13 +37,15 @@ def check_adapter_names(adapter_names: Any, known: Sequence[str], inputs: Mappin
     is_list = isinstance(adapter_names, (list, tuple)) and len(adapter_names) > 0
     if not is_list or not all(isinstance(name, str) for name in adapter_names):
         raise AdapterNameError(f"adapter_names must be a list with one name for each row, not {adapter_names!r}.")
-    unknown = sorted(set(adapter_names) - set(known) - {BASE_MODEL})
+    unknown = sorted(name for name in {*adapter_names} - {BASE_MODEL} if name not in known)
     if unknown:
+        some = [*known][:LISTED]
+        more = f", {len(known) - LISTED} more" if len(known) > LISTED else ""
         raise AdapterNameError(
-            f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}. Loaded are {', '.join(known)} and "
-            f"{BASE_MODEL!r} for none.{near_misses(unknown[0], known)}"
+            f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}. Loaded are {', '.join(some)}{more} "
+            f"and {BASE_MODEL!r} for none.{near_misses(unknown[0], known)}"
         )
-    shape = _batch_shape(inputs)
+    shape = batch_shape(inputs)
     batch = shape[0] if shape else None
     if batch not in (None, len(adapter_names)):
         raise AdapterNameError(
@@ -52,7 +55,7 @@ def check_adapter_names(adapter_names: Any, known: Sequence[str], inputs: Mappin
     return batch is not None
 
 
-def _batch_shape(inputs: Mapping[str, Any]) -> tuple[int, ...] | None:
+def batch_shape(inputs: Mapping[str, Any]) -> tuple[int, ...] | None:
     """The shape of what the model reads, which is the first of its arguments or has one of the usual names."""
     candidates = [inputs.get(name) for name in MAIN_INPUTS]
     return next((tuple(value.shape) for value in candidates if isinstance(value, Tensor) and value.dim()), None)
@@ -96,15 +99,18 @@ def steering_each_row(model: nn.Module, adapter_names: Sequence[str], repeats: b
                 module.forward = forward
 
 
-class NamesOfRows(list[str]):
-    """The adapter of each row of the batch, and how many tokens a row has."""
+Named = TypeVar("Named")
 
-    def __init__(self, names: Iterable[str], tokens: int = 1) -> None:
+
+class NamesOfRows(list[Named]):
+    """What tells the adapter of each row of the batch, and how many tokens a row has."""
+
+    def __init__(self, names: Iterable[Named], tokens: int = 1) -> None:
         super().__init__(names)
         self.tokens = tokens
 
 
-def names_of_rows(adapter_names: Sequence[str], output: Tensor) -> list[str]:
+def names_of_rows(adapter_names: Sequence[Named], output: Tensor) -> list[Named]:
     """The adapter of each row of a layer's output.
 
     Some layers see the batch flattened into its tokens, in the order of the batch. One row stands
@@ -134,7 +140,7 @@ class _Rows:
     def enter_model(self, repeats: bool, model: nn.Module, args: Any, kwargs: Any) -> None:
         """Hook before the whole model's forward: one name for each row that it sees."""
         inputs = by_name(args, kwargs)
-        shape = _batch_shape(inputs) or (len(self.given_names),)
+        shape = batch_shape(inputs) or (len(self.given_names),)
         if not repeats or shape[0] % len(self.given_names):
             check_adapter_names(self.given_names, self.given_names, inputs)
         repeated = [name for name in self.given_names for _ in range(shape[0] // len(self.given_names))]
@@ -178,23 +184,24 @@ class _Rows:
         for name in dict.fromkeys(names):
             index = torch.tensor([row for row, other in enumerate(names) if other == name])
             indices.append(index)  # grouped by adapter; the inverse permutation restores the batch's order
-            rows = partial(_rows, index=index, batch=len(names))
+            rows = partial(select_rows, index=index, batch=len(names))
             parts.append(run(name, *map(rows, args), **{key: rows(value) for key, value in kwargs.items()}))
-        return _join(parts, torch.cat(indices).argsort())
+        return join_rows(parts, torch.cat(indices).argsort())
 
 
-def _rows(value: Any, index: Tensor, batch: int) -> Any:
+def select_rows(value: Any, index: Tensor, batch: int) -> Any:
+    """Some rows of an argument, if it is a tensor with the rows of the batch; otherwise the argument itself."""
     is_batched = isinstance(value, Tensor) and value.dim() and len(value) == batch
     return value[index.to(value.device)] if is_batched else value
 
 
-def _join(parts: list[Any], order: Tensor) -> Any:
+def join_rows(parts: list[Any], order: Tensor) -> Any:
     """The results for the rows of each adapter, put back into the batch's order."""
     first = parts[0]
     if isinstance(first, Tensor):
         return torch.cat(parts)[order.to(first.device)]
     if isinstance(first, (tuple, list)):
-        return type(first)(_join(list(part), order) for part in zip(*parts, strict=True))
+        return type(first)(join_rows(list(part), order) for part in zip(*parts, strict=True))
     if first is None:
         return None
     raise LayerError(f"A {type(first).__name__} cannot be split by adapter: run the adapters one by one.")

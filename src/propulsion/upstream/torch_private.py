@@ -137,6 +137,17 @@ def is_watched(layer: nn.Module, base_layer: nn.Module) -> bool:
     )
 
 
+def is_watched_by_others(module: nn.Module) -> bool:
+    """Whether somebody beside the one hook after its forward that is asking may see what a module returns."""
+    own = vars(module)
+    return bool(
+        len(own["_forward_hooks"]) > 1
+        or own["_backward_hooks"]
+        or "forward" in own
+        or hooks_of_all_modules._global_forward_hooks
+    )
+
+
 def shallow_copy(module: nn.Module) -> nn.Module:
     """A module of its own with the same parameters, buffers and submodules; `copy.copy` shares the dictionaries."""
     copied = copy.copy(module)
