@@ -79,9 +79,9 @@ def _check_key(
             f"{path}: {key} has the shape {shape}, but adapter_config.json says num_vectors={num_vectors}: one of the "
             "two files is another adapter's."
         )
-    is_own = parameter in (DELTA, BIAS)
-    is_head = is_saved_whole(key.rpartition(".")[0], modules_to_save)
-    if not (is_own or is_head or EMBEDDINGS & set(key.split("."))):
+    if parameter in (DELTA, BIAS):
+        return
+    if not (is_saved_whole(key.rpartition(".")[0], modules_to_save) or EMBEDDINGS & set(key.split("."))):
         raise AdapterFileError(
             f"{path} has weights for {key}, which is neither a vector of Propulsion nor in modules_to_save: they would "
             "overwrite the base model."

@@ -124,7 +124,8 @@ def _by_channel(scale: Tensor, *activations: Tensor) -> list[_Piece] | None:
     """Matching pieces of the gains and of activations.
 
     Returns:
-        One piece for gains like (d,), (d, 1), or (rows, d, 1); one for each row for (rows, 1, d); None for all else.
+        One piece for gains like (d,), (d, 1), or (rows, d, 1); one for each row for (rows, 1, d) if rows are long; None
+        for all else.
     """
     shape, ndim = activations[0].shape, scale.dim()
     wide = [axis - ndim for axis in range(ndim) if scale.shape[axis] > 1]
@@ -139,7 +140,7 @@ def _by_channel(scale: Tensor, *activations: Tensor) -> list[_Piece] | None:
     first, last = len(shape) + wide[0], len(shape) + wide[-1] + 1
     if shape[first:last] == scale.shape[wide[0] : ndim + wide[-1] + 1]:
         return [_Piece(scale.reshape(-1), shape[last:].numel(), activations)]
-    if wide == [-len(shape), -1]:
+    if wide == [-len(shape), -1] and shape[1:].numel() >= FEW:
         rows = [_by_channel(*row) for row in zip(scale, *activations, strict=True)]
         return [piece for pieces in rows if pieces is not None for piece in pieces]
     return None

@@ -162,6 +162,14 @@ def notices_hooks_on_all_modules(private: Any) -> None:
         handle.remove()
 
 
+def notices_another_hook(private: Any) -> None:
+    module = nn.Linear(1, 1)
+    module.register_forward_hook(lambda *args: None)
+    assert not private.is_watched_by_others(module)
+    module.register_forward_hook(lambda *args: None)
+    assert private.is_watched_by_others(module)
+
+
 def copies_a_module(private: Any) -> None:
     module = nn.Sequential(nn.Linear(1, 1))
     copied = private.shallow_copy(module)
@@ -319,6 +327,8 @@ CANARIES = [
     Canary("OptimizedModule._orig_mod", TORCH, finds_what_was_compiled,
            without(torch, "compile", lambda module: nn.Sequential(module))),
     Canary("Module._forward_hooks", TORCH, notices_a_hook,
+           without(nn.Module, "register_forward_hook", register_nowhere)),
+    Canary("Module._forward_hooks, of others", TORCH, notices_another_hook,
            without(nn.Module, "register_forward_hook", register_nowhere)),
     Canary("Module._backward_hooks", TORCH, notices_a_backward_hook,
            without(nn.Module, "register_full_backward_hook", register_nowhere)),

@@ -68,6 +68,8 @@ class Base:
     modules: dict[str, nn.Module] = field(init=False)
     _steered: dict[str, set[str]] = field(default_factory=dict)
     _layouts: dict[Layout, Layout] = field(default_factory=dict)
+    _sizes: dict[str, int] = field(default_factory=dict)
+    _fingerprints: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.modules = {name: module for name, module in self.model.named_modules() if name}
@@ -129,8 +131,9 @@ class Base:
 
     def _check_base(self, config: PropulsionConfig, expected: Any = None) -> None:
         expected = expected or config.base_fingerprint
-        if expected:
+        if expected and repr(expected) not in self._fingerprints:  # most adapters of a bank have the same
             check_fingerprint(expected, self.modules)
+            self._fingerprints.add(repr(expected))
 
     def steered_by(self, config: PropulsionConfig) -> set[str]:
         """The names of the layers that a configuration steers in this model."""
@@ -208,8 +211,10 @@ class Base:
         return Adapter(self._layouts.setdefault(layout, layout), together, heads, known)
 
     def _check_size(self, name: str, vector: Tensor) -> None:
-        layer = self.modules[name]
-        size = kind_of(layer, name)(layer).out_features
+        if name not in self._sizes:
+            layer = self.modules[name]
+            self._sizes[name] = kind_of(layer, name)(layer).out_features
+        size = self._sizes[name]
         if vector.shape[-1] != size:
             raise BaseModelError(
                 f"The adapter has the shape {tuple(vector.shape)} for {name}, which has {size} outputs in this model: "

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -59,6 +61,7 @@ class Shelf:
         self.entries: dict[str, Entry] = {}
         self._recent: dict[Entry, None] = {}  # every entry that has a row or values, the least recently used first
         self._capacity, self._device_budget, self._host_budget = capacity, device_budget, host_budget
+        self._holders: Counter[int] = Counter()  # how many entries each thread uses
         self._largest_head = 0
         self._host_bytes = 0
         self._make_heads = make_heads
@@ -156,20 +159,36 @@ class Shelf:
             yield entries
         finally:
             with self._changed:
-                for entry in entries:
-                    entry.users -= 1
-                    if not entry.known and not entry.users:
-                        self._give_up_row(entry)
+                self._release(entries)
                 self._changed.notify_all()
+
+    def _release(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            entry.users -= 1
+            if not entry.known and not entry.users:
+                self._give_up_row(entry)
+        self._holders[get_ident()] -= len(entries)
+        if not self._holders[get_ident()]:
+            del self._holders[get_ident()]
+
+    def _wait(self) -> None:
+        """Until others have changed something; never with a place that they may be waiting for."""
+        if self._holders[get_ident()]:
+            raise BankFullError(
+                "The device has no place left, and this thread holds adapters itself: end its `steering` block first, "
+                "or raise capacity or device_budget."
+            )
+        self._changed.wait()
 
     def _take(self, names: Sequence[str]) -> list[Entry]:
         with self._changed:
             entries = [self.entries[self.check(name)] for name in names]
             while not self._fit(entries):
-                self._changed.wait()
+                self._wait()
                 entries = [self.entries[self.check(name)] for name in names]  # one may have been replaced meanwhile
             for entry in entries:
                 entry.users += 1
+            self._holders[get_ident()] += len(entries)
             try:
                 for entry in entries:
                     if entry.row is None:
@@ -179,8 +198,7 @@ class Shelf:
                     self._recent.pop(entry)
                     self._recent[entry] = None
             except BaseException:
-                for entry in entries:
-                    entry.users -= 1
+                self._release(entries)
                 raise
             self._spill()
             return entries
@@ -233,7 +251,7 @@ class Shelf:
             if len(idle) == len(high) and self.table.is_free_above(limit):
                 self.table.resize(limit)
             else:
-                self._changed.wait()
+                self._wait()
         self.table.add_columns(entry.layout)
 
     def _bring(self, entry: Entry) -> None:

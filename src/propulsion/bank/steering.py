@@ -20,13 +20,16 @@ from propulsion.bank.adapters import Heads, Part
 from propulsion.bank.shelf import Entry
 from propulsion.bank.table import BASE_ROW, Table, layers_of
 from propulsion.errors import AdapterNameError, LayerError
-from propulsion.kernels import FEW
+from propulsion.gain import reads_the_program
+from propulsion.kernels import FEW, multiply
 from propulsion.layer_kinds import kind_of
 from propulsion.mixed_batches import NamesOfRows, batch_shape, by_name, join_rows, names_of_rows, select_rows
 from propulsion.pooling import steer
 from propulsion.targets import leaves_outputs_alone
 from propulsion.upstream.torch_private import is_watched_by_others
 from propulsion.upstream.transformers_private import repeats_rows
+
+_Views = dict[tuple[str, int, int], tuple[Tensor | None, ...]]  # by layer, rows and dimensions of its output
 
 
 class Batch:
@@ -49,11 +52,12 @@ class Batch:
         self.rows = self.given
         self._outside: list[Any] = []
         self._gathered: dict[int, Tensor] = {}
-        self._views: dict[tuple[str, int, int], tuple[Tensor | None, ...]] = {}
+        self._views: _Views = {}
+        self._views_by_shape: dict[tuple[int, int], _Views] = {}
 
     def enter(self, shape: tuple[int, ...] | None) -> None:
         """The model begins to work on a batch of this shape, which may have each row several times over."""
-        self._outside.append(self.rows)
+        self._outside.append((self.rows, self._views))
         if shape is None or self.is_packed:
             return
         count, rest = divmod(shape[0], len(self.given))
@@ -64,25 +68,26 @@ class Batch:
             )
         repeated = [row for row in self.given for _ in range(count)]
         self.rows = NamesOfRows(repeated, tokens=shape[1] if len(shape) > 1 else 1)
+        self._views = self._views_by_shape.setdefault((shape[0], self.rows.tokens), {})
 
     def leave(self) -> None:
         """The model is done with it."""
-        self.rows = self._outside.pop()
+        self.rows, self._views = self._outside.pop()
 
     def alone(self, row: int) -> Batch:
         """A batch that has only this adapter."""
         single = copy.copy(self)
         single.rows = single.given = NamesOfRows([row])
         single.is_alike, single.is_packed, single.width = True, False, 1
-        single._views, single._gathered, single._outside = {}, {}, []
+        single._views, single._views_by_shape, single._gathered, single._outside = {}, {}, {}, []
         return single
 
     def parts(self, layer: str, output: Tensor, axis: int) -> tuple[Tensor | None, ...]:
         """The gain, the gain of outputs < 0 and the bias of a layer, for each row of its output."""
-        rows = self.rows if self.is_alike else self._rows_of(output)
-        key = (layer, len(rows), output.dim())
+        key = (layer, len(output), output.dim())
         if (found := self._views.get(key)) is not None:
             return found
+        rows = self.rows if self.is_alike else self._rows_of(output)
         is_whole = self.is_alike or len(rows) == len(self.rows)
         lines = self._lines(rows) if is_whole and not self.is_packed else None
         parts = tuple(self._part(layer, part, rows, lines, output, axis) for part in ("gain", "negative", "bias"))
@@ -235,8 +240,10 @@ class Steering:
             output = (output + bias).to(output.dtype)
         if negative is not None:
             return steer(output, torch.stack([gain, negative]))
-        in_place = output.numel() >= FEW and owns_output and not is_watched_by_others(layer)
-        return steer(output, gain.unsqueeze(0), in_place)
+        in_place = owns_output and output.numel() >= FEW and not is_watched_by_others(layer)
+        if torch.is_grad_enabled() or reads_the_program() or (in_place and not output.is_contiguous()):
+            return steer(output, gain.unsqueeze(0))
+        return multiply(output, gain, out=output if in_place and gain.dim() <= output.dim() else None)
 
     def _of_positions(self, batch: Batch, x: Tensor, output: Tensor) -> Tensor:
         """One row for all, as positions are looked up."""

@@ -129,6 +129,15 @@ def test_a_full_bank_waits_for_a_place(models: dict[str, Any], expected: dict[st
     assert torch.equal(answers[0], expected["attn"])
 
 
+def test_a_thread_does_not_wait_for_itself(models: dict[str, Any], expected: dict[str, Tensor]) -> None:
+    bank = fill(models, capacity=1)
+    with bank.steering(["all"] * 3):
+        with pytest.raises(BankFullError, match="this thread holds adapters"):
+            answer(bank, "attn")
+        assert torch.equal(answer(bank, "all"), expected["all"])
+    assert torch.equal(answer(bank, "attn"), expected["attn"])
+
+
 def test_everybody_at_once(models: dict[str, Any], expected: dict[str, Tensor]) -> None:
     bank = fill(models, capacity=3, host_budget=30_000)
     base = result(bank.base_model, INPUTS)
