@@ -226,7 +226,8 @@ class AdapterBank:
             if is_packed and (scored := [entry.name for entry in entries if entry.modules]):
                 raise AdapterNameError(f"{scored[0]!r} has a head, which takes whole rows: give one name for each row.")
             width = len(adapter_names[0]) if is_packed else 1
-            batch = Batch(self._shelf.table, [of[name] for name in names], is_packed, width)
+            table = self._shelf.table
+            batch = Batch(table.values, table.columns, [of[name] for name in names], is_packed, width)
             with self._steering.serving(batch):
                 yield
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from propulsion.bank.adapters import Heads, Part
 from propulsion.bank.shelf import Entry
-from propulsion.bank.table import BASE_ROW, Table, layers_of
+from propulsion.bank.table import BASE_ROW, layers_of
 from propulsion.errors import AdapterNameError, LayerError
 from propulsion.gain import reads_the_program
 from propulsion.kernels import FEW, multiply
@@ -35,15 +35,23 @@ _Views = dict[tuple[str, int, int], tuple[Tensor | None, ...]]  # by layer, rows
 class Batch:
     """The adapters of one call of the model, and what its layers have gathered for them."""
 
-    def __init__(self, table: Table, entries: Sequence[Entry | None], is_packed: bool, width: int) -> None:
+    def __init__(
+        self,
+        values: Tensor,
+        columns: Mapping[tuple[str, Part], tuple[int, int]],
+        entries: Sequence[Entry | None],
+        is_packed: bool = False,
+        width: int = 1,
+    ) -> None:
         """
         Args:
-            table: The gains.
+            values: The table's.
+            columns: The table's.
             entries: The adapter of each row, or of each token of each row if packed; None for the base model.
             is_packed: Whether each token has its own.
             width: The number of tokens in a row if packed; otherwise 1.
         """
-        self.values, self.columns = table.values, table.columns
+        self.values, self.columns = values, columns
         self.entries = {_row(entry): entry for entry in entries}
         self.given = NamesOfRows([_row(entry) for entry in entries])
         self.steered = layers_of(entry.layout for entry in entries if entry is not None)
@@ -76,11 +84,7 @@ class Batch:
 
     def alone(self, row: int) -> Batch:
         """A batch that has only this adapter."""
-        single = copy.copy(self)
-        single.rows = single.given = NamesOfRows([row])
-        single.is_alike, single.is_packed, single.width = True, False, 1
-        single._views, single._views_by_shape, single._gathered, single._outside = {}, {}, {}, []
-        return single
+        return Batch(self.values, self.columns, [self.entries[row]])
 
     def parts(self, layer: str, output: Tensor, axis: int) -> tuple[Tensor | None, ...]:
         """The gain, the gain of outputs < 0 and the bias of a layer, for each row of its output."""
@@ -241,9 +245,10 @@ class Steering:
         if negative is not None:
             return steer(output, torch.stack([gain, negative]))
         in_place = owns_output and output.numel() >= FEW and not is_watched_by_others(layer)
+        in_place = in_place and (gain.dim() == 1 or (gain.dim() == output.dim() and len(gain) == len(output)))
         if torch.is_grad_enabled() or reads_the_program() or (in_place and not output.is_contiguous()):
             return steer(output, gain.unsqueeze(0))
-        return multiply(output, gain, out=output if in_place and gain.dim() <= output.dim() else None)
+        return multiply(output, gain, out=output if in_place else None)
 
     def _of_positions(self, batch: Batch, x: Tensor, output: Tensor) -> Tensor:
         """One row for all, as positions are looked up."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from propulsion import AdapterBank
+from propulsion.bank import steering
 from propulsion.errors import AdapterNameError, ConfigError
 from tests.propulsion.bank.adapters import VARIETY, adapter, alone, saved, various
 from tests.propulsion.steered import batch, result
@@ -63,6 +64,17 @@ def test_a_row_is_its_adapter_alone_bit_for_bit(
             )
         else:
             assert torch.equal(actual[row : row + 1], expected), names[row]
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "gpt2", "bart", "whisper"])
+def test_large_outputs_are_overwritten_to_the_same_bits(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steering, "FEW", 0)  # so that all count as large
+    models = various(architecture)
+    bank, names = bank_of(architecture, models), [*NAMES]
+    inputs = cast(batch(architecture, batch=len(names)), torch.float32)
+    actual = rows_of(bank(**inputs, adapter_names=names))
+    for row, expected in enumerate(alone(models, names, tiny_model(architecture), inputs)):
+        assert torch.equal(actual[row : row + 1], expected), names[row]
 
 
 @pytest.fixture(scope="module")
