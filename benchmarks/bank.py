@@ -115,7 +115,7 @@ def measure(options: argparse.Namespace, task: str, model_name: str, dtype: str,
         base_seconds = quartiles(samples.pop("base"))
         rows.append({**where, "method": "base", "ratio": quartiles([1.0]), "seconds": base_seconds})
         rows += [{**where, "method": name, "ratio": quartiles(ratios)} for name, ratios in samples.items()]
-        if loads:
+        if loads:  # wall clock, the growth of the table included
             rows.append({**where, "method": "load", "seconds": quartiles(loads)})
     return rows
 

@@ -17,7 +17,7 @@ from torch import Tensor, is_grad_enabled, nn
 from torch.compiler import is_compiling
 from torch.nn.functional import linear
 
-from propulsion.gain import in_full, reads_the_program
+from propulsion.gain import in_full
 from propulsion.merging import MergeableLayer
 from propulsion.upstream.peft_private import state_of_layer
 from propulsion.upstream.torch_private import (
@@ -168,7 +168,7 @@ def fixed_gains(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def fixed_as_needed() -> Iterator[None]:
     """Keep the gains of all layers from their first use on; for one call of a model, in which nothing is trained."""
-    if _FIXED.get() is not None or torch.compiler.is_compiling():
+    if is_compiling() or _FIXED.get() is not None:  # in this order: the compiler cannot read a ContextVar
         yield
         return
     token = _FIXED.set(_FixedGains(None))
@@ -180,16 +180,16 @@ def fixed_as_needed() -> Iterator[None]:
 
 def fixed_product(layer: MergeableLayer) -> Product | None:
     """The product that is all that a layer does to its output, if its gain is fixed and it is no more than that."""
-    fixed = _FIXED.get()
-    if fixed is None or is_grad_enabled() or is_transformed() or is_compiling() or is_forward_mode():
+    fixed = None if is_compiling() else _FIXED.get()
+    if fixed is None or is_grad_enabled() or is_transformed() or is_forward_mode():
         return None
     return fixed.product(layer)
 
 
 def fixed_gain(layer: MergeableLayer, adapter_name: str) -> Tensor | None:
     """The gains of an adapter in a layer if they are fixed, (1, ...) or (2, ...), broadcasting with the output."""
-    fixed = _FIXED.get()
-    if fixed is None or torch.is_grad_enabled() or reads_the_program():
+    fixed = None if is_compiling() else _FIXED.get()
+    if fixed is None or is_grad_enabled() or is_transformed() or is_forward_mode():
         return None
     return fixed.of(layer, adapter_name)
 

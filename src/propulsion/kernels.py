@@ -52,7 +52,7 @@ def multiply(values: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor
         shape = values.shape if is_one_vector else torch.broadcast_shapes(values.shape, scale.shape)
         out = values.new_empty(shape)
     # The gains are of a wider type, so that torch.mul would first make a copy of the activations in it.
-    pieces = None if values.numel() < FEW else _by_channel(scale, values, out)
+    pieces = _by_channel(scale, values, out) if _pays(values, scale) else None
     if pieces is None:
         return torch.mul(values, scale, out=out)
     for gains, after, (value, result) in pieces:
@@ -96,7 +96,7 @@ def multiply_backward(
 
 def _product_sum(grad: Tensor, saved: Tensor, scale: Tensor) -> Tensor:
     """Σ grad ⊙ saved over all that `scale` was broadcast over."""
-    pieces = None if grad.numel() < FEW else _by_channel(scale, grad, saved.contiguous())
+    pieces = _by_channel(scale, grad, saved.contiguous()) if _pays(grad, scale) else None
     if pieces is None:
         return _product_sum_reference(grad, saved, scale)
     sums = [_product_sum_of(*piece) for piece in pieces]
@@ -120,12 +120,17 @@ def _product_sum_reference(grad: Tensor, saved: Tensor, scale: Tensor) -> Tensor
     return product if product.shape == scale.shape else product.sum_to_size(scale.shape)
 
 
+def _pays(activations: Tensor, scale: Tensor) -> bool:
+    """Whether each of the pieces has more than few activations."""
+    by_row = scale.dim() > 1 and scale.shape[-1] > 1
+    return activations.numel() >= FEW * (len(scale) if by_row else 1)
+
+
 def _by_channel(scale: Tensor, *activations: Tensor) -> list[_Piece] | None:
     """Matching pieces of the gains and of activations.
 
     Returns:
-        One piece for gains like (d,), (d, 1), or (rows, d, 1); one for each row for (rows, 1, d) if rows are long; None
-        for all else.
+        One piece for gains like (d,), (d, 1), or (rows, d, 1); one for each row for (rows, 1, d); None for all else.
     """
     shape, ndim = activations[0].shape, scale.dim()
     wide = [axis - ndim for axis in range(ndim) if scale.shape[axis] > 1]
@@ -140,7 +145,7 @@ def _by_channel(scale: Tensor, *activations: Tensor) -> list[_Piece] | None:
     first, last = len(shape) + wide[0], len(shape) + wide[-1] + 1
     if shape[first:last] == scale.shape[wide[0] : ndim + wide[-1] + 1]:
         return [_Piece(scale.reshape(-1), shape[last:].numel(), activations)]
-    if wide == [-len(shape), -1] and shape[1:].numel() >= FEW:
+    if wide == [-len(shape), -1]:
         rows = [_by_channel(*row) for row in zip(scale, *activations, strict=True)]
         return [piece for pieces in rows if pieces is not None for piece in pieces]
     return None

@@ -212,7 +212,7 @@ def test_compiled_code_and_transforms_take_the_plain_formula() -> None:
     train_by_chance(model.eval())
     x = torch.randn(5, 4)
     expected = result_of(model, x)
-    compiled = torch.compile(model.base_model.model, backend="eager")
+    compiled = torch.compile(model.base_model.model, backend="eager", fullgraph=True)
     with fixed_gains(model), torch.no_grad():
         torch.testing.assert_close(compiled(x), expected)
         torch.testing.assert_close(torch.func.vmap(model.base_model.model)(x), expected)
