@@ -17,7 +17,7 @@ from typing import Any
 
 import peft
 import torch
-from measuring import DTYPES, alternate, parser, quartiles, spread, start, table, write
+from measuring import CLOCKS, DTYPES, alternate, parser, quartiles, spread, start, table, write
 from peft import PeftModel, get_peft_model
 from subjects import METHODS, SUBJECTS, batch, build, linears, share_weights
 from torch import Tensor, nn
@@ -53,13 +53,13 @@ def propulsion_folder(model: nn.Module) -> str:
     return folder
 
 
-def fill(bank: AdapterBank, folder: str, known: int) -> list[float]:
+def fill(bank: AdapterBank, folder: str, known: int, clock: str) -> list[float]:
     """Load adapters until so many are known; the seconds of each."""
     seconds = []
     while len(bank) < known:
-        begin = time.perf_counter()
+        begin = CLOCKS[clock]()
         bank.load(folder, f"a{len(bank)}")
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(CLOCKS[clock]() - begin)
     return seconds
 
 
@@ -95,7 +95,7 @@ def measure(options: argparse.Namespace, task: str, model_name: str, dtype: str,
     base = share_weights(model).eval()
     rows: list[dict[str, Any]] = []
     for known in options.known:
-        loads = fill(bank, folder, known)
+        loads = fill(bank, folder, known, options.clock)
         names = [f"a{(number * known) // options.batch % known}" for number in range(options.batch)]
         runs: dict[str, Callable[[], Any]] = {"base": partial(run, base, inputs)}
         runs["bank"] = partial(run, bank, inputs, adapter_names=names)
@@ -109,13 +109,14 @@ def measure(options: argparse.Namespace, task: str, model_name: str, dtype: str,
             if known > 1:
                 runs["bank, loop"] = partial(loop_of_bank, bank, names, run, inputs)
         with torch.no_grad():
-            samples = alternate(runs, options.rounds, options.device, options.minutes / 2 / len(options.known))
+            minutes = options.minutes / len(options.tasks) / len(options.known)
+            samples = alternate(runs, options.rounds, options.device, minutes, options.clock)
         where = {"task": task, "model": model_name, "dtype": dtype, "batch": options.batch, "length": length}
         where |= {"known": known, "on_device": len(bank.resident)}
         base_seconds = quartiles(samples.pop("base"))
         rows.append({**where, "method": "base", "ratio": quartiles([1.0]), "seconds": base_seconds})
         rows += [{**where, "method": name, "ratio": quartiles(ratios)} for name, ratios in samples.items()]
-        if loads:  # wall clock, the growth of the table included
+        if loads:  # the growth of the table included
             rows.append({**where, "method": "load", "seconds": quartiles(loads)})
     return rows
 

@@ -53,7 +53,7 @@ def measure(options: argparse.Namespace, model_name: str, dtype: str, length: in
         for name, case in models.items():
             if name.endswith(FIXED):
                 stack.enter_context(fixed_gains(case))
-        samples = alternate(runs, options.rounds, options.device, minutes)
+        samples = alternate(runs, options.rounds, options.device, minutes, options.clock)
     where = {"model": model_name, "dtype": dtype, "batch": options.batch, "length": length}
     rows = [{**where, "method": "base", "ratio": quartiles([1.0]), "seconds": quartiles(samples.pop("base"))}]
     for name, ratios in samples.items():
