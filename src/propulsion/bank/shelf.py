@@ -59,7 +59,11 @@ class Shelf:
     ) -> None:
         self.table = Table(device)
         self.entries: dict[str, Entry] = {}
-        self._recent: dict[Entry, None] = {}  # every entry that has a row or values, the least recently used first
+        # The least recently used first: what is on the device, and what is in host memory. No call may take longer
+        # because more adapters are known, so none looks at all of them.
+        self._on_device: dict[Entry, None] = {}
+        self._in_host: dict[Entry, None] = {}
+        self._held: set[Entry] = set()  # in use, pinned or both; also those that were removed while in use
         self._capacity, self._device_budget, self._host_budget = capacity, device_budget, host_budget
         self._holders: Counter[int] = Counter()  # how many entries each thread uses
         self._largest_head = 0
@@ -85,7 +89,7 @@ class Shelf:
     def resident(self) -> list[str]:
         """The names of the adapters that are on the device."""
         with self._changed:
-            return [entry.name for entry in self.entries.values() if entry.row is not None]
+            return [entry.name for entry in self._on_device if entry.known]
 
     def put(self, name: str, adapter: Adapter) -> None:
         """Make an adapter known, in the place of one of the same name; whoever uses that one goes on with it.
@@ -101,7 +105,9 @@ class Shelf:
                 entry.pinned = old.pinned
                 self._forget(old)
             self.entries[name] = entry
-            self._recent[entry] = None
+            if entry.pinned:
+                self._held.add(entry)
+            self._in_host[entry] = None
             self._host_bytes += entry.bytes
             if self._has_place():
                 self._bring(entry)
@@ -131,14 +137,14 @@ class Shelf:
         """
         with self._changed:
             entry = self.entries[self.check(name)]
-            others = sum(other.pinned for other in self.entries.values() if other is not entry)
+            others = sum(other.pinned and other.known for other in self._held if other is not entry)
             if pinned and self.limit is not None and others + 1 >= self.limit:
                 raise BankFullError(
                     f"{name!r} cannot be pinned beside {others} others, where {self.limit} adapters fit onto the "
                     "device and one place is left to the rest: unpin another, or raise capacity or device_budget."
                 )
             with self.in_use([name]):
-                entry.pinned = pinned
+                entry.pinned = pinned  # and on leaving it is held, or not
 
     @contextmanager
     def in_use(self, names: Sequence[str]) -> Iterator[list[Entry]]:
@@ -165,8 +171,12 @@ class Shelf:
     def _release(self, entries: list[Entry]) -> None:
         for entry in entries:
             entry.users -= 1
-            if not entry.known and not entry.users:
+            if entry.users:
+                continue
+            if not entry.known:
                 self._give_up_row(entry)
+            if not (entry.known and entry.pinned):
+                self._held.discard(entry)
         self._holders[get_ident()] -= len(entries)
         if not self._holders[get_ident()]:
             del self._holders[get_ident()]
@@ -188,6 +198,7 @@ class Shelf:
                 entries = [self.entries[self.check(name)] for name in names]  # one may have been replaced meanwhile
             for entry in entries:
                 entry.users += 1
+                self._held.add(entry)
             self._holders[get_ident()] += len(entries)
             try:
                 for entry in entries:
@@ -195,8 +206,7 @@ class Shelf:
                         if not self._has_place():
                             self._evict()
                         self._bring(entry)
-                    self._recent.pop(entry)
-                    self._recent[entry] = None
+                    self._on_device[entry] = self._on_device.pop(entry)
             except BaseException:
                 self._release(entries)
                 raise
@@ -208,20 +218,14 @@ class Shelf:
         if self.limit is None:
             return True
         wanted = {*entries}
-        on_device = [entry for entry in self._recent if entry.row is not None]
-        kept = sum(entry.pinned and entry not in wanted for entry in on_device)
-        if len(wanted) + kept > self.limit:
+        others = [entry for entry in self._held if entry not in wanted and entry.row is not None]
+        pinned = sum(entry.pinned and entry.known for entry in others)
+        if len(wanted) + pinned > self.limit:
             raise BankFullError(
-                f"The batch has {len(wanted)} adapters, and {max(0, self.limit - kept)} fit onto the device beside "
-                f"{kept} pinned ones: take fewer at a time, or raise capacity or device_budget."
+                f"The batch has {len(wanted)} adapters, and {max(0, self.limit - pinned)} fit onto the device beside "
+                f"{pinned} pinned ones: take fewer at a time, or raise capacity or device_budget."
             )
-        busy = sum(entry.users > 0 or entry.pinned for entry in on_device if entry not in wanted)
-        return len(wanted) + busy + self._orphans() <= self.limit
-
-    def _orphans(self) -> int:
-        """Rows of adapters that were removed while in use."""
-        held = sum(entry.row is not None for entry in self._recent)
-        return self.table.rows - len(self.table.free_rows) - held
+        return len(wanted) + len(others) <= self.limit
 
     def _has_place(self) -> bool:
         """Whether there is a free row, after growing the table if it may grow."""
@@ -236,7 +240,7 @@ class Shelf:
         largest, width = max(self._largest_head, entry.head_bytes), self.table.width_with(entry.layout)
         before, self._largest_head = self._largest_head, largest
         limit = self._limit(width)
-        pinned = sum(other.pinned for other in self.entries.values())
+        pinned = sum(other.pinned and other.known for other in self._held)
         if limit is not None and limit < 1 + pinned:
             self._largest_head = before
             raise BankFullError(
@@ -244,7 +248,7 @@ class Shelf:
                 f"of {self._device_budget:,} has too few: raise device_budget."
             )
         while limit is not None and self.table.rows > limit:
-            high = [other for other in self._recent if other.row is not None and other.row > limit]
+            high = [other for other in self._on_device if other.row is not None and other.row > limit]
             idle = [other for other in high if not other.users]
             for other in idle:
                 self._evict(other)
@@ -260,9 +264,14 @@ class Shelf:
         modules = self._make_heads(heads)
         entry.row = self.table.write(entry.layout, values)
         entry.modules, entry.values, entry.heads = modules, None, None
-        if entry.file is None:
-            self._host_bytes -= entry.bytes
+        self._on_device[entry] = None
+        self._leave_host(entry)
         self._drop_file(entry)
+
+    def _leave_host(self, entry: Entry) -> None:
+        if entry in self._in_host:
+            del self._in_host[entry]
+            self._host_bytes -= entry.bytes
 
     def _contents(self, entry: Entry) -> tuple[Tensor, Heads]:
         if entry.values is not None and entry.heads is not None:
@@ -278,30 +287,29 @@ class Shelf:
     def _evict(self, entry: Entry | None = None) -> None:
         """The least recently used that is neither in use nor pinned, or this one, to host memory."""
         if entry is None:
-            entry = next(e for e in self._recent if e.row is not None and not e.users and not e.pinned)
+            entry = next(entry for entry in self._on_device if entry not in self._held)
         assert entry.row is not None
         entry.values = self.table.read(entry.row, entry.layout)
         entry.heads = {
             name: {key: tensor.cpu() for key, tensor in module.state_dict().items()}
             for name, module in entry.modules.items()
         }
+        self._in_host[entry] = None
         self._host_bytes += entry.bytes
         self._give_up_row(entry)
 
     def _give_up_row(self, entry: Entry) -> None:
         if entry.row is not None:
             self.table.free(entry.row)
+            del self._on_device[entry]
             entry.row, entry.modules = None, {}
 
     def _spill(self) -> None:
         """The least recently used of those in host memory to disk, until the rest is within the budget."""
         if self._host_budget is None:
             return
-        for entry in list(self._recent):
-            if self._host_bytes <= self._host_budget:
-                return
-            if entry.row is None and entry.values is not None:
-                self._write(entry)
+        while self._host_bytes > self._host_budget:
+            self._write(next(iter(self._in_host)))
 
     def _write(self, entry: Entry) -> None:
         if self._folder is None:
@@ -312,15 +320,14 @@ class Shelf:
         tensors = {f"{name}/{key}": tensor for name, state in heads.items() for key, tensor in state.items()}
         save_file({"values": values, **{key: tensor.contiguous() for key, tensor in tensors.items()}}, path)
         entry.file, entry.values, entry.heads = path, None, None
-        self._host_bytes -= entry.bytes
+        self._leave_host(entry)
 
     def _forget(self, entry: Entry) -> None:
         entry.known = False
-        self._recent.pop(entry, None)
-        if entry.row is None and entry.file is None:
-            self._host_bytes -= entry.bytes
+        self._leave_host(entry)
         if not entry.users:
             self._give_up_row(entry)
+            self._held.discard(entry)
         self._drop_file(entry)
 
     def _drop_file(self, entry: Entry) -> None:

@@ -242,6 +242,9 @@ class Machine(RuleBasedStateMachine):
             assert shelf.table.rows <= shelf.limit
         held = sum(entry.bytes for entry in shelf.entries.values() if entry.values is not None)
         assert held == shelf._host_bytes
+        assert not shelf._held
+        assert {*shelf._on_device} == {entry for entry in shelf.entries.values() if entry.row is not None}
+        assert {*shelf._in_host} == {entry for entry in shelf.entries.values() if entry.values is not None}
         if shelf._host_budget is not None:
             assert held <= shelf._host_budget
 
