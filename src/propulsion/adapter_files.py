@@ -132,16 +132,17 @@ def _check_key(
             f"{path}: {key} has the shape {shape}, but adapter_config.json says num_vectors={num_vectors}: one of the "
             "two files is another adapter's."
         )
-    is_own = parameter in (DELTA, BIAS)
-    is_head = is_saved_whole(key.rpartition(".")[0], modules_to_save)
-    if not (is_own or is_head or _is_of_the_vocabulary(key)):
+    if parameter in (DELTA, BIAS):
+        return
+    if not (is_saved_whole(key.rpartition(".")[0], modules_to_save) or is_of_the_vocabulary(key)):
         raise AdapterFileError(
             f"{path} has weights for {key}, which is neither a vector of Propulsion nor in modules_to_save: they would "
             "overwrite the base model."
         )
 
 
-def _is_of_the_vocabulary(key: str) -> bool:
+def is_of_the_vocabulary(key: str) -> bool:
+    """Whether a key of a saved adapter is that of an embedding or of the layer that gives tokens their scores."""
     name = f".{key}"
     return any(f".{module}." in name for module in EMBEDDINGS | OUTPUT_LAYERS)
 

@@ -8,12 +8,11 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
+from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
@@ -24,12 +23,16 @@ from propulsion.expert_targets import match_parameters, split_experts, warn_of_u
 from propulsion.experts import ExpertWeight, SteeredExperts, holds_experts, with_expert_weights
 from propulsion.fingerprint import check_fingerprint, fingerprint
 from propulsion.heads import check_heads_in_memory, copy_heads, leave_out_what_was_not_saved, train_the_whole_head
+from propulsion.inference import fixed_as_needed
 from propulsion.injection_checks import (
     check_adapter_name,
     check_name_beside_heads,
     check_not_compiled,
     check_saved_shapes,
     check_targets,
+    is_left_in,
+    is_steered,
+    preset_names,
 )
 from propulsion.layer_kinds import kind_of
 from propulsion.layers import PropulsionLayer
@@ -38,10 +41,8 @@ from propulsion.targets import (
     ALL_LINEAR,
     give_each_its_own,
     is_preset,
-    is_stack,
     layer_index,
     leaves_outputs_alone,
-    resolve_preset,
 )
 from propulsion.upstream.peft_private import (
     device_and_dtype,
@@ -120,41 +121,23 @@ class PropulsionModel(BaseTuner):
         if peft_config.saved_names is not None:
             check_saved_embeddings(peft_config.saved_names.others, model)
         peft_config.remember_base(fingerprint(matched))
-        warn_of_unsteered(modules, matched, takes_all, lambda name: not _is_wanted(peft_config, name))
+        warn_of_unsteered(modules, matched, takes_all, lambda name: not is_left_in(peft_config, name, {name}))
 
     def _check_target_module_exists(self, peft_config: PropulsionConfig, key: str) -> Any:
         return self._matches(peft_config, key, self.model)
 
     def _matches(self, peft_config: PropulsionConfig, key: str, model: nn.Module) -> Any:
         """Whether a module is to be steered, as PEFT decides it; a preset stands for the full names of its modules."""
-        if not is_preset(peft_config.target_modules):
-            return check_target_module_exists(peft_config, key)
-        names = self._preset_names(peft_config, model)
-        if key in names and self._was_passed_over(peft_config, key, model):
-            return False
-        excluded = {field: getattr(peft_config, field) for field in ("exclude_modules", "modules_to_save")}
-        return check_target_module_exists(SimpleNamespace(target_modules=names, **excluded), key)
-
-    @staticmethod
-    def _was_passed_over(peft_config: PropulsionConfig, name: str, model: nn.Module) -> bool:
-        """Whether a saved adapter is of a release whose presets had no experts."""
-        saved = peft_config.saved_names
-        if saved is None or not saved.shapes or not holds_experts(model.get_submodule(name)):
-            return False
-        return not any(layer.startswith(f"{name}.") for layer in saved.shapes)
+        names = self._preset_names(peft_config, model) if is_preset(peft_config.target_modules) else None
+        return is_steered(peft_config, key, names, model)
 
     def _preset_names(self, peft_config: PropulsionConfig, model: nn.Module) -> set[str]:
         # Kept, because PEFT asks module by module, and a preset is resolved on the whole model. In __dict__, because
         # BaseTuner injects adapters in its __init__, before a subclass could set an attribute.
         known = self.__dict__.setdefault("_names_of_presets", {})
-        blocks, pattern = peft_config.layers_to_transform, peft_config.layers_pattern
-        key = (peft_config.target_modules, str(blocks), str(pattern))
+        key = (peft_config.target_modules, str(peft_config.layers_to_transform), str(peft_config.layers_pattern))
         if key not in known:
-            chosen = None if blocks is None else {blocks} if isinstance(blocks, int) else set(blocks)
-            preset = str(peft_config.target_modules)
-            names = resolve_preset(model, preset, experts=True)
-            names = [name for name in names if not is_stack(model, name) or holds_experts(model.get_submodule(name))]
-            known[key] = {name for name in names if chosen is None or layer_index(name, pattern) in chosen}
+            known[key] = preset_names(peft_config, model)
         return known[key]
 
     def _create_and_replace(
@@ -209,7 +192,9 @@ class PropulsionModel(BaseTuner):
         blocks = {chosen} if isinstance(chosen, int) else chosen
 
         def is_wanted(name: str) -> bool:
-            return _is_wanted(peft_config, name) and (blocks is None or layer_index(f"{name}.", pattern) in blocks)
+            return is_left_in(peft_config, name, {name}) and (
+                blocks is None or layer_index(f"{name}.", pattern) in blocks
+            )
 
         return match_parameters(peft_config.target_parameters or (), modules, is_wanted)
 
@@ -254,7 +239,8 @@ class PropulsionModel(BaseTuner):
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         adapter_names = kwargs.pop("adapter_names", None)
         if adapter_names is None:
-            yield
+            with fixed_as_needed():
+                yield
             return
         if self.training:
             raise AdapterNameError(
@@ -262,7 +248,7 @@ class PropulsionModel(BaseTuner):
             )
         # PEFT passes the inputs themselves here for `generate`, and only other arguments for `forward`.
         is_generation = check_adapter_names(adapter_names, list(self.peft_config), by_name(args, kwargs))
-        with steering_each_row(self.model, adapter_names, repeats=is_generation):
+        with fixed_as_needed(), steering_each_row(self.model, adapter_names, repeats=is_generation):
             yield
 
     @classmethod
@@ -424,12 +410,6 @@ class PropulsionModel(BaseTuner):
                 f"combination_type={combination_type!r} is not one of {', '.join(COMBINATIONS)}."
                 f"{near_misses(combination_type, COMBINATIONS)}"
             )
-
-
-def _is_wanted(peft_config: PropulsionConfig, name: str) -> bool:
-    """Whether a module is left in by `exclude_modules` and `modules_to_save`."""
-    excluded = {field: getattr(peft_config, field) for field in ("exclude_modules", "modules_to_save")}
-    return bool(check_target_module_exists(SimpleNamespace(target_modules={name}, **excluded), name))
 
 
 def _take_out(model: nn.Module, adapter_name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -40,6 +41,12 @@ HOOKS: dict[type, tuple[str, ...]] = {
     BaseTunerLayer: ("_get_base_layer_device_and_dtype", "_move_adapter_to_device_of_base_layer"),
     PeftModel: ("_enable_peft_forward_hooks",),  # which calls its tuner's, if that has one
 }
+
+# Which adapters are active in a tuner's layer, whether they are disabled, and which are merged: read at once, without
+# the calls that PEFT's properties are, because it is asked in each forward of each layer.
+state_of_layer: Callable[[BaseTunerLayer], tuple[Any, ...]] = operator.attrgetter(
+    "_active_adapter", "_disable_adapters", "merged_adapters"
+)
 
 _MODEL_PREFIX = "base_model.model."
 
