@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from propulsion_tools.errors import OptionError
-from propulsion_tools.records import RunSpec, write_atomically
+from propulsion_tools.records import RunSpec, write_atomically, written
 from propulsion_tools.records.options import (
     AblateOptions,
     BoundOptions,
@@ -99,8 +99,15 @@ def _evaluate(adapter_dir: str, options: EvaluateOptions) -> None:
 
     metrics = evaluate(Path(adapter_dir), options, console.show)
     console.show(console.metrics_table(metrics, adapter_dir))
-    if options.output:
-        write_atomically(Path(options.output), json.dumps(metrics, indent=2) + "\n")
+    _write_json(options.output, metrics, console.show)
+
+
+def _write_json(file: str | None, values: Any, notify: Callable[[str], None]) -> None:
+    """Write values where they were asked for, and say where."""
+    if file is not None:
+        said = written(Path(file))
+        write_atomically(Path(file), json.dumps(values, indent=2) + "\n")
+        notify(f"{said[0].upper()}{said[1:]}")
 
 
 def _predict(adapter_dir: str, options: PredictOptions) -> None:
@@ -143,8 +150,7 @@ def _regress(adapter_dir: str, options: RegressionOptions) -> None:
 
     scores = regress(Path(adapter_dir), options)
     show(*describe(scores))
-    if options.result:
-        write_atomically(Path(options.result), json.dumps(scores, indent=2) + "\n")
+    _write_json(options.result, scores, show)
 
 
 def _methods(options: MethodsOptions) -> None:
