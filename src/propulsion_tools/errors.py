@@ -24,6 +24,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 
+from propulsion_tools.installation import install_command
+
 
 class ToolsError(Exception):
     """Base class of every error that the tools raise of their own accord."""
@@ -121,11 +123,6 @@ def check_installed(module: str, extra: str) -> None:
     """
     if importlib.util.find_spec(module) is None:
         raise _missing(module, extra)
-
-
-def install_command(extra: str) -> str:
-    """How to install an extra, as the end of a sentence."""
-    return f"pip install 'propulsion-peft[{extra}]' (in a clone: pip install '.[{extra}]')"
 
 
 def _missing(module: str, extra: str) -> MissingExtraError:

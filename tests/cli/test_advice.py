@@ -57,6 +57,7 @@ SAID_BY = {
     ("training.checkpoints", ""): ("train",),
     ("training.evaluate", ""): ("evaluate",),
     ("training.going_on", ""): ("train",),
+    ("theory.commands.study", ""): STUDIES,
     ("records.options", "backend"): GRIDS,
 }
 """Module and option ("": all) → the commands that can say so, where these are fewer than those that import it."""

@@ -10,6 +10,7 @@ from propulsion_tools.cli import main
 from propulsion_tools.cli.commands import COMMANDS
 from propulsion_tools.cli.parsing import parse
 from propulsion_tools.records import RunSpec
+from propulsion_tools.tasks.names import TASK_MODULES
 
 
 def spec_of(*words: str) -> RunSpec:
@@ -53,7 +54,7 @@ def spec_of(*words: str) -> RunSpec:
         (["train", "--degree", "3,5"], 'brackets, and quotes around them: "[3, 5]"'),
         (["ablate", "degree", "--seeds", "1,2"], 'brackets, and quotes around them: "[1, 2]"'),
         (["train", "--pooling", "avg"], "pooling must be one of mean, max, min, l2, and not 'avg'"),
-        (["train", "--init_weights", "norml"], "and not 'norml'. Did you mean 'normal'"),
+        (["train", "--init_weights", "xaver"], "and not 'xaver'. Did you mean 'xavier'"),
     ],
 )
 def test_bad_words_give_one_sentence_and_status_2(
@@ -146,6 +147,40 @@ def test_a_pipe_cuts_no_cell(capsys: pytest.CaptureFixture[str], monkeypatch: py
     monkeypatch.setenv("COLUMNS", "40")
     show(table("t", ["name"], [["n" * 100]]))
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
+
+
+def test_lists_fold_what_differs_in_its_name_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert main(["methods"]) == main(["tasks"]) == 0
+    printed = capsys.readouterr().out
+    lines = printed.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith((" propulsion", " lora,"))] == [
+        "propulsion",
+        "propulsion-PRESET",
+        "lora,",
+        "propulsion",
+    ]
+    assert "propulsion on one preset: all, attn, embedding" in printed
+    named = {line.split()[0] for line in lines if line.strip()}
+    assert {name for name in TASK_MODULES if not name.endswith("_ranking")} <= named
+    assert " boolq [_ranking] " in printed
+    assert [line.split()[2] for line in lines if line.startswith((" sst2 ", " docstrings ", " addsub "))] == [
+        "here",
+        "hub",
+        "yours",
+    ]
+
+
+def test_the_overview_has_headings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if line.endswith(":") and not line.startswith(" ")][:2] == [
+        "a run:",
+        "many runs:",
+    ]
+    assert all(f"\n  {name} " in printed for name in COMMANDS)
 
 
 def test_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

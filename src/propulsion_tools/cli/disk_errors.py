@@ -27,7 +27,7 @@ def of_disk(error: BaseException) -> str | None:
 
 def _said(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in _NUMBERS:
-        return f"{error.filename or 'a file'}: {error.strerror}"
+        return f"{error.filename or 'a file could not be written'}: {error.strerror}"
     if (match := _OF_RUST.search(str(error))) and int(match[1]) in _NUMBERS:
         return f"a file could not be written: {os.strerror(int(match[1]))}"
     if any(text in str(error) for text in _OF_TORCH):

@@ -98,8 +98,10 @@ def prepare(words: list[str]) -> Call | None:
 
 
 def _overview() -> str:
-    lines = ["usage: propulsion COMMAND [options]", "", "commands:"]
-    lines += [f"  {name:<10} {command.description}" for name, command in COMMANDS.items()]
+    lines = ["usage: propulsion COMMAND [options]"]
+    for heading in dict.fromkeys(command.heading for command in COMMANDS.values()):
+        lines += ["", f"{heading}:"]
+        lines += [f"  {name:<10} {c.description}" for name, c in COMMANDS.items() if c.heading == heading]
     lines += ["", "`propulsion COMMAND --help` lists its options; each may also stand in a file: --config FILE.yaml"]
     return "\n".join(lines)
 

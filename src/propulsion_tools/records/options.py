@@ -194,6 +194,9 @@ class StudyOptions(Checked):
     output_dir: str | None = _borrowed(
         "output_dir", text="where results go; None: runs/<command>-<task>-<method>-<model>"
     )
+    overwrite_output_dir: bool = _borrowed(
+        "overwrite_output_dir", text="replace the results of an earlier study that are in output_dir"
+    )
     disable_tqdm: bool = _borrowed("disable_tqdm")
     use_cpu: bool = _borrowed("use_cpu")
 

@@ -162,9 +162,9 @@ def _steps(row: Row, said: str) -> str:
 TASKS = (
     Arithmetic("multiarith", "word problems of several steps", "ChilleD/MultiArith"),
     Arithmetic("gsm8k", "grade school mathematics", "openai/gsm8k", "main"),
-    Arithmetic("addsub", "word problems of addition and subtraction, from --data_dir"),
-    Arithmetic("singleeq", "word problems of one equation, from --data_dir"),
+    Arithmetic("addsub", "word problems of addition and subtraction"),
+    Arithmetic("singleeq", "word problems of one equation"),
     Arithmetic("svamp", "word problems that are varied", "ChilleD/SVAMP"),
     Arithmetic("aqua", "algebra with options", "deepmind/aqua_rat", "raw", letters=True),
-    Arithmetic("math", "word problems of any kind with their steps, from --data_dir", letters=None),
+    Arithmetic("math", "word problems of any kind with their steps", letters=None),
 )

@@ -74,7 +74,7 @@ def _scorer() -> Any:
 TASKS = (
     Summarization(
         "summaries",
-        "the summary line of a docstring from its body (offline)",
+        "the summary line of a docstring from its body",
         default=mine_summaries,
         lengths=Lengths(max_length=512, max_target_length=64, max_new_tokens=64, num_beams=4),
     ),

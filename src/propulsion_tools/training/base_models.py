@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.utils import logging as hf_logging
 
 from propulsion.heads import head_modules
-from propulsion_tools.errors import MissingExtraError, OptionError, install_command, require
+from propulsion_tools.errors import MissingExtraError, OptionError, require
+from propulsion_tools.installation import install_command
 from propulsion_tools.methods.positions import position_offset
 from propulsion_tools.records import RunSpec
 from propulsion_tools.tasks import ModelKind, Setup
