@@ -299,7 +299,8 @@ def _inference(rows: list[Row]) -> Iterable[str]:
 
 def _bank(rows: list[Row]) -> Iterable[str]:
     base = next(row["seconds"]["median"] for row in rows if row["method"] == "base")
-    yield f"The base model takes {1000 * base:,.0f} ms. *Known* is how many adapters the bank has.\n"
+    what = {"encoder": "One forward pass", "decode": "The generation of six tokens for each row"}[rows[0]["task"]]
+    yield f"{what} of the base model takes {1000 * base:,.0f} ms. *Known* is how many adapters the bank has.\n"
     yield "| known | on the device | method | time / base |\n|---|---|---|---|"
     for row in rows:
         shown = f"{1000 * row['seconds']['median']:.1f} ms" if row["method"] == "load" else spread(row["ratio"])
