@@ -119,6 +119,30 @@ def test_killed_before_or_after_a_recovery_and_resumed_is_as_never_killed(
     assert_equal_adapters(tmp_path / "whole", tmp_path / "killed")
 
 
+class FirstIsBest(TrainerCallback):
+    """Lets a run end with its first checkpoint."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.best_model_checkpoint = str(Path(args.output_dir) / "checkpoint-6")
+
+
+def test_a_run_that_ends_with_an_earlier_state_still_says_that_it_collapsed(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_callback(monkeypatch, lambda: Jump(JUMP))
+    with_callback(monkeypatch, FirstIsBest)
+    saving = {
+        "save_strategy": "steps",
+        "save_steps": 6,
+        "eval_strategy": "steps",
+        "eval_steps": 6,
+        "save_total_limit": 9,
+    }
+    record = train(make_spec(load_best_model_at_end=True, **saving, **LONG))
+    assert [event["step"] for event in record.collapses] == [30]
+    assert any("collapsed at step 30" in note for note in record.notes)
+
+
 def test_a_loss_that_is_not_finite_is_undone(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     with_callback(monkeypatch, lambda: Jump(JUMP, value=float("nan")))
     record = train(make_spec(**LONG))

@@ -47,6 +47,7 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
     """
 
     file = "collapse.safetensors"
+    of_the_run = True
 
     def __init__(self, model: nn.Module, action: str, loss_of_guessing: float | None) -> None:
         self.action, self.loss_of_guessing = action, loss_of_guessing

@@ -268,8 +268,16 @@ class RunTrainer(OpenTrainer):
         """What was trained, and what the method keeps beside it."""
         with self.head_first.all_trainable():
             load_trained(self.model, folder)
+        self._read_kept(folder, of_the_run=False)
+
+    def read_run(self, folder: Path) -> None:
+        """What was seen of the run until then."""
+        self._read_kept(folder, of_the_run=True)
+
+    def _read_kept(self, folder: Path, of_the_run: bool) -> None:
         for hook in self.tensor_keepers:
-            hook.load_tensors(load_tensors(folder / hook.file))
+            if hook.of_the_run == of_the_run:
+                hook.load_tensors(load_tensors(folder / hook.file))
 
 
 class SpecKeeper(TrainerCallback):
