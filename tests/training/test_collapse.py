@@ -152,6 +152,21 @@ def test_a_loss_that_is_not_finite_is_undone(make_spec: MakeSpec, monkeypatch: p
     assert record.metrics["validation"]["loss"] < 10
 
 
+def test_all_processes_undo_a_loss_that_is_not_finite_in_one(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def mean_with_another(value: float, device: torch.device) -> float:
+        calls.append(value)
+        return float("nan") if len(calls) == 2 * JUMP - 1 else value  # the first of two batches of its step
+
+    monkeypatch.setattr(trainer, "mean_over_processes", mean_with_another)
+    record = train(make_spec(gradient_accumulation_steps=2, **LONG))
+    (event,) = record.collapses
+    assert (event["step"], event["back_to"], event["reason"]) == (JUMP - 1, 10, "the loss became nan")
+
+
 def test_recoveries_come_to_an_end(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     with_callback(monkeypatch, lambda: Jump(JUMP, again=True))
     record = train(make_spec(**{**LONG, "max_steps": 90}))
