@@ -423,9 +423,22 @@ def _take_out(model: nn.Module, adapter_name: str) -> None:
 def _untie(model: nn.Module) -> None:
     """Finish what unloading has begun with the flag in the configuration, where merging has parted tied embeddings.
 
-    A model of several parts has the flag in its `text_config` too, and transformers ties the output's bias by it.
+    A model of several parts has the flag in its `text_config` too, and transformers ties by it the output's bias and,
+    in BART and T5, the embeddings of encoder and decoder: loaded without the flag, what shares a weight would lack it.
     """
     model.config.get_text_config().tie_word_embeddings = False
     head = model.get_output_embeddings()
+    for embedding in (model.get_input_embeddings(), head):
+        _part(model, embedding.weight)
     if getattr(head, "bias", None) is not None:
         head.bias = nn.Parameter(head.bias.detach().clone(), requires_grad=head.bias.requires_grad)
+
+
+def _part(model: nn.Module, shared: nn.Parameter) -> None:
+    """Give every module but the first that has this weight a copy of it."""
+    names = [name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter is shared]
+    give_each_its_own(model, [name.rpartition(".")[0] for name in names])
+    for name in names[1:]:
+        parent, _, attribute = name.rpartition(".")
+        copied = nn.Parameter(shared.detach().clone(), requires_grad=shared.requires_grad)
+        setattr(model.get_submodule(parent), attribute, copied)
