@@ -244,7 +244,7 @@ def _private(text: str, names: list[str]) -> list[str]:
 
 ALLOWED = {
     "os._exit",
-    "super()._get_adapter_state_dict",
+    "super()._remove_adapter_name_from_key",
     "super()._remap_adapter_state_dict_for_load",
     "super()._unload_and_optionally_merge",
 }

@@ -55,10 +55,10 @@ def is_steered(peft_config: PropulsionConfig, name: str, names: set[str] | None,
     return is_left_in(peft_config, name, names)
 
 
-def is_left_in(peft_config: PropulsionConfig, name: str, names: set[str]) -> bool:
-    """Whether a module is one of these and is left in by `exclude_modules` and `modules_to_save`."""
+def is_left_in(peft_config: PropulsionConfig, name: str, names: set[str]) -> Any:
+    """Whether a module is one of these and left in by `exclude_modules` and `modules_to_save`, as PEFT tells it."""
     excluded = {field: getattr(peft_config, field) for field in ("exclude_modules", "modules_to_save")}
-    return bool(check_target_module_exists(SimpleNamespace(target_modules=names, **excluded), name))
+    return check_target_module_exists(SimpleNamespace(target_modules=names, **excluded), name)
 
 
 def _was_passed_over(peft_config: PropulsionConfig, name: str, model: nn.Module) -> bool:

@@ -192,9 +192,8 @@ class PropulsionModel(BaseTuner):
         blocks = {chosen} if isinstance(chosen, int) else chosen
 
         def is_wanted(name: str) -> bool:
-            return is_left_in(peft_config, name, {name}) and (
-                blocks is None or layer_index(f"{name}.", pattern) in blocks
-            )
+            in_blocks = blocks is None or layer_index(f"{name}.", pattern) in blocks
+            return in_blocks and bool(is_left_in(peft_config, name, {name}))
 
         return match_parameters(peft_config.target_parameters or (), modules, is_wanted)
 

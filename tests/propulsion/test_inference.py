@@ -12,9 +12,10 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from propulsion import fixed_gains, inference, layers
+from propulsion import experts, fixed_gains, inference, layers
+from propulsion.expert_products import Table
 from propulsion.layers import PropulsionLayer
-from tests.propulsion.steered import batch, config, relative_error, result, steered_model, train_by_chance
+from tests.propulsion.steered import MIXTURES, batch, config, relative_error, result, steered_model, train_by_chance
 from tests.tiny_models import tiny_model
 
 
@@ -260,3 +261,39 @@ def test_nothing_is_fixed_of_what_cannot_be_watched() -> None:
 def test_a_model_without_adapters_is_no_trouble() -> None:
     with fixed_gains(tiny_model("roberta")):
         pass
+
+
+@pytest.mark.parametrize("way", ["eager", "batched_mm", "grouped_mm"])
+@pytest.mark.parametrize("fields", [*FIELDS[:2], FIELDS[-1]], ids=str)
+@pytest.mark.parametrize("name", MIXTURES)
+def test_the_gains_of_experts_are_fixed_too(
+    name: str, fields: dict[str, Any], way: str, powers_taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = steered_model(name, **fields)
+    model.base_model.model.set_experts_implementation(way)
+    inputs = batch(name)
+    expected = result(model.base_model.model, inputs)
+    degrees: list[int] = []
+    monkeypatch.setattr(experts, "Table", lambda values, degree: degrees.append(degree) or Table(values, degree))
+    with fixed_gains(model):
+        result(model.base_model.model, inputs)
+        powers_taken.clear(), degrees.clear()
+        assert relative_error(result(model.base_model.model, inputs), expected) < 1e-6
+        assert not powers_taken
+        assert {*degrees} == {1}
+        for vector in vectors(model):
+            vector.detach().mul_(2)
+        changed = result(model.base_model.model, inputs)
+    assert relative_error(changed, result(model.base_model.model, inputs)) < 1e-6
+    assert not torch.equal(changed, expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_trace_reads_the_vectors_and_not_their_gains() -> None:
+    model = steered_model("roberta", task_type=None)
+    base, ids = model.get_base_model(), batch("roberta")["input_ids"]
+    with torch.no_grad(), fixed_gains(model):
+        traced = torch.jit.trace(base, (ids,), strict=False, check_trace=False)
+        for vector in vectors(model):
+            vector.mul_(1.5)
+    assert relative_error(traced(ids)["logits"], base(input_ids=ids).logits) < 1e-6

@@ -101,6 +101,7 @@ class Base:
         # The file has been checked while its configuration was read, key by key.
         saved = {name_in_base(with_current_name(key)): tensor for key, tensor in load_file(path).items()}
         self._check_can_be_held(config, (split_key(key)[0] for key in saved))
+        saved = self._without_embeddings(config, saved)
         self._check_base(config)
         leave_out_what_was_not_saved(config, self.model)
         self._check_layers(config, saved)
@@ -124,12 +125,12 @@ class Base:
         config = model.peft_config[active[0]]
         if not isinstance(config, PropulsionConfig):
             raise ConfigError(f"{active[0]!r} is an adapter of {config.peft_type.value}, and not of Propulsion.")
-        self._check_base(config, config.to_dict()["base_fingerprint"])
         inner = dict(model.get_base_model().named_modules())
         steered = (name for name, m in inner.items() if isinstance(m, ExpertWeight) and active[0] in m.propulsion_delta)
         self._check_can_be_held(config, steered)
         embeddings, _ = own_embeddings(model, config, model.state_dict())
         self._check_embeddings({name_in_base(key): tensor for key, tensor in embeddings.items()})
+        self._check_base(config, config.to_dict()["base_fingerprint"])
         vectors, heads = {}, {}
         for name, module in inner.items():
             if isinstance(module, PropulsionLayer) and active[0] in module.propulsion_delta:
@@ -150,6 +151,17 @@ class Base:
                 f"The adapter steers stacked weights of experts ({next(iter(stacked))}), which a bank cannot: load it "
                 "with PeftModel, which takes adapter_names as well, or train it with exclude_modules for the experts."
             )
+
+    def _without_embeddings(self, config: PropulsionConfig, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What was saved without embeddings that are this model's own."""
+        whole = config.modules_to_save or ()
+        embeddings = {
+            key: tensor
+            for key, tensor in saved.items()
+            if not is_vector(key) and is_of_the_vocabulary(key) and not is_saved_whole(key.rpartition(".")[0], whole)
+        }
+        self._check_embeddings(embeddings)
+        return {key: tensor for key, tensor in saved.items() if key not in embeddings}
 
     def _check_embeddings(self, embeddings: Mapping[str, Tensor]) -> None:
         """Refuse an embedding, or an output layer that was not trained as a head, with values of its own."""
@@ -199,20 +211,15 @@ class Base:
                 raise AdapterFileError(f"The adapter has no bias for {name}: its file is incomplete.")
 
     def _sorted(self, config: PropulsionConfig, saved: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Heads]:
-        """Vectors and heads apart, without embeddings that are those of this model."""
+        """Vectors and heads apart."""
         vectors: dict[str, Tensor] = {}
         heads: Heads = {}
-        embeddings: dict[str, Tensor] = {}
         for key, tensor in saved.items():
             if is_vector(key):
                 vectors[key] = tensor
                 continue
-            if not is_saved_whole(key.rpartition(".")[0], config.modules_to_save or ()) and is_of_the_vocabulary(key):
-                embeddings[key] = tensor
-                continue
             head = self._head_of(key, config.modules_to_save or ())
             heads.setdefault(head, {})[key.removeprefix(f"{head}.")] = tensor
-        self._check_embeddings(embeddings)
         return vectors, heads
 
     def _head_of(self, key: str, modules_to_save: Iterable[str]) -> str:

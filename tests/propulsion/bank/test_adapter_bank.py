@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from transformers import GPT2LMHeadModel
 
 from propulsion import AdapterBank
 from propulsion.bank import steering
@@ -241,3 +242,21 @@ def test_somebody_elses_hook_sees_what_it_always_saw() -> None:
     bank(**inputs, adapter_names=["one"] * 64)
     assert torch.equal(seen[0], before)
     assert plain.weight.shape == layer.weight.shape
+
+
+class Guided(GPT2LMHeadModel):
+    """Runs with all rows and then all rows once more, as MusicGen, Dia and Janus do for their guidance."""
+
+    def generate(self, input_ids: Tensor, **kwargs: Any) -> Tensor:
+        return self(torch.cat([input_ids, input_ids])).logits
+
+
+def test_rows_in_an_order_of_the_models_own_are_refused() -> None:
+    base = Guided(tiny_model("gpt2", "lm").config)
+    base.load_state_dict(tiny_model("gpt2", "lm").state_dict())
+    bank = AdapterBank(base)
+    bank.add("one", adapter("gpt2", "lm"))
+    ids = batch("gpt2", "lm", batch=2)["input_ids"]
+    with pytest.raises(AdapterNameError, match="Guided generates with 4 rows, in an order of its own"):
+        bank.generate(ids, adapter_names=["one", "__base__"])
+    assert bank.generate(ids, adapter_names=["one", "one"]).shape[0] == 4  # whichever rows they are

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -10,15 +11,22 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from propulsion import AdapterBank, PropulsionConfig
-from propulsion.errors import AdapterFileError, AdapterNameError, BaseModelError, ConfigError, PropulsionError
+from propulsion.errors import (
+    AdapterFileError,
+    AdapterNameError,
+    BaseModelError,
+    ConfigError,
+    LayerError,
+    PropulsionError,
+)
 from tests.propulsion.bank.adapters import adapter
-from tests.propulsion.steered import batch, config, train_by_chance
-from tests.tiny_models import tiny_model
+from tests.propulsion.steered import MIXTURES, batch, config, result, train_by_chance
+from tests.tiny_models import VOCABULARY, tiny_model
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -171,3 +179,75 @@ def test_a_model_of_ones_own(tmp_path: Path) -> None:
     bank.load(tmp_path / "own")
     assert torch.equal(bank(x, adapter_names=["own", "__base__"])[0], expected[0])
     assert torch.equal(bank(x, adapter_names=["own", "__base__"])[1], plain(x)[1])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"target_modules": ["experts"]}, {"target_modules": "attn", "target_parameters": ["down_proj"]}],
+    ids=str,
+)
+@pytest.mark.parametrize("name", MIXTURES)
+def test_adapters_that_steer_experts_are_refused(name: str, fields: dict[str, Any], tmp_path: Path) -> None:
+    model = adapter(name, "lm", **fields)
+    model.save_pretrained(tmp_path / "one")
+    bank = AdapterBank(tiny_model(name, "lm"))
+    with pytest.raises(LayerError, match="stacked weights of experts"):
+        bank.load(tmp_path / "one")
+    with pytest.raises(LayerError, match="stacked weights of experts"):
+        bank.add("one", model)
+    assert not bank.names
+
+
+@pytest.mark.filterwarnings("ignore:.*of the weights in the targeted blocks stay as they are")
+@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.parametrize("name", MIXTURES)
+def test_adapters_that_leave_experts_alone_are_held(name: str, is_old: bool, tmp_path: Path) -> None:
+    adapter(name, "lm", **({} if is_old else {"target_modules": "attn"})).save_pretrained(tmp_path / "one")
+    if is_old:  # of a release whose presets had no experts
+        tensors(lambda s: [s.pop(key) for key in [*s] if ".experts." in key])(tmp_path / "one")
+        settings(base_fingerprint=None)(tmp_path / "one")
+    inputs = {key: value for key, value in batch(name, "lm").items() if key != "labels"}
+    expected = result(PeftModel.from_pretrained(tiny_model(name, "lm"), tmp_path / "one").eval(), inputs)
+    bank = AdapterBank(tiny_model(name, "lm"))
+    bank.load(tmp_path / "one")
+    assert torch.equal(bank(**inputs, adapter_names=["one"] * len(inputs["input_ids"])).logits, expected)
+
+
+def with_new_tokens(**fields: Any) -> PeftModel:
+    base = tiny_model("gpt2", "lm")
+    base.resize_token_embeddings(VOCABULARY + 5, mean_resizing=False)
+    model = get_peft_model(base, config(**{"task_type": "CAUSAL_LM", **fields})).eval()
+    train_by_chance(model)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:The embedding was resized")
+@pytest.mark.parametrize("targets", ["all", ["c_attn"]], ids=str)
+def test_an_embedding_of_an_adapters_own_is_refused(targets: Any, tmp_path: Path) -> None:
+    model = with_new_tokens(target_modules=targets)
+    model.save_pretrained(tmp_path / "one")
+    base = copy.deepcopy(model).unload()
+    bank = AdapterBank(base)
+    bank.load(tmp_path / "one")  # whose embedding this is
+    bank.add("two", model)
+    ids = torch.arange(VOCABULARY, VOCABULARY + 4)[None].expand(2, -1)
+    actual = bank(input_ids=ids, adapter_names=["one", "two"]).logits
+    assert torch.equal(actual, result(model, {"input_ids": ids}))
+    other = AdapterBank(with_new_tokens().unload())
+    for read in (lambda: other.load(tmp_path / "one"), lambda: other.add("two", model)):
+        with pytest.raises(LayerError, match="embedding of its own"):
+            read()
+    small = AdapterBank(tiny_model("gpt2", "lm"))
+    with pytest.raises(BaseModelError, match="resize_token_embeddings"):
+        small.load(tmp_path / "one")
+    assert not other.names
+    assert not small.names
+
+
+def test_an_embedding_that_was_trained_whole_is_refused(tmp_path: Path) -> None:
+    model = adapter("gpt2", "lm", target_modules=["c_attn"], modules_to_save=["wte"])
+    model.save_pretrained(tmp_path / "one")
+    bank = AdapterBank(tiny_model("gpt2", "lm"))
+    for read in (lambda: bank.load(tmp_path / "one"), lambda: bank.add("one", model)):
+        with pytest.raises(LayerError, match="the embedding transformer"):
+            read()
