@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from propulsion_tools.cli.annotations import in_words, takes_bool, takes_list
 from propulsion_tools.errors import OptionError, require
 from propulsion_tools.records import refuse_unknown
+from propulsion_tools.records.fields import ONE_RUN
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -174,4 +175,4 @@ def _for_a_list(given: str, hint: Any) -> str:
         return ""
     if takes_list(hint):
         return f' A list has brackets, and quotes around them: "[{", ".join(values)}]".'
-    return " This is one run: a grid of several is for `propulsion compare`."
+    return f" {ONE_RUN}"

@@ -41,6 +41,7 @@ ANY = Values("anything", lambda v: True)
 NOT_NEGATIVE = _number("a number of at least 0", lambda v: math.isfinite(v) and v >= 0)
 ABOVE_ZERO = _number("a number above 0", lambda v: math.isfinite(v) and v > 0)
 SHARE = _number("a share of at least 0 and below 1", lambda v: 0 <= v < 1)
+ONE_RUN = "This is one run: a grid of several is for `propulsion compare`."
 AUTO = "auto"
 ABOVE_ZERO_OR_AUTO = Values("a number above 0, or 'auto'", lambda v: v == AUTO or ABOVE_ZERO.holds(v), (AUTO,))
 SHARE_OR_MODEL = Values(
@@ -186,7 +187,8 @@ def _check_value(cls: type, item: Field[Any], value: Any) -> None:
         return
     values: Values = item.metadata["values"]
     if not values.holds(value):
-        hint = near_misses(str(value), values.choices)
+        several = isinstance(value, str) and "," in value
+        hint = near_misses(str(value), values.choices) or (f" {ONE_RUN}" if several else "")
         raise OptionError(f"{item.name} must be {values.wanted}, and not {value!r}.{hint}")
 
 

@@ -77,7 +77,7 @@ def run_table(records: Mapping[str, RunRecord], main_metric: str, split: str = "
     ]
     common = {record.majority.get(split, {}).get(main_metric) for record in records.values()}
     if len(common) == 1 and (most := common.pop()) is not None:
-        rows.insert(0, [MAJORITY, number(most), *("" for _ in costs)])
+        rows.insert(0, ["majority", number(most), *("" for _ in costs)])
     return table("", ["method", *headings], rows, right=range(1, len(headings) + 1))
 
 
