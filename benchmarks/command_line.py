@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--rounds", type=int, default=11, help="how often each is timed")
     options.add_argument("--output", type=Path, help="where the JSON goes; a name in benchmarks/results/ if not given")
-    options.set_defaults(device="cpu")
+    options.set_defaults(device="cpu", clock="processor and wall")
     chosen, begin = options.parse_args(arguments), time.perf_counter()
     rows = measure(chosen.rounds)
     lines = [[row["words"], spread(row["processor_seconds"]), spread(row["seconds"])] for row in rows]

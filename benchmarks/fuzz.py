@@ -1,6 +1,6 @@
 """Feeds damaged and hostile files to everything that reads a user's files: nothing but an error of ours may come out.
 
-python benchmarks/fuzz.py --inputs 1000000 --output benchmarks/results/fuzz.json
+python benchmarks/fuzz.py --inputs 1000000 --output benchmarks/fuzz.json
 python benchmarks/fuzz.py --atheris record_json -runs=100000       # guided by coverage, where atheris is installed
 
 Inputs are whole files, changed: values of JSON and YAML by hostile ones, keys left out or doubled, the headers of

@@ -1,4 +1,4 @@
-"""The time of a forward pass without gradients, unmerged and merged, over that of the base model.
+"""The time of a forward pass without gradients, unmerged, with fixed gains and merged, over that of the base model.
 
 python benchmarks/inference.py --models minilm roberta-base --dtype float32 --length 128 1
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from subjects import METHODS, batch, build, share_weights
 from torch import Tensor, nn
 
+from propulsion import fixed_gains
+
 TUNED = ("lora-all", "ia3-all", "propulsion-attn", "propulsion-all")
+FIXED = ", fixed gains"
 
 
 def merged(name: str, model: nn.Module) -> nn.Module:
@@ -32,6 +36,7 @@ def merged(name: str, model: nn.Module) -> nn.Module:
 CASES: dict[str, Callable[[nn.Module], nn.Module]] = {
     "base": lambda model: model,
     **{name: METHODS[name] for name in TUNED},
+    **{f"{name}{FIXED}": METHODS[name] for name in TUNED if name.startswith("propulsion")},
     **{f"{name}, merged": partial(merged, name) for name in TUNED},
 }
 
@@ -44,7 +49,11 @@ def measure(options: argparse.Namespace, model_name: str, dtype: str, length: in
     models = {name: CASES[name](share_weights(model)).eval() for name in chosen(options, CASES, "base")}
     minutes = options.minutes / len(options.models) / len(options.dtype) / len(options.length)
     runs = {name: partial(_forward, case, inputs) for name, case in models.items()}
-    samples = alternate(runs, options.rounds, options.device, minutes)
+    with ExitStack() as stack:
+        for name, case in models.items():
+            if name.endswith(FIXED):
+                stack.enter_context(fixed_gains(case))
+        samples = alternate(runs, options.rounds, options.device, minutes, options.clock)
     where = {"model": model_name, "dtype": dtype, "batch": options.batch, "length": length}
     rows = [{**where, "method": "base", "ratio": quartiles([1.0]), "seconds": quartiles(samples.pop("base"))}]
     for name, ratios in samples.items():

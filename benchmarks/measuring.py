@@ -23,10 +23,15 @@ RESULTS = Path(__file__).parent / "results"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BETWEEN_REFERENCES = 2
 FEWEST_ROUNDS = 3
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 
 def alternate(
-    runs: dict[str, Callable[[], Any]], rounds: int, device: str = "cpu", minutes: float = float("inf")
+    runs: dict[str, Callable[[], Any]],
+    rounds: int,
+    device: str = "cpu",
+    minutes: float = float("inf"),
+    clock: str = "wall",
 ) -> dict[str, list[float]]:
     """Time runs in turn, the first of them again and again between the others.
 
@@ -35,6 +40,7 @@ def alternate(
         rounds: How often each is timed, if the time allows it, and at least three times.
         device: Where they run.
         minutes: When to stop.
+        clock: "wall", or "processor" for the time that the process had, where others use the machine too.
 
     Returns:
         For each run, seconds per round divided by those of the references right before and after it; for the
@@ -50,24 +56,25 @@ def alternate(
         if done >= FEWEST_ROUNDS and time.perf_counter() > end:
             break
         shuffled.shuffle(others)
-        before = seconds(runs[reference], device)
+        before = seconds(runs[reference], device, clock)
         samples[reference].append(before)
         for start in range(0, len(others), BETWEEN_REFERENCES):
-            times = {name: seconds(runs[name], device) for name in others[start : start + BETWEEN_REFERENCES]}
-            after = seconds(runs[reference], device)
+            times = {name: seconds(runs[name], device, clock) for name in others[start : start + BETWEEN_REFERENCES]}
+            after = seconds(runs[reference], device, clock)
             for name, value in times.items():
                 samples[name].append(2 * value / (before + after))
             before = after
     return samples
 
 
-def seconds(run: Callable[[], Any], device: str = "cpu") -> float:
+def seconds(run: Callable[[], Any], device: str = "cpu", clock: str = "wall") -> float:
     """The duration of one run."""
+    now = CLOCKS[clock]
     synchronize(device)
-    start = time.perf_counter()
+    start = now()
     run()
     synchronize(device)
-    return time.perf_counter() - start
+    return now() - start
 
 
 def synchronize(device: str) -> None:
@@ -105,7 +112,7 @@ def paired(numerator: list[float], denominator: list[float]) -> dict[str, float]
     return quartiles([a / b for a, b in zip(numerator, denominator, strict=True)])
 
 
-def environment(device: str) -> dict[str, Any]:
+def environment(device: str, clock: str) -> dict[str, Any]:
     """What the numbers depend on beside the settings."""
     packages = {name: version(name) for name in ("torch", "transformers", "peft")}
     return {
@@ -113,6 +120,7 @@ def environment(device: str) -> dict[str, Any]:
         **packages,
         "device": torch.cuda.get_device_name() if device == "cuda" else processor(),
         "threads": torch.get_num_threads(),
+        "clock": clock,
         "date": time.strftime("%Y-%m-%d"),
     }
 
@@ -136,6 +144,7 @@ def parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
     options.add_argument("--length", type=int, nargs="+", default=[128], help="tokens in a row")
     options.add_argument("--rounds", type=int, default=15, help="how often each method is timed, if time allows it")
     options.add_argument("--minutes", type=float, default=9, help="after which fewer rounds have to do")
+    options.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: where others use the machine too")
     options.add_argument("--threads", type=int, help="of the CPU; all of them if not given")
     options.add_argument("--methods", nargs="+", help="only these")
     options.add_argument("--skip", nargs="+", default=[], help="all but these")
@@ -167,7 +176,7 @@ def write(benchmark: str, options: argparse.Namespace, rows: list[dict[str, Any]
     settings = {key: value for key, value in vars(options).items() if key not in ("output",)}
     record = {
         "benchmark": benchmark,
-        "environment": environment(options.device),
+        "environment": environment(options.device, options.clock),
         "settings": settings,
         "minutes_taken": round(duration / 60, 1),
         "rows": rows,

@@ -42,7 +42,7 @@ def measure(options: argparse.Namespace, model_name: str, dtype: str, length: in
         trainees[name] = trainee
     minutes = options.minutes / len(options.models) / len(options.dtype) / len(options.length)
     steps = {name: trainee.step for name, trainee in trainees.items()}
-    samples = alternate(steps, options.rounds, options.device, minutes)
+    samples = alternate(steps, options.rounds, options.device, minutes, options.clock)
     floor_bytes = saved_bytes(trainees["floor"].model, trainees["floor"].loss)
     for name, trainee in trainees.items():
         ratios = samples[name] if name != "floor" else [1.0] * len(samples[name])

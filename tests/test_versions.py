@@ -23,7 +23,8 @@ FRAGILE = ("torch", "transformers", "peft", "accelerate", "datasets", "jsonargpa
 
 def bounded() -> list[Requirement]:
     texts = [*PROJECT["dependencies"], *(text for extra in EXTRAS for text in PROJECT["optional-dependencies"][extra])]
-    return [Requirement(text) for text in texts]
+    requirements = [Requirement(text) for text in texts]
+    return [requirement for requirement in requirements if requirement.name != PROJECT["name"]]
 
 
 def pins(file: str) -> dict[str, list[Version]]:

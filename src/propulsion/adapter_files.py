@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from propulsion.errors import AdapterFileError, BaseModelError
 from propulsion.heads import is_saved_whole
@@ -132,16 +132,17 @@ def _check_key(
             f"{path}: {key} has the shape {shape}, but adapter_config.json says num_vectors={num_vectors}: one of the "
             "two files is another adapter's."
         )
-    is_own = parameter in (DELTA, BIAS)
-    is_head = is_saved_whole(key.rpartition(".")[0], modules_to_save)
-    if not (is_own or is_head or _is_of_the_vocabulary(key)):
+    if parameter in (DELTA, BIAS):
+        return
+    if not (is_saved_whole(key.rpartition(".")[0], modules_to_save) or is_of_the_vocabulary(key)):
         raise AdapterFileError(
             f"{path} has weights for {key}, which is neither a vector of Propulsion nor in modules_to_save: they would "
             "overwrite the base model."
         )
 
 
-def _is_of_the_vocabulary(key: str) -> bool:
+def is_of_the_vocabulary(key: str) -> bool:
+    """Whether a key of a saved adapter is that of an embedding or of the layer that gives tokens their scores."""
     name = f".{key}"
     return any(f".{module}." in name for module in EMBEDDINGS | OUTPUT_LAYERS)
 
@@ -184,3 +185,49 @@ def check_adapter_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, 
                 f"Adapter {adapter_name!r} has the shape {tuple(tensors[key].shape)} for {key}, this model "
                 f"{tuple(tensor.shape)}: load it onto the base model named in its adapter_config.json."
             )
+
+
+def vectors_to_save(
+    model: nn.Module, adapter_name: str, state_dict: Mapping[str, Tensor], others: Collection[str]
+) -> dict[str, Tensor]:
+    """An adapter's vectors out of a model's state.
+
+    Args:
+        model: The model with its adapters.
+        adapter_name: Which.
+        state_dict: The model's state, without what PEFT takes for other adapters' by its name; or empty, where another
+            process saves.
+        others: The other adapters' names.
+
+    Returns:
+        The vectors and biases by the model's keys.
+
+    Raises:
+        AdapterFileError: The state lacks something that this adapter trains; says why.
+    """
+    names = [_name_in_state(name) for name, _ in model.named_parameters()]
+    endings = tuple(f".{vector.replace('.', f'.{adapter_name}.')}" for vector in (DELTA, BIAS))
+    vectors = [name for name in names if f".{name}".endswith(endings)]
+    trained = [*vectors, *(name for name in names if f".modules_to_save.{adapter_name}." in name)]
+    missing = [name for name in trained if name not in state_dict]
+    if state_dict and missing:
+        raise AdapterFileError(_why_missing(missing[0], adapter_name, state_dict, others))
+    return {name: state_dict[name] for name in vectors if name in state_dict}
+
+
+def _why_missing(name: str, adapter_name: str, state_dict: Mapping[str, Tensor], others: Collection[str]) -> str:
+    like = next((other for other in others if other in name.split(".")), None)
+    if like:
+        return (
+            f"The adapter {adapter_name!r} cannot be saved beside {like!r}, which is named like a part of the model: "
+            f"PEFT would leave out what has that name, such as {name}. Load or train the other under another name."
+        )
+    return (
+        f"The state_dict that is to be saved lacks {name} of the adapter {adapter_name!r}, and has names such as "
+        f"{next(iter(state_dict))}: leave it out, or give that of the PeftModel, not of what is around it."
+    )
+
+
+def _name_in_state(name: str) -> str:
+    """The key in a state_dict of a parameter: FSDP and activation checkpointing take their wrappers' names out."""
+    return name.replace("_fsdp_wrapped_module.", "").replace("_checkpoint_wrapped_module.", "")

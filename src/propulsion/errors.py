@@ -6,6 +6,7 @@ PropulsionError
 ├── LayerError               a layer of this kind cannot be steered (also a ValueError)
 ├── MergeError               these vectors cannot be folded into these weights (also a ValueError)
 ├── HeadError                a model has no head that can be started so (also a ValueError)
+├── BankFullError            more adapters at once than an AdapterBank may have on the device
 ├── AdapterNameError         no adapter of this name (also a ValueError)
 └── AdapterFileError         a saved adapter is damaged, incomplete or not finite (also a ValueError)
     └── BaseModelError       a saved adapter belongs to another base model
@@ -41,8 +42,17 @@ class HeadError(PropulsionError, ValueError):
     """A model has no head that can be started from these labels."""
 
 
+class BankFullError(PropulsionError):
+    """More adapters at once than an AdapterBank may have on the device."""
+
+
 class AdapterNameError(PropulsionError, ValueError):
     """No adapter of this name is loaded."""
+
+    @classmethod
+    def unknown(cls, name: str, known: Iterable[str]) -> AdapterNameError:
+        """The error for a name that is not among the known ones."""
+        return cls(f"There is no adapter {name!r}.{near_misses(name, known)}")
 
 
 class AdapterFileError(PropulsionError, ValueError):

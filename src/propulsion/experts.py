@@ -21,6 +21,7 @@ from torch.func import functional_call
 from propulsion.config import PropulsionConfig
 from propulsion.errors import ConfigError, LayerError, MergeError
 from propulsion.expert_products import Biases, StackedWeight, SteeredProducts, Table
+from propulsion.inference import fixed_gain
 from propulsion.layers import PropulsionLayer
 from propulsion.mixed_batches import names_of_rows, run_by_adapter
 from propulsion.pooling import folds_into_weights
@@ -131,6 +132,8 @@ class ExpertWeight(PropulsionLayer):
 
     def table(self, adapter_name: str) -> Table:
         """An adapter's gains by expert."""
+        if (gain := fixed_gain(self, adapter_name)) is not None:
+            return Table(gain.view(len(gain), *self.shape), 1)
         degree = self.propulsion_degree[adapter_name]
         if len(degree) == 1:
             return Table(self.propulsion_delta[adapter_name]().view(1, *self.shape), degree[0])

@@ -48,7 +48,12 @@ def powers(z: Tensor, degree: Sequence[int]) -> Tensor:
 
 def z_of(delta: Tensor) -> Tensor:
     """z = 1 + δ, in float32 or δ's own dtype if that is wider."""
-    return 1 + (delta if delta.dtype == torch.float32 else delta.to(torch.promote_types(delta.dtype, torch.float32)))
+    return 1 + in_full(delta)
+
+
+def in_full(delta: Tensor) -> Tensor:
+    """δ in float32 or its own dtype if that is wider."""
+    return delta if delta.dtype == torch.float32 else delta.to(torch.promote_types(delta.dtype, torch.float32))
 
 
 def scale_reference(output: Tensor, z: Tensor, degree: int = 1) -> Tensor:
@@ -87,13 +92,17 @@ def scale(
     Returns:
         The product, in the output's dtype.
     """
-    if is_recorded() or is_transformed() or is_forward_mode():
-        # These read the program: they want the plain formula.
+    if reads_the_program():
         return scale_reference(output, z, degree)
     in_place = in_place and output.dtype in NEARLY_ZERO and _has_room(output, z)
     if not torch.is_grad_enabled():
         return kernels.multiply(output, power(z, degree), out=output if in_place else None)
     return _Scale.apply(output, z, in_place, lookup, degree)
+
+
+def reads_the_program() -> bool:
+    """Whether something reads the program and wants the plain formula: what records it, torch.func or forward mode."""
+    return is_recorded() or is_transformed() or is_forward_mode()
 
 
 def _has_room(output: Tensor, z: Tensor) -> bool:

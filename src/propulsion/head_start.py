@@ -6,7 +6,7 @@ first steps push every gain of the network one way to make up for it, and z^k fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,12 +41,14 @@ def start_head(
 
     Raises:
         HeadError: There is no such head, there are no labels or wrong ones, the layer has no bias and there are no
-            batches, or its weights are not in memory.
+            batches, or its weights are not in memory or quantized.
     """
     layer = output_layer(model)
     answer = first_answer(labels, model.config)
     if layer.weight.is_meta:
         raise HeadError("The head's weights are offloaded, so that it cannot be started: keep the head in memory.")
+    if not layer.weight.is_floating_point():
+        raise HeadError("The head's weights are quantized, so that it cannot be started: leave the head unquantized.")
     mean = _mean_input(model, layer, batches)
     with torch.no_grad():
         answered = 0.0 if mean is None else layer.weight.float() @ mean
@@ -73,7 +75,7 @@ def output_layer(model: PeftModel | PreTrainedModel) -> nn.Linear:
     layers = [
         layer
         for name in head_modules(base)
-        for layer in _trained(base.get_submodule(name)).modules()
+        for layer in _trained(base.get_submodule(name))
         if isinstance(layer, nn.Linear) and layer.out_features == size
     ]
     if not layers:
@@ -84,12 +86,14 @@ def output_layer(model: PeftModel | PreTrainedModel) -> nn.Linear:
     return layers[-1]
 
 
-def _trained(module: nn.Module) -> nn.Module:
-    """What PEFT trains of a module of the head, not the copy that it keeps."""
-    if not isinstance(module, ModulesToSaveWrapper):
-        return module
-    active = [name for name in module.active_adapters if name in module.modules_to_save]
-    return module.modules_to_save[active[0]] if active else module.original_module
+def _trained(module: nn.Module) -> Iterator[nn.Module]:
+    """A module of the head and all in it, of what PEFT wraps the part that it trains and not the copies beside it."""
+    if isinstance(module, ModulesToSaveWrapper):
+        active = [name for name in module.active_adapters if name in module.modules_to_save]
+        module = module.modules_to_save[active[0]] if active else module.original_module
+    yield module
+    for child in module.children():
+        yield from _trained(child)
 
 
 def first_answer(labels: Iterable[Any], config: Any) -> Tensor:
@@ -111,18 +115,21 @@ def first_answer(labels: Iterable[Any], config: Any) -> Tensor:
     if kind == "multi_label_classification":
         return torch.logit(_numbers(rows, size).mean(0), eps=_LEAST_COUNT / len(rows))
     flat = [tag for row in rows for tag in (row if isinstance(row, Sequence) else (row,)) if tag != IGNORED]
-    classes = torch.tensor(flat)
-    if not flat or classes.is_floating_point() or not bool(((classes >= 0) & (classes < size)).all()):
+    if not flat or not all(isinstance(tag, int) and 0 <= tag < size for tag in flat):
         raise HeadError(f"The labels of this head are classes from 0 to {size - 1}, and these are not.")
-    counts = torch.bincount(classes, minlength=size).float().clamp_min(_LEAST_COUNT)
+    counts = torch.bincount(torch.tensor(flat, dtype=torch.long), minlength=size).float().clamp_min(_LEAST_COUNT)
     return (counts / len(flat)).log()
 
 
 def _numbers(rows: list[Any], size: int) -> Tensor:
+    refusal = f"Each label of this head is {size} finite number{'s' * (size > 1)}, and these are not."
     try:
-        return torch.tensor(rows, dtype=torch.float32).reshape(len(rows), size)
+        numbers = torch.tensor(rows, dtype=torch.float32).reshape(len(rows), size)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise HeadError(f"Each label of this head is {size} number{'s' * (size > 1)}, and these are not.") from error
+        raise HeadError(refusal) from error
+    if not torch.isfinite(numbers).all():
+        raise HeadError(refusal)
+    return numbers
 
 
 def _mean_input(model: nn.Module, layer: nn.Linear, batches: Iterable[Mapping[str, Any]]) -> Tensor | None:

@@ -11,6 +11,9 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
+from propulsion.errors import AdapterFileError
+from propulsion.upstream.peft_private import name_in_base
+
 if TYPE_CHECKING:
     from propulsion.config import PropulsionConfig
 
@@ -67,6 +70,28 @@ def leave_out_what_was_not_saved(peft_config: PropulsionConfig, model: nn.Module
         if any(is_saved_whole(name, [module]) for name in saved.others)
         or not any(name.endswith(module) for name in names)
     ]
+
+
+def check_heads_in_memory(model: nn.Module, tensors: Iterable[str], adapter_name: str) -> None:
+    """Refuse to load a trained head into one that is offloaded, where it would be lost without a word.
+
+    Args:
+        model: The model with the adapter's layers.
+        tensors: The names of the saved tensors.
+        adapter_name: The adapter's name.
+
+    Raises:
+        AdapterFileError: The adapter has a head, and that of the model is offloaded.
+    """
+    mark = f".modules_to_save.{adapter_name}."
+    offloaded = [name for name, parameter in model.named_parameters() if mark in name and parameter.is_meta]
+    saved = {name.replace(mark, ".") for name in tensors}
+    if lost := [name for name in offloaded if name.replace(mark, ".") in saved]:
+        head = name_in_base(lost[0]).partition(".modules_to_save.")[0]
+        raise AdapterFileError(
+            f"Adapter {adapter_name!r} has a trained head, and that of the base model, {head}, is offloaded, where it "
+            f"cannot be replaced: load the base model with a device_map that keeps {head!r} on a device."
+        )
 
 
 def copy_heads(heads: list[ModulesToSaveWrapper], owner: str, adapter_name: str) -> None:

@@ -1,23 +1,72 @@
-"""What is checked of a configuration and a model before an adapter is put into it."""
+"""What a configuration means for a model, and what is checked of both before an adapter is put into it."""
 
 from __future__ import annotations
 
 import re
 import warnings
 from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
 
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
 from propulsion.advice import listed, lists_of_blocks, on_blocks, on_entry
 from propulsion.config import PropulsionConfig
 from propulsion.errors import AdapterFileError, AdapterNameError, BaseModelError, TargetError, near_misses
-from propulsion.experts import ExpertWeight
+from propulsion.experts import ExpertWeight, holds_experts
 from propulsion.heads import is_saved_whole
 from propulsion.layer_kinds import kind_of
 from propulsion.layers import PropulsionLayer
-from propulsion.targets import check_every_entry_matches, is_preset, layer_index, missing_entries
-from propulsion.upstream.peft_private import matches_pattern
+from propulsion.targets import (
+    check_every_entry_matches,
+    is_preset,
+    is_stack,
+    layer_index,
+    missing_entries,
+    resolve_preset,
+)
+from propulsion.upstream.peft_private import matches_pattern, name_when_saved
 from propulsion.upstream.torch_private import is_within_compiled
+
+
+def preset_names(peft_config: PropulsionConfig, model: nn.Module) -> set[str]:
+    """The full names of what a configuration's preset stands for in a model, in the blocks that it names."""
+    blocks, pattern = peft_config.layers_to_transform, peft_config.layers_pattern
+    chosen = None if blocks is None else {blocks} if isinstance(blocks, int) else set(blocks)
+    names = resolve_preset(model, str(peft_config.target_modules), experts=True)
+    names = [name for name in names if not is_stack(model, name) or holds_experts(model.get_submodule(name))]
+    return {name for name in names if chosen is None or layer_index(name, pattern) in chosen}
+
+
+def is_steered(peft_config: PropulsionConfig, name: str, names: set[str] | None, model: nn.Module) -> Any:
+    """Whether a module is to be steered, as PEFT decides it; a preset stands for the full names of its modules.
+
+    Args:
+        peft_config: Says what is to be steered.
+        name: The module's full name.
+        names: What its preset stands for; None if it has none.
+        model: The model, perhaps with adapters.
+    """
+    if names is None:
+        return check_target_module_exists(peft_config, name)
+    if name in names and _was_passed_over(peft_config, name, model):
+        return False
+    return is_left_in(peft_config, name, names)
+
+
+def is_left_in(peft_config: PropulsionConfig, name: str, names: set[str]) -> Any:
+    """Whether a module is one of these and left in by `exclude_modules` and `modules_to_save`, as PEFT tells it."""
+    excluded = {field: getattr(peft_config, field) for field in ("exclude_modules", "modules_to_save")}
+    return check_target_module_exists(SimpleNamespace(target_modules=names, **excluded), name)
+
+
+def _was_passed_over(peft_config: PropulsionConfig, name: str, model: nn.Module) -> bool:
+    """Whether a saved adapter is of a release whose presets had no experts."""
+    saved = peft_config.saved_names
+    if saved is None or not saved.shapes or not holds_experts(model.get_submodule(name)):
+        return False
+    return not any(layer.startswith(f"{name}.") for layer in saved.shapes)
 
 
 def check_adapter_name(adapter_name: str) -> None:
@@ -45,9 +94,10 @@ def check_name_beside_heads(adapter_name: str, modules_to_save: list[str], model
         AdapterNameError: Names the parameter.
     """
     for name, _ in model.named_parameters():
-        if adapter_name in name.split(".") and is_saved_whole(name, modules_to_save):
+        saved = name_when_saved(name)
+        if adapter_name in saved.split(".") and is_saved_whole(saved, modules_to_save):
             raise AdapterNameError(
-                f"An adapter cannot be named {adapter_name!r}, because it trains {name}, out of whose name PEFT takes "
+                f"An adapter cannot be named {adapter_name!r}, because it trains {saved}, out of whose name PEFT takes "
                 "the adapter's: choose another name."
             )
 
@@ -114,11 +164,12 @@ def check_targets(peft_config: PropulsionConfig, modules: dict[str, nn.Module], 
                 f"degree_pattern has {pattern!r}, which is no steered module.{near_misses(pattern, ends)} Those end in "
                 f"{listed(ends, 'and')}."
             )
-    if peft_config.train_bias and matched and not any(map(_has_bias, matched.values())):
+    if peft_config.train_bias and matched and not any(map(has_bias, matched.values())):
         warnings.warn("train_bias=True has no effect: none of the steered layers has a bias.", stacklevel=2)
 
 
-def _has_bias(module: nn.Module) -> bool:
+def has_bias(module: nn.Module) -> bool:
+    """Whether a layer, steered or not, adds a bias to its output."""
     return module.has_bias if isinstance(module, PropulsionLayer) else getattr(module, "bias", None) is not None
 
 

@@ -48,9 +48,11 @@ def multiply(values: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor
     if values.dtype == scale.dtype or values.dtype == torch.promote_types(values.dtype, scale.dtype):
         return torch.mul(values, scale, out=out)
     if out is None:
-        out = values.new_empty(torch.broadcast_shapes(values.shape, scale.shape))
+        is_one_vector = scale.dim() == 1  # which broadcasts to nothing but the values' shape
+        shape = values.shape if is_one_vector else torch.broadcast_shapes(values.shape, scale.shape)
+        out = values.new_empty(shape)
     # The gains are of a wider type, so that torch.mul would first make a copy of the activations in it.
-    pieces = None if values.numel() < FEW else _by_channel(scale, values, out)
+    pieces = _by_channel(scale, values, out) if _pays(values, scale) else None
     if pieces is None:
         return torch.mul(values, scale, out=out)
     for gains, after, (value, result) in pieces:
@@ -94,7 +96,7 @@ def multiply_backward(
 
 def _product_sum(grad: Tensor, saved: Tensor, scale: Tensor) -> Tensor:
     """Σ grad ⊙ saved over all that `scale` was broadcast over."""
-    pieces = None if grad.numel() < FEW else _by_channel(scale, grad, saved.contiguous())
+    pieces = _by_channel(scale, grad, saved.contiguous()) if _pays(grad, scale) else None
     if pieces is None:
         return _product_sum_reference(grad, saved, scale)
     sums = [_product_sum_of(*piece) for piece in pieces]
@@ -118,6 +120,12 @@ def _product_sum_reference(grad: Tensor, saved: Tensor, scale: Tensor) -> Tensor
     return product if product.shape == scale.shape else product.sum_to_size(scale.shape)
 
 
+def _pays(activations: Tensor, scale: Tensor) -> bool:
+    """Whether each of the pieces has more than few activations."""
+    by_row = scale.dim() > 1 and scale.shape[-1] > 1
+    return activations.numel() >= FEW * (len(scale) if by_row else 1)
+
+
 def _by_channel(scale: Tensor, *activations: Tensor) -> list[_Piece] | None:
     """Matching pieces of the gains and of activations.
 
@@ -126,7 +134,11 @@ def _by_channel(scale: Tensor, *activations: Tensor) -> list[_Piece] | None:
     """
     shape, ndim = activations[0].shape, scale.dim()
     wide = [axis - ndim for axis in range(ndim) if scale.shape[axis] > 1]
-    if not wide or scale.dtype != torch.promote_types(activations[0].dtype, torch.float32):
+    if (
+        not wide
+        or scale.numel() == activations[0].numel()
+        or scale.dtype != torch.promote_types(activations[0].dtype, torch.float32)
+    ):
         return None
     if not all(_suits(tensor, shape) for tensor in activations):
         return None

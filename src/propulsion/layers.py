@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from propulsion.config import PropulsionConfig
 from propulsion.errors import AdapterNameError, ConfigError, MergeError
 from propulsion.gain import powers
+from propulsion.inference import fixed_gain, fixed_product
 from propulsion.initialization import initial_delta
+from propulsion.kernels import FEW, multiply
 from propulsion.merging import MergeableLayer, OriginalParameters
 from propulsion.mixed_batches import names_of_rows
 from propulsion.pooling import pool, steer
@@ -145,6 +147,9 @@ class PropulsionLayer(nn.Module, MergeableLayer):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The base layer's output, steered by the active adapters or, with `adapter_names`, each row by its own."""
+        if not kwargs and (product := fixed_product(self)) is not None:
+            output = product.output_of_base(x, args)
+            return multiply(output, product.gain, out=output if self._may_overwrite(output) else None)
         adapter_names = kwargs.pop("adapter_names", None)
         if self.disable_adapters:
             if self.merged:
@@ -156,9 +161,13 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         in_place = self._owns_output and not self._is_watched()
         for adapter_name in self.active_adapters:
             if adapter_name in self.propulsion_delta and adapter_name not in self.merged_adapters:
-                output = self._steer(output, adapter_name, in_place, self._lookup(output, x))
+                output = self._steer(output, adapter_name, in_place, x)
                 in_place, x = False, None  # the backward of the first product keeps its result
         return output
+
+    def _may_overwrite(self, output: Tensor) -> bool:
+        """Whether the product without gradient may take the output's memory, where that is worth asking."""
+        return output.numel() >= FEW and self._owns_output and output.is_contiguous() and not self._is_watched()
 
     def _lookup(self, output: Tensor, x: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """The table and the ids that the output was looked up by, for nearly nothing, so that it need not be kept."""
@@ -170,16 +179,16 @@ class PropulsionLayer(nn.Module, MergeableLayer):
             return None
         return base_layer.weight, x.clone()  # a loader may fill its buffer with the next batch before the backward
 
-    def _steer(
-        self, output: Tensor, adapter_name: str, in_place: bool, lookup: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
-        degree = self.propulsion_degree[adapter_name]
+    def _steer(self, output: Tensor, adapter_name: str, in_place: bool, x: Tensor | None = None) -> Tensor:
         if adapter_name in self.propulsion_bias:
-            output = (output + self._align(self.propulsion_bias[adapter_name]())).to(output.dtype)
+            output = (output + self.align(self.propulsion_bias[adapter_name]())).to(output.dtype)
+        if (gain := fixed_gain(self, adapter_name)) is not None:
+            return steer(output, gain, in_place)
+        degree, lookup = self.propulsion_degree[adapter_name], self._lookup(output, x)
         if len(degree) == 1:  # its own pool: the power and its derivative belong to the product
-            z = self._align(self.propulsion_delta[adapter_name]())
+            z = self.align(self.propulsion_delta[adapter_name]())
             return steer(output, z, in_place, lookup, degree[0])
-        return steer(output, self._align(self.pooled_gain(adapter_name)), in_place, lookup)
+        return steer(output, self.align(self.pooled_gain(adapter_name)), in_place, lookup)
 
     def own(self, adapter_names: Iterable[str]) -> list[str]:
         """Those of some adapters that steer this layer."""
@@ -190,7 +199,11 @@ class PropulsionLayer(nn.Module, MergeableLayer):
         gains = powers(self.propulsion_delta[adapter_name](), self.propulsion_degree[adapter_name])
         return pool(gains, self.propulsion_pooling[adapter_name])
 
-    def _align(self, values: Tensor) -> Tensor:
+    def _known_gain(self, adapter_name: str) -> Tensor:
+        gain = fixed_gain(self, adapter_name)
+        return self.pooled_gain(adapter_name) if gain is None else gain.flatten(1)
+
+    def align(self, values: Tensor) -> Tensor:
         """(..., d_out) → (..., d_out, 1, ...), so that it meets the output's channels."""
         return values if self.output_axis == -1 else values.reshape(*values.shape, *[1] * (-1 - self.output_axis))
 
@@ -217,7 +230,7 @@ class PropulsionLayer(nn.Module, MergeableLayer):
             zero = torch.zeros(self.out_features, device=output.device)
             biases = [self.propulsion_bias[name]() if name in self.propulsion_bias else zero for name in known]
             output = (output + torch.stack([zero, *biases])[rows].view(shape)).to(output.dtype)
-        gains = [self.pooled_gain(name) for name in known]
+        gains = [self._known_gain(name) for name in known]
         gains = [pooled.expand(max(map(len, gains)), -1) for pooled in gains]
         bank = torch.stack([torch.ones_like(gains[0]), *gains], dim=1)
         return steer(output, bank[:, rows].view(len(bank), *shape), in_place)

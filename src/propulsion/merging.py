@@ -23,6 +23,7 @@ class MergeableLayer(BaseTunerLayer):
     base_layer: nn.Module
     propulsion_delta: nn.ModuleDict
     propulsion_bias: nn.ModuleDict
+    propulsion_degree: dict[str, tuple[int, ...]]
     propulsion_pooling: dict[str, str]
     weight_axis: int
     weight_name, bias_name = "weight", "bias"  # the base layer's attributes
@@ -31,6 +32,10 @@ class MergeableLayer(BaseTunerLayer):
 
     def pooled_gain(self, adapter_name: str) -> Tensor:
         """As `PropulsionLayer.pooled_gain`."""
+        raise NotImplementedError
+
+    def align(self, values: Tensor) -> Tensor:
+        """As `PropulsionLayer.align`."""
         raise NotImplementedError
 
     def check_mergeable(self, adapter_name: str) -> None:

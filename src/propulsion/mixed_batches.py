@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -26,10 +26,11 @@ MAIN_INPUTS = (
     "input_values",
     "decoder_input_ids",
 )
+LISTED = 20  # adapters in an error message
 BASE_MODEL = "__base__"  # PEFT's name for a row without adapter
 
 
-def check_adapter_names(adapter_names: Any, known: Sequence[str], inputs: Mapping[str, Any]) -> bool:
+def check_adapter_names(adapter_names: Any, known: Collection[str], inputs: Mapping[str, Any]) -> bool:
     """Refuse names that do not fit the adapters or the batch.
 
     Args:
@@ -46,23 +47,30 @@ def check_adapter_names(adapter_names: Any, known: Sequence[str], inputs: Mappin
     is_list = isinstance(adapter_names, (list, tuple)) and len(adapter_names) > 0
     if not is_list or not all(isinstance(name, str) for name in adapter_names):
         raise AdapterNameError(f"adapter_names must be a list with one name for each row, not {adapter_names!r}.")
-    unknown = sorted(set(adapter_names) - set(known) - {BASE_MODEL})
+    unknown = sorted(name for name in {*adapter_names} - {BASE_MODEL} if name not in known)
     if unknown:
+        some = [*known][:LISTED]
+        more = f", {len(known) - LISTED} more" if len(known) > LISTED else ""
         raise AdapterNameError(
-            f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}. Loaded are {', '.join(known)} and "
-            f"{BASE_MODEL!r} for none.{near_misses(unknown[0], known)}"
+            f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}. Loaded are {', '.join(some)}{more} "
+            f"and {BASE_MODEL!r} for none.{near_misses(unknown[0], known)}"
         )
-    shape = _batch_shape(inputs)
+    shape = batch_shape(inputs)
     batch = shape[0] if shape else None
-    if batch not in (None, len(adapter_names)):
-        raise AdapterNameError(
-            f"Length of `adapter_names` should be the same as the number of inputs, but got {len(adapter_names)} and "
-            f"{batch} respectively."
-        )
+    if batch is not None:
+        _check_count(len(adapter_names), batch)
     return batch is not None
 
 
-def _batch_shape(inputs: Mapping[str, Any]) -> tuple[int, ...] | None:
+def _check_count(names: int, rows: int) -> None:
+    if names != rows:
+        raise AdapterNameError(
+            f"Length of `adapter_names` should be the same as the number of inputs, but got {names} and {rows} "
+            "respectively."
+        )
+
+
+def batch_shape(inputs: Mapping[str, Any]) -> tuple[int, ...] | None:
     """The shape of what the model reads, which is the first of its arguments or has one of the usual names."""
     candidates = [inputs.get(name) for name in MAIN_INPUTS]
     return next((tuple(value.shape) for value in candidates if isinstance(value, Tensor) and value.dim()), None)
@@ -83,9 +91,9 @@ def steering_each_row(model: nn.Module, adapter_names: Sequence[str], repeats: b
         repeats: The model may see each row several times over, as generation does for beams; otherwise the number of
             names has to be that of the model's inputs.
     """
-    rows = _Rows(list(adapter_names), model, repeats)
+    rows = _RowsOfTuner(adapter_names, model, repeats)
     handles, replaced = [], []
-    for entry in _entries(model):
+    for entry in entries(model):
         handles.append(entry.register_forward_pre_hook(rows.enter, with_kwargs=True))
         handles.append(entry.register_forward_hook(rows.leave, always_call=True))
     for module in model.modules():
@@ -107,21 +115,24 @@ def steering_each_row(model: nn.Module, adapter_names: Sequence[str], repeats: b
                 module.forward = forward
 
 
-def _entries(model: nn.Module) -> list[nn.Module]:
+def entries(model: nn.Module) -> list[nn.Module]:
     """The modules that are called with a batch: the model and, by generation and before it, the encoder."""
     encoder = model.get_encoder() if isinstance(model, PreTrainedModel) else model
     return [model] if encoder is model else [model, encoder]
 
 
-class NamesOfRows(list[str]):
-    """The adapter of each row of the batch, and how many tokens a row has."""
+Named = TypeVar("Named")
 
-    def __init__(self, names: Iterable[str], tokens: int = 1) -> None:
+
+class NamesOfRows(list[Named]):
+    """What tells the adapter of each row of the batch, and how many tokens a row has."""
+
+    def __init__(self, names: Iterable[Named], tokens: int = 1) -> None:
         super().__init__(names)
         self.tokens = tokens
 
 
-def names_of_rows(adapter_names: Sequence[str], output: Tensor) -> list[str]:
+def names_of_rows(adapter_names: Sequence[Named], output: Tensor) -> list[Named]:
     """The adapter of each row of a layer's output.
 
     Some layers see the batch flattened into its tokens, in the order of the batch. One row stands
@@ -142,11 +153,22 @@ def names_of_rows(adapter_names: Sequence[str], output: Tensor) -> list[str]:
     )
 
 
-class _Rows:
-    """The adapter of each row of the batch, as the modules of the model see it."""
+class Rows(Generic[Named]):
+    """What tells the adapter of each row of the batch, as the modules of the model see it.
 
-    def __init__(self, adapter_names: list[str], model: nn.Module, repeats: bool) -> None:
-        self.given_names = self.adapter_names = NamesOfRows(adapter_names)
+    Attributes:
+        given: For each row of what the caller has given.
+        rows: For each row of what the model is working on.
+    """
+
+    def __init__(self, given: Iterable[Named], model: nn.Module, repeats: bool) -> None:
+        """
+        Args:
+            given: For each row.
+            model: The model.
+            repeats: It may see each row several times over, as generation does for beams.
+        """
+        self.given = self.rows = NamesOfRows(given)
         self.model, self.repeats = model, repeats
         self.depth = 0  # of entries within each other: the outermost has the batch, those within it may have parts
         self.seen: dict[nn.Module, int] = {}  # how many rows an entry had
@@ -157,28 +179,28 @@ class _Rows:
         if self.depth > 1:
             return
         inputs = by_name(args, kwargs)
-        shape = _batch_shape(inputs) or (len(self.given_names),)
-        rows, given = shape[0], self.given_names
+        shape = batch_shape(inputs) or (len(self.given),)
+        rows, given = shape[0], self.given
         if self.repeats and len(set(given)) == 1:
             names = given[:1] * rows
         else:
             if not self.repeats or (rows % len(given) and not self.seen):
-                check_adapter_names(given, given, inputs)
+                _check_count(len(given), rows)
             self._check_order(entry, rows)
             names = [name for name in given for _ in range(rows // len(given))]
-        self.adapter_names = NamesOfRows(names, tokens=shape[1] if len(shape) > 1 else 1)
+        self.rows = NamesOfRows(names, tokens=shape[1] if len(shape) > 1 else 1)
 
     def _check_order(self, entry: nn.Module, rows: int) -> None:
         """Refuse rows that a model's own `generate` has put into an order of its own."""
-        if rows != len(self.given_names) and not multiplies_in_order(self.model):
+        if rows != len(self.given) and not multiplies_in_order(self.model):
             raise AdapterNameError(
-                f"adapter_names has {len(self.given_names)} entries, but {type(self.model).__name__} generates with "
-                f"{rows} rows, in an order of its own: generate for one adapter at a time, without adapter_names."
+                f"adapter_names has {len(self.given)} entries, but {type(self.model).__name__} generates with "
+                f"{rows} rows, in an order of its own: generate for one adapter at a time."
             )
         if rows < self.seen.get(entry, 0):
             raise AdapterNameError(
                 f"{type(self.model).__name__} goes on with {rows} of {self.seen[entry]} rows, and does not say which: "
-                "generate for one adapter at a time, without adapter_names."
+                "generate for one adapter at a time."
             )
         if entry is not self.model:
             self.seen.pop(self.model, None)  # a pass of its own begins, perhaps with fewer beams
@@ -188,11 +210,15 @@ class _Rows:
         """Hook after that forward."""
         self.depth -= 1
         if not self.depth:
-            self.adapter_names = self.given_names
+            self.rows = self.given
+
+
+class _RowsOfTuner(Rows[str]):
+    """The rows of a model into which adapters were put."""
 
     def pass_names(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Hook before a steered layer's forward."""
-        return args, {**kwargs, "adapter_names": self.adapter_names}
+        return args, {**kwargs, "adapter_names": self.rows}
 
     def forward_head(self, wrapper: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """Hook after a whole trained module such as the head: each row by that of its adapter, or the base model's."""
@@ -208,27 +234,27 @@ class _Rows:
         """In the place of a module's forward: runs it for the rows of one adapter after the other."""
 
         def run(name: str, *args: Any, **kwargs: Any) -> Any:
-            all_names, self.adapter_names = self.adapter_names, NamesOfRows([name])
+            all_names, self.rows = self.rows, NamesOfRows([name])
             try:
                 return forward(*args, **kwargs)
             finally:
-                self.adapter_names = all_names
+                self.rows = all_names
 
         return self._split(run, args, kwargs)
 
     def _split(self, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         names = names_of_rows(
-            self.adapter_names, next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+            self.rows, next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         )
         return run_by_adapter(run, names, args, kwargs)
 
 
-def run_by_adapter(run: Callable[..., Any], names: Sequence[str], args: Any, kwargs: Any) -> Any:
+def run_by_adapter(run: Callable[..., Any], names: Sequence[Any], args: Any, kwargs: Any) -> Any:
     """Run something for the rows of one adapter after the other.
 
     Args:
-        run: Gets an adapter's name, and its rows of the arguments.
-        names: The adapter of each row.
+        run: Gets what tells an adapter, and its rows of the arguments.
+        names: What tells the adapter of each row.
         args: The arguments; a tensor with as many entries as there are names has rows.
         kwargs: Those by name.
 
@@ -239,23 +265,24 @@ def run_by_adapter(run: Callable[..., Any], names: Sequence[str], args: Any, kwa
     for name in dict.fromkeys(names):
         index = torch.tensor([row for row, other in enumerate(names) if other == name])
         indices.append(index)  # grouped by adapter; the inverse permutation restores the batch's order
-        rows = partial(_rows, index=index, batch=len(names))
+        rows = partial(_select_rows, index=index, batch=len(names))
         parts.append(run(name, *map(rows, args), **{key: rows(value) for key, value in kwargs.items()}))
-    return _join(parts, torch.cat(indices).argsort())
+    return _join_rows(parts, torch.cat(indices).argsort())
 
 
-def _rows(value: Any, index: Tensor, batch: int) -> Any:
+def _select_rows(value: Any, index: Tensor, batch: int) -> Any:
+    """Some rows of an argument, if it is a tensor with the rows of the batch; otherwise the argument itself."""
     is_batched = isinstance(value, Tensor) and value.dim() and len(value) == batch
     return value[index.to(value.device)] if is_batched else value
 
 
-def _join(parts: list[Any], order: Tensor) -> Any:
+def _join_rows(parts: list[Any], order: Tensor) -> Any:
     """The results for the rows of each adapter, put back into the batch's order."""
     first = parts[0]
     if isinstance(first, Tensor):
         return torch.cat(parts)[order.to(first.device)]
     if isinstance(first, (tuple, list)):
-        return type(first)(_join(list(part), order) for part in zip(*parts, strict=True))
+        return type(first)(_join_rows(list(part), order) for part in zip(*parts, strict=True))
     if first is None:
         return None
     raise LayerError(f"A {type(first).__name__} cannot be split by adapter: run the adapters one by one.")

@@ -8,28 +8,31 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
+from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from propulsion.adapter_files import check_adapter_tensors, with_current_name
+from propulsion.adapter_files import check_adapter_tensors, vectors_to_save, with_current_name
 from propulsion.config import PropulsionConfig
 from propulsion.errors import AdapterFileError, AdapterNameError, ConfigError, TargetError, near_misses
 from propulsion.expert_targets import match_parameters, split_experts, warn_of_unsteered, with_experts_modules
 from propulsion.experts import ExpertWeight, SteeredExperts, holds_experts, with_expert_weights
 from propulsion.fingerprint import check_fingerprint, fingerprint
-from propulsion.heads import copy_heads, leave_out_what_was_not_saved, train_the_whole_head
+from propulsion.heads import check_heads_in_memory, copy_heads, leave_out_what_was_not_saved, train_the_whole_head
+from propulsion.inference import fixed_as_needed
 from propulsion.injection_checks import (
     check_adapter_name,
     check_name_beside_heads,
     check_not_compiled,
     check_saved_shapes,
     check_targets,
+    is_left_in,
+    is_steered,
+    preset_names,
 )
 from propulsion.layer_kinds import kind_of
 from propulsion.layers import PropulsionLayer
@@ -38,10 +41,8 @@ from propulsion.targets import (
     ALL_LINEAR,
     give_each_its_own,
     is_preset,
-    is_stack,
     layer_index,
     leaves_outputs_alone,
-    resolve_preset,
 )
 from propulsion.upstream.peft_private import (
     device_and_dtype,
@@ -49,6 +50,7 @@ from propulsion.upstream.peft_private import (
     merged_without_warning,
     name_all_linear,
 )
+from propulsion.upstream.torch_private import without_compilers_name
 from propulsion.vocabulary import check_embeddings, check_saved_embeddings, embeddings_to_save
 from propulsion.weighted_adapters import COMBINATIONS, check_alike, check_in_memory, combine, combine_bias
 
@@ -119,41 +121,23 @@ class PropulsionModel(BaseTuner):
         if peft_config.saved_names is not None:
             check_saved_embeddings(peft_config.saved_names.others, model)
         peft_config.remember_base(fingerprint(matched))
-        warn_of_unsteered(modules, matched, takes_all, lambda name: not _is_wanted(peft_config, name))
+        warn_of_unsteered(modules, matched, takes_all, lambda name: not is_left_in(peft_config, name, {name}))
 
     def _check_target_module_exists(self, peft_config: PropulsionConfig, key: str) -> Any:
         return self._matches(peft_config, key, self.model)
 
     def _matches(self, peft_config: PropulsionConfig, key: str, model: nn.Module) -> Any:
         """Whether a module is to be steered, as PEFT decides it; a preset stands for the full names of its modules."""
-        if not is_preset(peft_config.target_modules):
-            return check_target_module_exists(peft_config, key)
-        names = self._preset_names(peft_config, model)
-        if key in names and self._was_passed_over(peft_config, key, model):
-            return False
-        excluded = {field: getattr(peft_config, field) for field in ("exclude_modules", "modules_to_save")}
-        return check_target_module_exists(SimpleNamespace(target_modules=names, **excluded), key)
-
-    @staticmethod
-    def _was_passed_over(peft_config: PropulsionConfig, name: str, model: nn.Module) -> bool:
-        """Whether a saved adapter is of a release whose presets had no experts."""
-        saved = peft_config.saved_shapes
-        if not saved or not holds_experts(model.get_submodule(name)):
-            return False
-        return not any(layer.startswith(f"{name}.") for layer in saved)
+        names = self._preset_names(peft_config, model) if is_preset(peft_config.target_modules) else None
+        return is_steered(peft_config, key, names, model)
 
     def _preset_names(self, peft_config: PropulsionConfig, model: nn.Module) -> set[str]:
         # Kept, because PEFT asks module by module, and a preset is resolved on the whole model. In __dict__, because
         # BaseTuner injects adapters in its __init__, before a subclass could set an attribute.
         known = self.__dict__.setdefault("_names_of_presets", {})
-        blocks, pattern = peft_config.layers_to_transform, peft_config.layers_pattern
-        key = (peft_config.target_modules, str(blocks), str(pattern))
+        key = (peft_config.target_modules, str(peft_config.layers_to_transform), str(peft_config.layers_pattern))
         if key not in known:
-            chosen = None if blocks is None else {blocks} if isinstance(blocks, int) else set(blocks)
-            preset = str(peft_config.target_modules)
-            names = resolve_preset(model, preset, experts=True)
-            names = [name for name in names if not is_stack(model, name) or holds_experts(model.get_submodule(name))]
-            known[key] = {name for name in names if chosen is None or layer_index(name, pattern) in chosen}
+            known[key] = preset_names(peft_config, model)
         return known[key]
 
     def _create_and_replace(
@@ -208,7 +192,8 @@ class PropulsionModel(BaseTuner):
         blocks = {chosen} if isinstance(chosen, int) else chosen
 
         def is_wanted(name: str) -> bool:
-            return _is_wanted(peft_config, name) and (blocks is None or layer_index(f"{name}.", pattern) in blocks)
+            in_blocks = blocks is None or layer_index(f"{name}.", pattern) in blocks
+            return in_blocks and bool(is_left_in(peft_config, name, {name}))
 
         return match_parameters(peft_config.target_parameters or (), modules, is_wanted)
 
@@ -253,7 +238,8 @@ class PropulsionModel(BaseTuner):
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         adapter_names = kwargs.pop("adapter_names", None)
         if adapter_names is None:
-            yield
+            with fixed_as_needed():
+                yield
             return
         if self.training:
             raise AdapterNameError(
@@ -261,7 +247,7 @@ class PropulsionModel(BaseTuner):
             )
         # PEFT passes the inputs themselves here for `generate`, and only other arguments for `forward`.
         is_generation = check_adapter_names(adapter_names, list(self.peft_config), by_name(args, kwargs))
-        with steering_each_row(self.model, adapter_names, repeats=is_generation):
+        with fixed_as_needed(), steering_each_row(self.model, adapter_names, repeats=is_generation):
             yield
 
     @classmethod
@@ -273,15 +259,16 @@ class PropulsionModel(BaseTuner):
         state_dict: dict[str, Tensor],
         unwanted_adapter_names: list[str],
     ) -> dict[str, Tensor]:
-        own = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
-        if state_dict and not own:  # empty it is where another process saves
-            raise AdapterFileError(
-                f"The state_dict that is to be saved has no vectors of the adapter {adapter_name!r}, but names such as "
-                f"{next(iter(state_dict))}: leave it out, or give that of the PeftModel, not of what is around it."
-            )
+        # Not PEFT's own choice by name, which another adapter's name, if it is that of a module, can mislead.
+        own = vectors_to_save(model, adapter_name, state_dict, unwanted_adapter_names)
         embeddings = embeddings_to_save(model, config, state_dict)
         state_dict.update(embeddings)  # where PEFT goes on to look for an embedding that is named as a target
         return {**own, **embeddings}
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        # A layer that was compiled by itself after it was given the adapter has another name in the model only.
+        return str(super()._remove_adapter_name_from_key(without_compilers_name(key), adapter_name))
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
@@ -294,6 +281,7 @@ class PropulsionModel(BaseTuner):
         try:
             check_adapter_tensors({k: v for k, v in remapped.items() if k in own}, own, adapter_name)
             check_embeddings(model, remapped, adapter_name)
+            check_heads_in_memory(model, remapped, adapter_name)
         except AdapterFileError:
             _take_out(model, adapter_name)
             raise
@@ -423,12 +411,6 @@ class PropulsionModel(BaseTuner):
             )
 
 
-def _is_wanted(peft_config: PropulsionConfig, name: str) -> bool:
-    """Whether a module is left in by `exclude_modules` and `modules_to_save`."""
-    excluded = {field: getattr(peft_config, field) for field in ("exclude_modules", "modules_to_save")}
-    return bool(check_target_module_exists(SimpleNamespace(target_modules={name}, **excluded), name))
-
-
 def _take_out(model: nn.Module, adapter_name: str) -> None:
     """Remove an adapter whose file was refused after its layers had been made."""
     if isinstance(model, PeftModel) and list(model.peft_config) == [adapter_name]:
@@ -440,9 +422,22 @@ def _take_out(model: nn.Module, adapter_name: str) -> None:
 def _untie(model: nn.Module) -> None:
     """Finish what unloading has begun with the flag in the configuration, where merging has parted tied embeddings.
 
-    A model of several parts has the flag in its `text_config` too, and transformers ties the output's bias by it.
+    A model of several parts has the flag in its `text_config` too, and transformers ties by it the output's bias and,
+    in BART and T5, the embeddings of encoder and decoder: loaded without the flag, what shares a weight would lack it.
     """
     model.config.get_text_config().tie_word_embeddings = False
     head = model.get_output_embeddings()
+    for embedding in (model.get_input_embeddings(), head):
+        _part(model, embedding.weight)
     if getattr(head, "bias", None) is not None:
         head.bias = nn.Parameter(head.bias.detach().clone(), requires_grad=head.bias.requires_grad)
+
+
+def _part(model: nn.Module, shared: nn.Parameter) -> None:
+    """Give every module but the first that has this weight a copy of it."""
+    names = [name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter is shared]
+    give_each_its_own(model, [name.rpartition(".")[0] for name in names])
+    for name in names[1:]:
+        parent, _, attribute = name.rpartition(".")
+        copied = nn.Parameter(shared.detach().clone(), requires_grad=shared.requires_grad)
+        setattr(model.get_submodule(parent), attribute, copied)

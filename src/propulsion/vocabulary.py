@@ -31,9 +31,19 @@ def embeddings_to_save(model: nn.Module, config: PeftConfig, state_dict: Mapping
     Returns:
         The weights and biases by their keys in `state_dict`, before any merging; nothing if the base model has them.
     """
+    values, why = own_embeddings(model, config, state_dict)
+    if values:
+        warnings.warn(f"The embedding was {why}, so that it is saved with the adapter.", stacklevel=2)
+    return values
+
+
+def own_embeddings(
+    model: nn.Module, config: PeftConfig, state_dict: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], str]:
+    """As `embeddings_to_save`, and what was done to them: "resized" or "trained"."""
     base = _base_model(model)
     if not isinstance(base, PreTrainedModel):
-        return {}
+        return {}, ""
     resized = _is_resized(base, config)
     names = {module: name.removeprefix("_fsdp_wrapped_module.") for name, module in model.named_modules()}
     found: dict[int, tuple[str, Tensor | None]] = {}  # by the parameter, which may be tied
@@ -44,10 +54,7 @@ def embeddings_to_save(model: nn.Module, config: PeftConfig, state_dict: Mapping
     values = {
         key: state_dict[key] if original is None else original for key, original in found.values() if key in state_dict
     }
-    if values:
-        why = "resized" if resized else "trained"
-        warnings.warn(f"The embedding was {why}, so that it is saved with the adapter.", stacklevel=2)
-    return values
+    return values, "resized" if resized else "trained"
 
 
 def check_embeddings(model: nn.Module, tensors: Mapping[str, Tensor], adapter_name: str) -> None:

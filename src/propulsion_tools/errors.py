@@ -21,8 +21,10 @@ import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import ModuleType
+
+from propulsion_tools.installation import install_command
 
 
 class ToolsError(Exception):
@@ -89,8 +91,12 @@ def near_misses(name: str, known: Iterable[str], limit: int = 3) -> str:
     Returns:
         ``" Did you mean 'a' or 'b'?"``, with a leading space, or an empty string if nothing is near.
     """
-    close = difflib.get_close_matches(name, sorted(known), n=limit, cutoff=0.6)
-    return f" Did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
+    return did_you_mean(difflib.get_close_matches(name, sorted(known), n=limit, cutoff=0.6))
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """The same clause for names that are known already."""
+    return f" Did you mean {' or '.join(map(repr, names))}?" if names else ""
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -117,11 +123,6 @@ def check_installed(module: str, extra: str) -> None:
     """
     if importlib.util.find_spec(module) is None:
         raise _missing(module, extra)
-
-
-def install_command(extra: str) -> str:
-    """How to install an extra, as the end of a sentence."""
-    return f"pip install 'propulsion-peft[{extra}]' (in a clone: pip install '.[{extra}]')"
 
 
 def _missing(module: str, extra: str) -> MissingExtraError:

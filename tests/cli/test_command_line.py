@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from pathlib import Path
 
 import pytest
 
-from propulsion_tools.cli import dispatch, main
+from propulsion_tools.cli import main
 from propulsion_tools.cli.commands import COMMANDS
 from propulsion_tools.cli.parsing import parse
 from propulsion_tools.records import RunSpec
+from propulsion_tools.tasks.names import TASK_MODULES
 
 
 def spec_of(*words: str) -> RunSpec:
@@ -38,6 +37,24 @@ def spec_of(*words: str) -> RunSpec:
         (["train", "--method", "propulsoin"], "propulsion"),
         (["train", "--method", "lora", "--method_args", "{rr: 4}"], "'r'"),
         (["methods", "--counts", "roberta-bas"], "roberta-base"),
+        (["train", "--epochs", "3"], "no option of `propulsion train`. Did you mean 'num_train_epochs'?"),
+        (["train", "--lr=1e-3"], "'learning_rate'"),
+        (["train", "--model", "x"], "'model_name_or_path'"),
+        (["predict", "run", "--model", "x"], "'model_name_or_path'"),
+        (["train", "--batch-size", "3"], "'per_device_train_batch_size' or 'per_device_eval_batch_size'"),
+        (["train", "--dataset", "x"], "'data_dir' or 'dataset_name'"),
+        (["train", "--output", "x"], "'output_dir'"),
+        (["evaluate", "run", "--output_dir", "x"], "'output'"),
+        (["ablate", "degree", "--seed", "1"], "'seeds'"),
+        (
+            ["train", "--seed", "1,2"],
+            "its type is integer. This is one run: a grid of several is for `propulsion compare`",
+        ),
+        (["train", "--learning_rate", "[1e-3, 2e-3]"], "a grid of several"),
+        (["train", "--degree", "3,5"], 'brackets, and quotes around them: "[3, 5]"'),
+        (["ablate", "degree", "--seeds", "1,2"], 'brackets, and quotes around them: "[1, 2]"'),
+        (["train", "--pooling", "avg"], "pooling must be one of mean, max, min, l2, and not 'avg'"),
+        (["train", "--init_weights", "xaver"], "and not 'xaver'. Did you mean 'xavier'"),
     ],
 )
 def test_bad_words_give_one_sentence_and_status_2(
@@ -132,24 +149,40 @@ def test_a_pipe_cuts_no_cell(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
 
 
+def test_lists_fold_what_differs_in_its_name_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert main(["methods"]) == main(["tasks"]) == 0
+    printed = capsys.readouterr().out
+    lines = printed.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith((" propulsion", " lora,"))] == [
+        "propulsion",
+        "propulsion-PRESET",
+        "lora,",
+        "propulsion",
+    ]
+    assert "propulsion on one preset: all, attn, embedding" in printed
+    named = {line.split()[0] for line in lines if line.strip()}
+    assert {name for name in TASK_MODULES if not name.endswith("_ranking")} <= named
+    assert " boolq [_ranking] " in printed
+    assert [line.split()[2] for line in lines if line.startswith((" sst2 ", " docstrings ", " addsub "))] == [
+        "here",
+        "hub",
+        "yours",
+    ]
+
+
+def test_the_overview_has_headings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if line.endswith(":") and not line.startswith(" ")][:2] == [
+        "a run:",
+        "many runs:",
+    ]
+    assert all(f"\n  {name} " in printed for name in COMMANDS)
+
+
 def test_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tasks"]) == 0
     assert "text-classification" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 2), (errno.EACCES, 2), (errno.ENOENT, None)])
-def test_a_full_disk_is_one_sentence_and_a_file_that_we_forgot_is_not(
-    number: int, status: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fails(words: list[str]) -> None:
-        raise OSError(number, os.strerror(number), "record.json")
-
-    monkeypatch.setattr(dispatch, "dispatch", fails)
-    if status is None:
-        with pytest.raises(OSError, match=r"record\.json"):
-            main(["tasks"])
-        return
-    assert main(["tasks"]) == status
-    printed = capsys.readouterr().err
-    assert f"record.json: {os.strerror(number)}" in printed
-    assert len(printed.splitlines()) == 1

@@ -42,7 +42,10 @@ WRONG = {
     "propulsoin": ["ntk", "--method", "propulsoin"],
     "degre": ["train", "--config", "unknown_key.yaml"],
     "lorra2": ["train", "--config", "unknown_method.yaml"],
+    "epochs": ["train", "--epochs", "3"],
+    "avg": ["train", "--pooling", "avg"],
 }
+PRINTED = ["recipes", "table1/roberta-base-sst2-propulsion-all", "--print"]
 
 
 def run_child(code: str, *, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -62,7 +65,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     folder = tmp_path_factory.mktemp("words")
     (folder / "unknown_key.yaml").write_text("degre: 3\n")
     (folder / "unknown_method.yaml").write_text("task: sst2\nmethod: lorra2\n")
-    asked = [*HELP, *WRONG.values()]
+    asked = [*HELP, *WRONG.values(), PRINTED]
     done = run_child(CHILD, cwd=folder, stdin=json.dumps(asked))
     assert done.returncode == 0, done.stderr
     return {" ".join(words): answer for words, answer in zip(asked, json.loads(done.stdout), strict=True)}
@@ -73,6 +76,12 @@ def test_help_imports_nothing_heavy(words: list[str], answers: dict[str, dict[st
     answer = answers[" ".join(words)]
     assert (answer["status"], answer["heavy"]) == (0, [])
     assert "propulsion" in answer["said"]
+
+
+def test_printing_a_recipe_imports_nothing_heavy(answers: dict[str, dict[str, Any]]) -> None:
+    answer = answers[" ".join(PRINTED)]
+    assert (answer["status"], answer["heavy"]) == (0, [])
+    assert "learning_rate: 1.0e-04" in answer["said"]
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -136,4 +145,5 @@ sys.exit(main({words}))
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert repr(package) in done.stderr
-    assert "pip install 'propulsion-peft[train]'" in done.stderr
+    assert "pip install " in done.stderr
+    assert "[train]'" in done.stderr

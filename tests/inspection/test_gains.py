@@ -182,5 +182,5 @@ def test_a_missing_package_names_its_extra(
         return importlib.__import__(name)
 
     monkeypatch.setattr(importlib, "import_module", refuse)
-    with pytest.raises(MissingExtraError, match=rf"propulsion-peft\[{extra}\]"):
+    with pytest.raises(MissingExtraError, match=rf"pip install .*\[{extra}\]"):
         inspect_adapter(save(bert_deltas(1)), tmp_path / "figure.html")

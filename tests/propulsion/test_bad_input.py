@@ -279,6 +279,16 @@ def test_a_name_that_is_part_of_the_heads_is_refused(name: str, tmp_path: Path) 
     assert torch.equal(result(loaded, batch("roberta")), result(model, batch("roberta")))
 
 
+def test_a_name_may_be_given_again_where_a_head_was_trained_under_it() -> None:
+    model = steered_model("roberta")
+    model.add_adapter("other", config())
+    model.delete_adapter("other")
+    model.add_adapter("other", config())
+    get_peft_model(model.unload(), config())
+    again = get_peft_model(tiny_model("roberta", "cls"), config())
+    get_peft_model(again.get_base_model(), config())
+
+
 def test_a_compiled_model_is_told_to_take_the_adapter_first() -> None:
     base = tiny_model("roberta", "cls")
     with pytest.raises(TargetError, match="put the adapter into the model first"):

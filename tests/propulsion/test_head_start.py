@@ -63,6 +63,7 @@ def test_the_head_that_an_adapter_trains_is_started_wrapped_or_not(name: str, ta
         ("single_label_classification", 2, [0, 0, 0, 1], [0.75, 0.25]),
         (None, 2, torch.tensor([0, 0, 0, 1]), [0.75, 0.25]),
         (None, 3, [[-100, 0, 0, -100], [0, 1], [-100, 2, 0, 0, 0, 0]], [7 / 9, 1 / 9, 1 / 9]),
+        (None, 2, [False, False, False, True], [0.75, 0.25]),
         (None, 2, [1, 1], [0.25, 1.0]),  # half a row of a class that there is none of
         ("multi_label_classification", 2, [[1, 0], [1, 1], [0, 0], [1, 1]], [0.75, 0.5]),
     ],
@@ -99,6 +100,8 @@ def test_a_loss_at_the_start_is_the_entropy_of_the_labels() -> None:
         ([0, -1], "from 0 to 2"),
         ([0.5], "from 0 to 2"),
         ([[-100]], "0 to 2"),
+        (["0", "1"], "0 to 2"),
+        ([0, None], "0 to 2"),
     ],
 )
 def test_labels_that_a_head_cannot_have_are_refused(labels: list[object], says: str) -> None:
@@ -109,6 +112,27 @@ def test_labels_that_a_head_cannot_have_are_refused(labels: list[object], says: 
     assert torch.equal(output_layer(model).bias, before)
 
 
+@pytest.mark.parametrize("label", [float("nan"), float("inf"), None, "high"])
+@pytest.mark.parametrize("problem", ["regression", "multi_label_classification"])
+def test_numbers_that_are_none_are_refused(problem: str, label: object) -> None:
+    model = tiny_model("roberta", "cls", num_labels=1, problem_type=problem)
+    before = output_layer(model).bias.clone()
+    with pytest.raises(HeadError, match="number"):
+        start_head(model, [0.0, label])
+    assert torch.equal(output_layer(model).bias, before)
+
+
+def test_the_output_layer_of_the_active_adapter_is_started_wherever_it_is_wrapped() -> None:
+    config = PropulsionConfig(target_modules=["query"], modules_to_save=["out_proj"])
+    model = get_peft_model(tiny_model("roberta", "cls"), config)
+    model.add_adapter("other", config)
+    start_head(model, CLASSES)
+    wrapper = model.get_base_model().classifier.out_proj
+    assert output_layer(model) is wrapper.modules_to_save["default"]
+    model.set_adapter("other")
+    assert output_layer(model) is wrapper.modules_to_save["other"]
+
+
 def test_what_cannot_be_started_is_refused() -> None:
     with pytest.raises(HeadError, match="no head"):
         start_head(tiny_model("gpt2", "lm"), CLASSES)
@@ -116,6 +140,11 @@ def test_what_cannot_be_started_is_refused() -> None:
         start_head(tiny_model("llama", "cls"), CLASSES)
     model = tiny_model("roberta", "cls").to("meta")
     with pytest.raises(HeadError, match="offloaded"):
+        start_head(model, CLASSES)
+    model = tiny_model("roberta", "cls")
+    layer = output_layer(model)
+    layer.weight = nn.Parameter(layer.weight.to(torch.int8), requires_grad=False)
+    with pytest.raises(HeadError, match="quantized"):
         start_head(model, CLASSES)
 
 

@@ -12,6 +12,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from propulsion.errors import AdapterFileError
 from tests.propulsion.steered import batch, config, relative_error, result, steered_model
 from tests.tiny_models import tiny_model
 
@@ -98,4 +99,25 @@ def test_the_laws_hold_offloaded(name: str, tmp_path: Path) -> None:
     loaded.merge_adapter()
     assert relative_error(result(loaded, inputs), expected) < 1e-5
     loaded.unmerge_adapter()
+    assert torch.equal(result(loaded, inputs), expected)
+
+
+@pytest.mark.parametrize("where", ["cpu", "disk"])
+@pytest.mark.parametrize("name", ["roberta", "llama", "distilbert"])
+def test_a_trained_head_is_not_lost_in_an_offloaded_one(name: str, where: str, tmp_path: Path) -> None:
+    model = steered_model(name)
+    model.save_pretrained(tmp_path / "adapter")
+    base = offloaded(tiny_model(name, "cls"), where, tmp_path)
+    with pytest.raises(AdapterFileError, match=r"head.*offloaded.*device_map"):
+        PeftModel.from_pretrained(base, tmp_path / "adapter")
+    assert not [key for key in base.state_dict() if "propulsion" in key]
+
+
+def test_a_trained_head_is_loaded_beside_an_offloaded_network(tmp_path: Path) -> None:
+    model, inputs = steered_model("roberta"), batch("roberta")
+    expected = result(model, inputs)
+    model.save_pretrained(tmp_path / "adapter")
+    base = tiny_model("roberta", "cls")
+    cpu_offload(base.roberta, execution_device=torch.device("cpu"))
+    loaded = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     assert torch.equal(result(loaded, inputs), expected)

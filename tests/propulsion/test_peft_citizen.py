@@ -29,7 +29,7 @@ import propulsion
 from propulsion import PropulsionConfig, PropulsionModel
 from propulsion.errors import AdapterNameError, ConfigError, MergeError
 from tests.propulsion.steered import batch, config, layers, relative_error, result, steered_model, train_by_chance
-from tests.tiny_models import tiny_model
+from tests.tiny_models import tiny_inputs, tiny_model
 
 
 def test_registering_twice_changes_nothing() -> None:
@@ -131,6 +131,26 @@ def test_unload_gives_the_base_model_back(name: str) -> None:
     unloaded = get_peft_model(base, config(task_type=None)).unload()
     assert list(unloaded.state_dict()) == keys
     assert torch.equal(result(unloaded, inputs), expected)
+
+
+@pytest.mark.parametrize("name", ["bart", "mbart", "t5", "mt5", "gpt2", "opt", "bloom", "gemma"])
+@pytest.mark.parametrize("end", ["output", "input"])
+@pytest.mark.parametrize("resized", [False, True])
+def test_a_model_that_merging_has_untied_is_saved_whole(name: str, end: str, resized: bool, tmp_path) -> None:
+    base = tiny_model(name, "lm", tie_word_embeddings=True)
+    if resized:  # which leaves one module under several names
+        base.resize_token_embeddings(100, mean_resizing=False)
+    steered = base.get_output_embeddings() if end == "output" else base.get_input_embeddings()
+    target = next(key for key, module in base.named_modules() if module is steered)
+    task = "SEQ_2_SEQ_LM" if base.config.is_encoder_decoder else "CAUSAL_LM"
+    model = get_peft_model(base, config(task_type=task, target_modules=[target])).eval()
+    train_by_chance(model)
+    merged = model.merge_and_unload()
+    inputs = tiny_inputs(name, "lm")
+    merged.save_pretrained(tmp_path)
+    loaded = type(merged).from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**inputs).logits, merged(**inputs).logits)
 
 
 def test_merging_unties_the_embeddings_of_a_part_too(tmp_path) -> None:

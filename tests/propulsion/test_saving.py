@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from propulsion.errors import AdapterFileError
-from tests.propulsion.steered import config, layers, steered_model, train_by_chance
+from tests.propulsion.steered import batch, config, layers, result, steered_model, train_by_chance
 from tests.tiny_models import tiny_model
 
 
@@ -111,9 +111,39 @@ def test_the_card_is_needed(tmp_path: Path) -> None:
 def test_a_state_without_the_adapters_vectors_is_not_saved(task_type: str | None, tmp_path: Path) -> None:
     model = steered_model("roberta", task_type=task_type)
     around = nn.DataParallel(model).state_dict()
-    with pytest.raises(AdapterFileError, match=r"no vectors of the adapter 'default', but names such as module\.base"):
+    with pytest.raises(AdapterFileError, match=r"of the adapter 'default', and has names such as module\.base"):
         model.save_pretrained(tmp_path, state_dict=around)
     assert not (tmp_path / "adapter_model.safetensors").exists()
     model.save_pretrained(tmp_path, state_dict=model.state_dict())
     if task_type is None:  # with a head, PEFT itself takes no empty state
         model.save_pretrained(tmp_path / "rank1", state_dict={}, is_main_process=False)  # as FSDP's other processes
+
+
+@pytest.mark.parametrize("name", ["0", "query", "weight", "roberta", "dense", "fine"])
+def test_a_name_like_a_part_of_the_model_makes_another_adapter_lose_nothing(name: str, tmp_path: Path) -> None:
+    model = steered_model("roberta", task_type=None)
+    model.add_adapter(name, config(task_type=None, target_modules="attn", degree=3))
+    train_by_chance(model, name, seed=2)
+    for adapter in ("default", name):
+        model.set_adapter(adapter)
+        expected, folder = result(model, batch("roberta")), tmp_path / adapter
+        if adapter == "default" and name != "fine":
+            with pytest.raises(AdapterFileError, match=f"beside {name!r}, which is named like a part of the model"):
+                model.save_pretrained(folder, selected_adapters=[adapter])
+            assert not (folder / "adapter_model.safetensors").exists()
+            continue
+        model.save_pretrained(folder, selected_adapters=[adapter])
+        saved = folder if adapter == "default" else folder / adapter
+        loaded = PeftModel.from_pretrained(tiny_model("roberta", "cls"), saved)
+        assert torch.equal(result(loaded, batch("roberta")), expected)
+
+
+def test_layers_that_are_compiled_one_by_one_are_saved_by_their_own_names(tmp_path: Path) -> None:
+    model = steered_model("roberta")
+    expected = result(model, batch("roberta"))
+    blocks = model.get_base_model().roberta.encoder.layer
+    for number, block in enumerate(blocks):
+        blocks[number] = torch.compile(block, backend="eager")
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny_model("roberta", "cls"), tmp_path)
+    assert torch.equal(result(loaded, batch("roberta")), expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from contextlib import nullcontext
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -81,6 +82,32 @@ def sums_by_layer_norm(private: Any) -> None:
     assert sums.tolist() == [4, 4, 4]
 
 
+def takes_many_powers(private: Any) -> None:
+    deltas = [torch.linspace(-0.1, 0.1, 37), torch.linspace(-0.1, 0.1, 5)]
+    powers = private.powers_of_each(deltas, [15, 3])
+    assert all(torch.equal(power, (1 + d).pow(k)) for power, d, k in zip(powers, deltas, (15, 3), strict=True))
+    assert private.powers_of_each([], []) == ()
+
+
+def counts_changes(private: Any) -> None:
+    tensor = torch.ones(2)
+    before = private.times_changed(tensor)
+    tensor.add_(1)
+    assert private.times_changed(tensor) == before + 1
+
+
+def knows_bare_modules(private: Any) -> None:
+    linear = nn.Linear(1, 1)
+    assert private.parameters_of_bare(linear)["weight"] is linear.weight
+    handle = linear.register_forward_pre_hook(lambda *args: None)
+    assert private.parameters_of_bare(linear) is None
+    handle.remove()
+    handle = nn.modules.module.register_module_forward_pre_hook(lambda *args: None)
+    found = private.parameters_of_bare(linear)
+    handle.remove()
+    assert found is None
+
+
 def finds_submodules(private: Any) -> None:
     inner = nn.Linear(1, 1)
     assert vars(nn.Sequential(inner))[private.SUBMODULES]["0"] is inner
@@ -138,6 +165,14 @@ def notices_hooks_on_all_modules(private: Any) -> None:
         handle = register(lambda *args: None)
         assert private.is_watched(nn.Identity(), nn.Identity())
         handle.remove()
+
+
+def notices_another_hook(private: Any) -> None:
+    module = nn.Linear(1, 1)
+    module.register_forward_hook(lambda *args: None)
+    assert not private.is_watched_by_others(module)
+    module.register_forward_hook(lambda *args: None)
+    assert private.is_watched_by_others(module)
 
 
 def copies_a_module(private: Any) -> None:
@@ -235,6 +270,14 @@ def hides_the_warning_of_merged_adapters(private: Any) -> None:
     assert before == len(shown) == 1
 
 
+def reads_the_state_of_a_layer(private: Any) -> None:
+    model = small_lora()
+    layer = next(module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    assert private.state_of_layer(layer) == (["default"], False, [])
+    model.base_model.disable_adapter_layers()
+    assert private.state_of_layer(layer)[1]
+
+
 def finds_the_base_model(private: Any) -> None:
     names = [private.name_in_base(name) for name, _ in small_lora().named_modules()]
     assert "0.base_layer" in names
@@ -252,6 +295,13 @@ def sees_a_trace(private: Any) -> None:
         torch.jit.trace(program, torch.ones(1), check_trace=False)
     assert seen == [True]
     assert not private.is_recorded()
+
+
+def names_what_is_saved(private: Any) -> None:
+    config = LoraConfig(target_modules=["0"], modules_to_save=["1"])
+    model = get_peft_model(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), config)
+    names = {private.name_when_saved(name) for name, _ in model.named_parameters() if ".1." in name}
+    assert names == {key for key in peft.get_peft_model_state_dict(model) if ".1." in key} != set()
 
 
 def knows_who_repeats_rows(private: Any) -> None:
@@ -311,7 +361,8 @@ CANARIES = [
     Canary("torch._C._is_tracing", TORCH, sees_a_trace, without(torch._C, "_is_tracing", lambda: False)),
     Canary("torch._C._are_functorch_transforms_active", TORCH, asks_for_torch_func,
            without(torch._C, "_are_functorch_transforms_active")),
-    Canary("forward_ad._current_level", TORCH, asks_for_forward_mode, without(forward_ad, "_current_level")),
+    # The name itself is left alone: without it torch enters a level that nobody leaves, and later tests fail.
+    Canary("forward_ad._current_level", TORCH, asks_for_forward_mode, without(forward_ad, "dual_level", nullcontext)),
     Canary("torch._C._has_storage", TORCH, asks_for_storage, without(torch._C, "_has_storage")),
     Canary("_disable_current_modes", TORCH, leaves_modes,
            without(torch.utils._python_dispatch, "_disable_current_modes")),
@@ -320,6 +371,11 @@ CANARIES = [
            without(torch.ops.aten, "native_batch_norm_backward")),
     Canary("aten.native_layer_norm_backward", TORCH, sums_by_layer_norm,
            without(torch.ops.aten, "native_layer_norm_backward")),
+    Canary("torch._foreach_add", TORCH, takes_many_powers, without(torch, "_foreach_add")),
+    Canary("torch._foreach_pow", TORCH, takes_many_powers, without(torch, "_foreach_pow")),
+    Canary("Tensor._version", TORCH, counts_changes, without(torch.Tensor, "_version")),
+    Canary("module._global_forward_pre_hooks", TORCH, knows_bare_modules,
+           without(nn.modules.module, "_global_forward_pre_hooks", {})),
     Canary("Module._modules", TORCH, finds_submodules,
            without(nn.Module, "add_module", lambda self, name, module: setattr(self, "_other", {name: module}))),
     Canary("torch._C._storage_Use_Count", TORCH, counts_references, without(torch._C, "_storage_Use_Count")),
@@ -332,6 +388,8 @@ CANARIES = [
     Canary("OptimizedModule._orig_mod", TORCH, finds_what_was_compiled,
            without(torch, "compile", lambda module: nn.Sequential(module))),
     Canary("Module._forward_hooks", TORCH, notices_a_hook,
+           without(nn.Module, "register_forward_hook", register_nowhere)),
+    Canary("Module._forward_hooks, of others", TORCH, notices_another_hook,
            without(nn.Module, "register_forward_hook", register_nowhere)),
     Canary("Module._backward_hooks", TORCH, notices_a_backward_hook,
            without(nn.Module, "register_full_backward_hook", register_nowhere)),
@@ -365,8 +423,14 @@ CANARIES = [
            without(BaseTunerLayer, "_get_base_layer_device_and_dtype")),
     Canary("the warning of merged adapters", PEFT, hides_the_warning_of_merged_adapters,
            without(tuners_utils.warnings, "warn", lambda *args, **kwargs: None)),
+    Canary("BaseTunerLayer._active_adapter", PEFT, reads_the_state_of_a_layer,
+           without(BaseTunerLayer, "set_adapter", lambda self, *args, **kwargs: None)),
+    Canary("BaseTunerLayer._disable_adapters", PEFT, reads_the_state_of_a_layer,
+           without(BaseTunerLayer, "enable_adapters", lambda self, enabled: None)),
     Canary("base_model.model", PEFT, finds_the_base_model,
            without(nn.Module, "named_modules", lambda self: [("tuner.base.0.base_layer", self)])),
+    Canary("ModulesToSaveWrapper's names", PEFT, names_what_is_saved,
+           without(nn.Module, "named_parameters", lambda self: [("base.1.elsewhere.default.weight", self)])),
     Canary("DeBERTa-v2's DisentangledSelfAttention", TRANSFORMERS, knows_who_repeats_rows,
            renamed(modeling_deberta_v2, "DisentangledSelfAttention")),
     Canary("DeBERTa's DisentangledSelfAttention", TRANSFORMERS, knows_who_repeats_rows,

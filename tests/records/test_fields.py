@@ -13,7 +13,7 @@ import pytest
 from propulsion_tools.errors import OptionError
 from propulsion_tools.records import RUN_FACTS, RunSpec
 from propulsion_tools.records.fields import (
-    ABOVE_ZERO,
+    ABOVE_ZERO_OR_AUTO,
     ANY,
     AT_LEAST_ONE,
     Argument,
@@ -96,14 +96,29 @@ def test_what_neither_the_optimizer_nor_the_order_of_rows_depends_on_may_change(
 
 def test_what_commands_may_override() -> None:
     answers = {"text_column", "text_pair_column", "max_new_tokens", "num_beams", "null_score_diff_threshold"}
-    rows = {"task", "data_dir", "dataset_name", "dataset_config_name", "label_column", "max_eval_samples", "max_length"}
+    answers |= {"max_length", "model_name_or_path"}
+    rows = {"task", "data_dir", "dataset_name", "dataset_config_name", "label_column", "max_eval_samples"}
     assert names(lambda facts: PREDICT in facts.override) == answers | {"per_device_eval_batch_size", "use_cpu"}
-    assert names(lambda facts: REGRESS in facts.override) == {"max_eval_samples", "disable_tqdm", "use_cpu"}
+    where = {"model_name_or_path", "data_dir", "dataset_name", "dataset_config_name"}
+    assert names(lambda facts: REGRESS in facts.override) == where | {"max_eval_samples", "disable_tqdm", "use_cpu"}
     assert names(lambda facts: EVALUATE in facts.override) == answers | rows | {
         "per_device_eval_batch_size",
         "disable_tqdm",
         "use_cpu",
     }
+
+
+def test_choices_are_those_of_the_method() -> None:
+    from propulsion.config import INITIALIZATIONS
+    from propulsion.pooling import POOLINGS
+
+    choices = {item.name: item.metadata["values"].choices for item in fields(RunSpec)}
+    assert choices["pooling"] == POOLINGS
+    assert choices["init_weights"] == ("true", "false", *INITIALIZATIONS)
+    for wrong in ({"pooling": "avg"}, {"init_weights": 1}, {"init_weights": "true"}):
+        with pytest.raises(OptionError, match="must be one of"):
+            RunSpec(**wrong)
+    assert RunSpec(init_weights=False).init_weights is False
 
 
 def test_what_a_grid_says_elsewhere() -> None:
@@ -154,7 +169,7 @@ def test_a_borrowed_field_brings_its_values_default_and_help() -> None:
     assert borrowed_fields(Borrower) == ["max_length", "learning_rate"]
     assert metadata["max_length"]["help"] == run["max_length"]["help"]
     assert metadata["learning_rate"]["help"] == "other help"
-    assert metadata["learning_rate"]["values"] is ABOVE_ZERO
+    assert metadata["learning_rate"]["values"] is ABOVE_ZERO_OR_AUTO
     assert Borrower() == Borrower("a", None, 1e-3, (1,))
     with pytest.raises(StopIteration):
         borrowed("max_lenght")

@@ -157,3 +157,6 @@ def test_the_papers_number_stands_beside_the_same_model_task_and_method_alone() 
     assert paper_score("roberta-base", "propulsion-all", "squad", "f1") is None
     assert paper_score("deberta-v3-base", "lora", "squad_v2", "f1") == 85.75
     assert paper_score("minilm", "propulsion-all", "sst2", "accuracy") is None
+    assert paper_score("bart-large", "propulsion-attn", "cnn_dailymail", "rougeLsum") == 35.03
+    assert paper_score("bart-large", "propulsion-attn", "cnn_dailymail", "rougeL") is None
+    assert paper_score("bart-large", "propulsion-attn", "xsum", "rougeL") == 29.25

@@ -78,7 +78,7 @@ def table(summary: Summary, name: str) -> Table:
 
 
 def test_a_rate_among_runs_of_one_answer_is_no_choice_and_its_gain_does_not_stand_alone(make_grid: MakeGrid) -> None:
-    grid = make_grid(methods=["head", "lora"], rate_factors=[0.5, 1], seeds=[1, 2])
+    grid = make_grid(methods=["head", "lora"], learning_rates=[5e-4, 1e-3], seeds=[1, 2])
     summary = Made(grid).all(head={"quality": 0.0}, lora={"quality": 0.9})
     rates = dict(table(summary, "rates").rows)
     assert "no choice: every rate gave one answer for every row" in rates["head"][0].below

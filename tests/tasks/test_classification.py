@@ -315,7 +315,7 @@ NAMED = [name for name in task_names() if isinstance(get_task(name), TextClassif
 def test_the_named_sets_at_hand_load(name: str) -> None:
     folder = SHARED / name
     if not folder.is_dir():
-        pytest.skip(f"needs the real data of {name}")
+        pytest.skip("needs data sets that are no part of the repository")
     data = get_task(name).load(DataSource(data_dir=str(folder), max_train_samples=64, max_eval_samples=32))
     assert (len(data.splits["train"]), len(data.splits["validation"])) == (64, 32)
     assert not [note for note in data.notes if "sample" not in note]

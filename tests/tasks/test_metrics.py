@@ -73,3 +73,9 @@ def test_importing_the_tasks_imports_none_of_the_extras() -> None:
     )
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert not {"datasets", "sklearn", "scipy", "pandas", "pyarrow"} & set(run.stdout.split())
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_class_has_no_correlation_and_needs_no_warning() -> None:
+    logits, labels = np.array([[1.0, 0.0]] * 4), np.zeros(4, dtype=int)
+    assert streamed(("mcc",))(EvalPrediction(logits, labels), compute_result=True) == {"mcc": 0.0}

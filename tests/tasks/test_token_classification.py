@@ -155,7 +155,7 @@ def test_rows_to_predict_for_are_words_or_texts() -> None:
 
 def test_the_real_set_at_hand_loads() -> None:
     if not SHARED.is_dir():
-        pytest.skip("needs the real data of ncbi_disease")
+        pytest.skip("needs data sets that are no part of the repository")
     data = _load(str(SHARED), "ncbi_disease", max_train_samples=64, max_eval_samples=32)
     assert (len(data.splits["train"]), len(data.splits["test"])) == (64, 32)
 

@@ -75,4 +75,4 @@ def test_the_figure_is_drawn() -> None:
     values = np.random.default_rng(0).normal(size=(6, 500))
     steps = [Departure(step, 0.1 * step, 1.0 * step, 0.2 * step) for step in (1, 2)]
     places = ["query"] * 250 + ["mlp"] * 250
-    assert draw_jacobian(values, 2 * values, steps, places, "title", "png").startswith(b"\x89PNG")
+    assert draw_jacobian(values, 2 * values, steps, places, 1, "title", "png").startswith(b"\x89PNG")

@@ -88,6 +88,35 @@ def test_bound_looks_at_each_linear_layer(words: list[str], tmp_path: Path) -> N
     assert (tmp_path / "study" / "bound.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("command", ["ntk", "jacobian", "bound"])
+def test_earlier_results_are_not_replaced_unasked(
+    command: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study").mkdir()
+    numbers = tmp_path / "study" / "numbers.json"
+    numbers.write_text("kept")
+    more = ["--steps", "1"] if command == "jacobian" else []
+    assert main([command, *words, *more]) == 2
+    assert "--overwrite_output_dir true to replace them" in capsys.readouterr().err
+    assert numbers.read_text() == "kept"
+    assert [file.name for file in numbers.parent.iterdir()] == ["numbers.json"]
+    assert main([command, *words, *more, "--overwrite_output_dir"]) == 0
+    assert json.loads(numbers.read_text())
+
+
+def test_columns_can_be_named(
+    words: list[str], data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "odd").mkdir()
+    for file in data_dir.iterdir():
+        rows = file.read_text().replace('"text"', '"prose"').replace('"label"', '"mood"')
+        (tmp_path / "odd" / file.name).write_text(rows)
+    odd = [str(tmp_path / "odd") if word == str(data_dir) else word for word in words]
+    assert main(["bound", *odd]) == 2
+    assert "name it with --label_column" in capsys.readouterr().err
+    assert main(["bound", *odd, "--label_column", "mood", "--text_column", "prose"]) == 0
+
+
 def test_regress_scores_the_kernels_beside_the_adapter(
     tiny_model: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,7 +136,11 @@ def test_regress_scores_the_kernels_beside_the_adapter(
     assert scores["trained adapter"]["accuracy"] == record["metrics"]["validation"]["accuracy"]
     assert scores["kernel of propulsion"]["accuracy"] > 0.9  # the label is one word of the sentence
     assert found["training_samples"] == 64
-    assert "kernel of the head" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "kernel of the head" in printed
+    assert f"Written to {result}\n" in printed
+    assert main(["regress", str(run), "--result", str(result), "--disable_tqdm", "--use_cpu"]) == 0
+    assert f"Written to {result}, in place of what was there" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

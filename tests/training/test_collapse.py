@@ -119,6 +119,30 @@ def test_killed_before_or_after_a_recovery_and_resumed_is_as_never_killed(
     assert_equal_adapters(tmp_path / "whole", tmp_path / "killed")
 
 
+class FirstIsBest(TrainerCallback):
+    """Lets a run end with its first checkpoint."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.best_model_checkpoint = str(Path(args.output_dir) / "checkpoint-6")
+
+
+def test_a_run_that_ends_with_an_earlier_state_still_says_that_it_collapsed(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_callback(monkeypatch, lambda: Jump(JUMP))
+    with_callback(monkeypatch, FirstIsBest)
+    saving = {
+        "save_strategy": "steps",
+        "save_steps": 6,
+        "eval_strategy": "steps",
+        "eval_steps": 6,
+        "save_total_limit": 9,
+    }
+    record = train(make_spec(load_best_model_at_end=True, **saving, **LONG))
+    assert [event["step"] for event in record.collapses] == [30]
+    assert any("collapsed at step 30" in note for note in record.notes)
+
+
 def test_a_loss_that_is_not_finite_is_undone(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     with_callback(monkeypatch, lambda: Jump(JUMP, value=float("nan")))
     record = train(make_spec(**LONG))
@@ -126,6 +150,21 @@ def test_a_loss_that_is_not_finite_is_undone(make_spec: MakeSpec, monkeypatch: p
     assert (event["step"], event["back_to"]) == (JUMP, 10)
     assert "nan" in event["reason"]
     assert record.metrics["validation"]["loss"] < 10
+
+
+def test_all_processes_undo_a_loss_that_is_not_finite_in_one(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def mean_with_another(value: float, device: torch.device) -> float:
+        calls.append(value)
+        return float("nan") if len(calls) == 2 * JUMP - 1 else value  # the first of two batches of its step
+
+    monkeypatch.setattr(trainer, "mean_over_processes", mean_with_another)
+    record = train(make_spec(gradient_accumulation_steps=2, **LONG))
+    (event,) = record.collapses
+    assert (event["step"], event["back_to"], event["reason"]) == (JUMP - 1, 10, "the loss became nan")
 
 
 def test_recoveries_come_to_an_end(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:

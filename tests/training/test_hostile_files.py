@@ -117,7 +117,6 @@ def test_a_field_of_a_configuration_is_named(field: str, value: Any, tmp_path: P
         ("texts.jsonl", b"[" * 100_000),
         ("texts.jsonl", b'{"text": ' + b"9" * 5000 + b"}"),
         ("texts.csv", b"text\n\xff"),
-        ("texts.csv", b"text\n" + b"a" * 200_000),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -141,7 +140,7 @@ def test_every_error_of_parquet_is_ours(tmp_path: Path, monkeypatch: pytest.Monk
     def refuse(path: Path) -> None:
         raise pyarrow.ArrowNotImplementedError("more than 64 bits")
 
-    monkeypatch.setattr("pyarrow.parquet.read_table", refuse)
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile", refuse)
     with pytest.raises(DataError, match="more than 64 bits"):
         read_table(file)
 

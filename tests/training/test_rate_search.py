@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from propulsion_tools.errors import NotFiniteError, OptionError
 from propulsion_tools.methods import get_method
 from propulsion_tools.records import RunRecord, RunSpec
-from propulsion_tools.training import run
+from propulsion_tools.training import rate_search, run
 from propulsion_tools.training.rate_plan import FAILED, LONG, Merit, Try, merit, plan, try_spec
 from propulsion_tools.training.run import train
 from tests.training.test_run import assert_equal_adapters, kill_at
@@ -144,6 +144,19 @@ def test_tries_of_another_run_are_not_taken(make_spec: MakeSpec, tmp_path: Path)
     usual = get_method("propulsion").learning_rate(RunSpec(degree=3))
     assert usual in {item["learning_rate"] for item in record.rate_search}
     assert record.rate_search != ()
+
+
+def test_a_search_that_begins_anew_takes_no_try_in_a_process_that_does_not_remove_them(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"learning_rate": "auto", "max_steps": 13}
+    first = train(make_spec(**settings))
+    monkeypatch.setattr(rate_search, "is_first", lambda: False)  # the first process may not have removed them yet
+    trained: list[RunSpec] = []
+    original = run.build
+    monkeypatch.setattr(run, "build", lambda spec, data: (trained.append(spec), original(spec, data))[1])
+    train(make_spec(overwrite_output_dir=True, **settings))
+    assert len(trained) == len(first.rate_search) + 1
 
 
 def test_a_search_in_which_nothing_trains_says_so(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import operator
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,12 +34,19 @@ HOOKS: dict[type, tuple[str, ...]] = {
         "_prepare_adapter_config",
         "_prepare_model",
         "_remap_adapter_state_dict_for_load",
+        "_remove_adapter_name_from_key",
         "_replace_module",
         "_unload_and_optionally_merge",
     ),
     BaseTunerLayer: ("_get_base_layer_device_and_dtype", "_move_adapter_to_device_of_base_layer"),
     PeftModel: ("_enable_peft_forward_hooks",),  # which calls its tuner's, if that has one
 }
+
+# Which adapters are active in a tuner's layer, whether they are disabled, and which are merged: read at once, without
+# the calls that PEFT's properties are, because it is asked in each forward of each layer.
+state_of_layer: Callable[[BaseTunerLayer], tuple[Any, ...]] = operator.attrgetter(
+    "_active_adapter", "_disable_adapters", "merged_adapters"
+)
 
 _MODEL_PREFIX = "base_model.model."
 
@@ -145,3 +154,8 @@ def name_in_base(name: str) -> str:
     A PeftModel holds a tuner that holds the base model, and PEFT writes both into its files, with no function for it.
     """
     return name.removeprefix(_MODEL_PREFIX)
+
+
+def name_when_saved(name: str) -> str:
+    """A parameter's name as PEFT saves it where a module is trained whole: without what PEFT's wrapper puts into it."""
+    return re.sub(r"(^|\.)(original_module|modules_to_save\.[^.]+)\.", r"\1", name)

@@ -6,6 +6,7 @@ Names that a forward asks for in every layer are bound here, not wrapped: a call
 from __future__ import annotations
 
 import copy
+import operator
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -33,6 +34,16 @@ batch_norm_out: Callable[..., Any] = torch.ops.aten.native_batch_norm.out
 batch_norm_backward: Callable[..., Any] = torch.ops.aten.native_batch_norm_backward.default
 layer_norm_backward: Callable[..., Any] = torch.ops.aten.native_layer_norm_backward.default
 
+# Whether torch.jit.trace runs.
+is_traced: Callable[[], bool] = torch._C._is_tracing
+
+# How often a tensor has been changed in place, which autograd counts, and compares in a backward.
+times_changed: Callable[[Tensor], int] = operator.attrgetter("_version")
+
+# One call for many tensors, with the same bits as a call for each.
+_add_to_each: Callable[..., tuple[Tensor, ...]] = torch._foreach_add
+_power_of_each: Callable[..., tuple[Tensor, ...]] = torch._foreach_pow
+
 # Where a module keeps its submodules and parameters, to find them without the search of `nn.Module.__getattr__`.
 SUBMODULES, PARAMETERS = "_modules", "_parameters"
 
@@ -42,7 +53,12 @@ _storage_references: Callable[[int], int] | None = getattr(torch._C, "_storage_U
 
 def is_recorded() -> bool:
     """Whether a program is being made of what runs: by torch.compile, torch.export or torch.jit.trace."""
-    return torch.compiler.is_compiling() or torch._C._is_tracing()
+    return torch.compiler.is_compiling() or is_traced()
+
+
+def powers_of_each(deltas: list[Tensor], degrees: list[int]) -> tuple[Tensor, ...]:
+    """(1 + δ)^k of each of many vectors, in two calls."""
+    return _power_of_each(_add_to_each(deltas, 1), degrees) if deltas else ()
 
 
 def is_forward_mode() -> bool:
@@ -96,6 +112,16 @@ def is_hooked(module: nn.Module) -> bool:
     return bool("forward" in own or own["_forward_pre_hooks"] or own["_forward_hooks"])
 
 
+def parameters_of_bare(module: nn.Module) -> dict[str, Any] | None:
+    """The parameters of a module whose call is its own forward and nothing else; None of one with hooks."""
+    own = vars(module)
+    if "forward" in own or own["_forward_pre_hooks"] or own["_forward_hooks"]:
+        return None
+    if hooks_of_all_modules._global_forward_pre_hooks or hooks_of_all_modules._global_forward_hooks:
+        return None
+    return own[PARAMETERS]
+
+
 def uncompiled(model: nn.Module) -> nn.Module:
     """The model that `torch.compile` was given, or the model itself; what it returns has no public name for it."""
     return getattr(model, "_orig_mod", model)
@@ -104,6 +130,11 @@ def uncompiled(model: nn.Module) -> nn.Module:
 def is_within_compiled(name: str) -> bool:
     """Whether a module's name shows that `torch.compile` has wrapped it, or a module around it."""
     return "_orig_mod" in name.split(".")
+
+
+def without_compilers_name(key: str) -> str:
+    """A parameter's name as it is in the model that was not compiled."""
+    return key.replace("_orig_mod.", "")
 
 
 def is_watched(layer: nn.Module, base_layer: nn.Module) -> bool:
@@ -121,6 +152,17 @@ def is_watched(layer: nn.Module, base_layer: nn.Module) -> bool:
         or vars(layer)["_forward_hooks"]
         or hooks_of_all_modules._global_forward_hooks
         or hooks_of_all_modules._global_backward_hooks
+    )
+
+
+def is_watched_by_others(module: nn.Module) -> bool:
+    """Whether somebody beside the one hook after its forward that is asking may see what a module returns."""
+    own = vars(module)
+    return bool(
+        len(own["_forward_hooks"]) > 1
+        or own["_backward_hooks"]
+        or "forward" in own
+        or hooks_of_all_modules._global_forward_hooks
     )
 
 

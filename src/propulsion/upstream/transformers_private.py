@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dis
-from types import FunctionType
-
 from torch import nn
 
 # Attention that repeats one row of a steered layer's output for the whole batch: DeBERTa's relative positions. By name,
@@ -50,16 +47,10 @@ def is_expert_parallel(experts: nn.Module) -> bool:
 
 
 def was_resized(model: nn.Module) -> bool:
-    """Whether `resize_token_embeddings` has been called on a model, by the trace that it leaves.
+    """Whether `resize_token_embeddings` has been called on a model with a head, by the trace that it leaves.
 
-    It writes the new size to the model's `vocab_size`, but not to that of the network below a head. A network without
-    head that keeps its size there itself (Llama's) has no trace of it.
+    It writes the new size to the model's `vocab_size`, but not to that of the network below the head. A network without
+    a head has no trace of it that could be told from what its constructor writes.
     """
-    if "vocab_size" not in vars(model):
-        return False
     below = model.base_model
-    if below is not model:
-        return bool(getattr(below, "vocab_size", None) != model.vocab_size)
-    starts = [vars(kind).get("__init__") for kind in type(model).__mro__]
-    steps = [step for start in starts if isinstance(start, FunctionType) for step in dis.get_instructions(start)]
-    return not any(step.opname == "STORE_ATTR" and step.argval == "vocab_size" for step in steps)
+    return below is not model and "vocab_size" in vars(model) and getattr(below, "vocab_size", None) != model.vocab_size

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 USAGE_ERROR, INTERRUPTED = 2, 130
-GOES_ON = "`train` goes on with --resume_from_checkpoint true, `compare`, `ablate` and `predict` with the same command"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,9 +22,6 @@ def main(argv: list[str] | None = None) -> int:
         from propulsion_tools.cli.dispatch import run
 
         return run(list(sys.argv[1:] if argv is None else argv))
-    except KeyboardInterrupt:
-        from propulsion_tools.training.bars import clear_bars
-
-        clear_bars()
-        print(f"propulsion: interrupted; {GOES_ON}", file=sys.stderr)
+    except KeyboardInterrupt:  # during the imports, or once more while the first was being told
+        print("propulsion: interrupted", file=sys.stderr)
         return INTERRUPTED

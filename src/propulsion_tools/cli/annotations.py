@@ -24,6 +24,11 @@ def takes_bool(hint: Any) -> bool:
     return bool in alternatives(hint)
 
 
+def takes_list(hint: Any) -> bool:
+    """Whether several values are one of this type."""
+    return any(get_origin(kind) in (list, tuple) for kind in alternatives(hint))
+
+
 def in_words(hint: Any) -> str:
     """A type for people, for example ``number or null`` for ``float | None``."""
     words = [_one(kind) for kind in alternatives(hint)]

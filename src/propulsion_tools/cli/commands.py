@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from propulsion_tools.errors import OptionError
-from propulsion_tools.records import RunSpec, write_atomically
+from propulsion_tools.records import RunSpec, write_atomically, written
 from propulsion_tools.records.options import (
     AblateOptions,
     BoundOptions,
@@ -28,14 +28,24 @@ from propulsion_tools.records.options import (
     RecipesOptions,
     RegressionOptions,
 )
+from propulsion_tools.training.going_on import after_grid, after_predict, after_train
 
 PACKAGES = ("rich", "matplotlib", "datasets", "sklearn")
 """What nearly every command needs of the extra `train`, beside the parser."""
 
 
+RUNS, MANY, THEORY, LISTS = "a run", "many runs", "theory", "what there is"
+"""Headings of the overview."""
+
+
 @dataclass(frozen=True)
 class Nothing:
     """No options."""
+
+
+def begins_anew(*words: Any) -> str:
+    """What there is to say of a command that keeps nothing of an interrupted call."""
+    return ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,9 @@ class Command:
         positional_help: What it is.
         positional_required: Whether it has to be given; if not, it is None.
         takes_recipe: Whether `--recipe NAME` gives its options their values.
+        heading: What it stands under in the overview.
+        goes_on: How it goes on after an interruption or a full disk, as a clause, for the positional argument and the
+            options; empty where it begins anew.
         packages: What is asked for before anything is imported, of the extra `train`.
     """
 
@@ -60,6 +73,8 @@ class Command:
     positional_help: str = "output_dir of a finished `propulsion train`"
     positional_required: bool = True
     takes_recipe: bool = False
+    heading: str = RUNS
+    goes_on: Callable[..., str] = begins_anew
     packages: tuple[str, ...] = PACKAGES
 
 
@@ -92,8 +107,15 @@ def _evaluate(adapter_dir: str, options: EvaluateOptions) -> None:
 
     metrics = evaluate(Path(adapter_dir), options, console.show)
     console.show(console.metrics_table(metrics, adapter_dir))
-    if options.output:
-        write_atomically(Path(options.output), json.dumps(metrics, indent=2) + "\n")
+    _write_json(options.output, metrics, console.show)
+
+
+def _write_json(file: str | None, values: Any, notify: Callable[[str], None]) -> None:
+    """Write values where they were asked for, and say where."""
+    if file is not None:
+        said = written(Path(file))
+        write_atomically(Path(file), json.dumps(values, indent=2) + "\n")
+        notify(f"{said[0].upper()}{said[1:]}")
 
 
 def _predict(adapter_dir: str, options: PredictOptions) -> None:
@@ -148,8 +170,7 @@ def _regress(adapter_dir: str, options: RegressionOptions) -> None:
 
     scores = regress(Path(adapter_dir), options)
     show(*describe(scores))
-    if options.result:
-        write_atomically(Path(options.result), json.dumps(scores, indent=2) + "\n")
+    _write_json(options.result, scores, show)
 
 
 def _methods(options: MethodsOptions) -> None:
@@ -161,15 +182,17 @@ def _methods(options: MethodsOptions) -> None:
 
         console.show(console.counts_table(counts(options.counts), options.counts))
         return
-    console.show(*console.methods_tables([get_method(name) for name in method_names()]))
+    from propulsion_tools.training.lists import methods_lists
+
+    console.show(*methods_lists([get_method(name) for name in method_names()]))
 
 
 def _tasks(options: Nothing) -> None:
     from propulsion_tools.tasks import get_task, task_names
-    from propulsion_tools.training.console import show, table
+    from propulsion_tools.training.console import show
+    from propulsion_tools.training.lists import tasks_lists
 
-    rows = [[task.name, task.main_metric, task.description] for task in map(get_task, task_names())]
-    show(table("Tasks", ["--task", "metric", "description"], rows))
+    show(*tasks_lists([get_task(name) for name in task_names()]))
 
 
 def _recipes(name: str | None, options: RecipesOptions) -> None:
@@ -219,11 +242,29 @@ STUDY_HELP = "degree, position, initialization, vectors or pooling"
 GRID_HELP = "YAML file with methods, tasks and settings, for example recipes/compare/quick.yaml"
 RECIPE_HELP = "one recipe, for example table1/roberta-base-sst2-propulsion-all (default: all)"
 COMMANDS = {
-    "train": Command("train an adapter and write it with its record", RunSpec, _train, takes_recipe=True),
+    "train": Command(
+        "train an adapter and write it with its record", RunSpec, _train, takes_recipe=True, goes_on=after_train
+    ),
     "evaluate": Command("score a finished run again, also on other data", EvaluateOptions, _evaluate, ADAPTER_DIR),
-    "predict": Command("label texts with a finished run", PredictOptions, _predict, ADAPTER_DIR),
-    "compare": Command("run a grid of methods and tasks, and report", CompareOptions, _compare, "grid", GRID_HELP),
-    "ablate": Command("repeat one of the paper's ablations", AblateOptions, _ablate, "study", STUDY_HELP),
+    "predict": Command("label texts with a finished run", PredictOptions, _predict, ADAPTER_DIR, goes_on=after_predict),
+    "compare": Command(
+        "run a grid of methods and tasks, and report",
+        CompareOptions,
+        _compare,
+        "grid",
+        GRID_HELP,
+        heading=MANY,
+        goes_on=after_grid,
+    ),
+    "ablate": Command(
+        "repeat one of the paper's ablations",
+        AblateOptions,
+        _ablate,
+        "study",
+        STUDY_HELP,
+        heading=MANY,
+        goes_on=after_grid,
+    ),
     "inspect": Command("show what an adapter has learned", InspectOptions, _inspect, ADAPTER_DIR, packages=()),
     "export": Command(
         "write an adapter as a plain checkpoint, or as an adapter of PEFT's own methods",
@@ -239,12 +280,16 @@ COMMANDS = {
         ADAPTER_DIR,
         "folder of an adapter that PEFT saved",
     ),
-    "ntk": Command("compare a method's tangent kernel with that of full fine-tuning", NtkOptions, _ntk),
-    "jacobian": Command("see whether training stays in the kernel regime", JacobianOptions, _jacobian),
-    "bound": Command("hold the theorem's bound against a model's own weights", BoundOptions, _bound),
-    "regress": Command("predict by a finished run's tangent kernel", RegressionOptions, _regress, ADAPTER_DIR),
-    "methods": Command("list the ways to fine-tune, or count what each trains", MethodsOptions, _methods),
-    "tasks": Command("list the tasks", Nothing, _tasks),
+    "ntk": Command("compare a method's tangent kernel with that of full fine-tuning", NtkOptions, _ntk, heading=THEORY),
+    "jacobian": Command("see whether training stays in the kernel regime", JacobianOptions, _jacobian, heading=THEORY),
+    "bound": Command("hold the theorem's bound against a model's own weights", BoundOptions, _bound, heading=THEORY),
+    "regress": Command(
+        "predict by a finished run's tangent kernel", RegressionOptions, _regress, ADAPTER_DIR, heading=THEORY
+    ),
+    "methods": Command(
+        "list the ways to fine-tune, or count what each trains", MethodsOptions, _methods, heading=LISTS
+    ),
+    "tasks": Command("list the tasks", Nothing, _tasks, heading=LISTS),
     "recipes": Command(
         "list the rows of the paper's tables that `train --recipe` runs, or print one",
         RecipesOptions,
@@ -252,6 +297,7 @@ COMMANDS = {
         "name",
         RECIPE_HELP,
         positional_required=False,
+        heading=LISTS,
         packages=("rich",),
     ),
     "demo": Command("head alone against Propulsion, without a download", DemoOptions, _demo),

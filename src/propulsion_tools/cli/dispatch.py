@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
+from dataclasses import dataclass
 from typing import Any
 
-from propulsion_tools.cli import GOES_ON, USAGE_ERROR
-from propulsion_tools.cli.commands import COMMANDS
+from propulsion_tools.cli import INTERRUPTED, USAGE_ERROR
+from propulsion_tools.cli.commands import COMMANDS, Command
+from propulsion_tools.cli.disk_errors import of_disk
 from propulsion_tools.cli.parsing import parse
 from propulsion_tools.errors import UnknownNameError, check_installed, is_one_sentence, near_misses
 from propulsion_tools.methods.names import check_method_name
@@ -20,8 +21,22 @@ from propulsion_tools.upstream.peft_private import hide_harmless_warnings
 NAMES = {"task": check_task_name, "method": check_method_name}
 """Options whose values are names that are known before the module of any is imported."""
 
-# The disk is full or not ours to read or write, or a file is a folder: nothing that a traceback would tell more of.
-_DISK = ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "EISDIR", "ENOTDIR")
+
+@dataclass(frozen=True)
+class Call:
+    """A command with the positional argument and the options that it is called with."""
+
+    command: Command
+    arguments: tuple[Any, ...]
+
+    def run(self) -> None:
+        """Do it."""
+        self.command.run(*self.arguments)
+
+    def goes_on(self) -> str:
+        """How it goes on after an interruption, as the end of a sentence."""
+        clause = self.command.goes_on(*self.arguments)
+        return f"; {clause}" if clause else ""
 
 
 def run(words: list[str]) -> int:
@@ -31,15 +46,22 @@ def run(words: list[str]) -> int:
         words: Those after `propulsion`.
 
     Returns:
-        The exit status: 0, or 2 after an error of ours, which is printed as one sentence.
+        The exit status: 0, 2 after an error of ours, 130 after Ctrl-C; either is printed as one sentence.
     """
     debug = "--debug" in words or os.environ.get("PROPULSION_DEBUG", "0") not in ("", "0")
+    call = None
     try:
-        dispatch([word for word in words if word != "--debug"])
+        call = prepare([word for word in words if word != "--debug"])
+        if call is not None:
+            call.run()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        clear_bars()
+        print(f"propulsion: interrupted{call.goes_on() if call else ''}", file=sys.stderr)
+        return INTERRUPTED
     except Exception as error:
-        if (sentence := _sentence(error, debug)) is None:
+        if (sentence := _sentence(error, call, debug)) is None:
             raise
         clear_bars()
         if debug:
@@ -49,34 +71,37 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def dispatch(words: list[str]) -> None:
-    """Run the command that these words name, with the options that they give."""
+def prepare(words: list[str]) -> Call | None:
+    """The call that these words name, if its options are right and its packages there; None after help was printed."""
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
-        return
+        return None
     name, *rest = words
     if name == "--version":
         from importlib.metadata import version
 
         print(f"propulsion {version('propulsion-peft')}")
-        return
+        return None
     if name not in COMMANDS:
         hint = near_misses(name, COMMANDS) or f" There are {', '.join(COMMANDS)}."
         raise UnknownNameError(f"There is no command {name!r}.{hint}")
     command = COMMANDS[name]
-    if (values := parse(name, command, rest)) is not None:
-        positional = [values.pop(command.positional)] if command.positional else []
-        options = command.options(**values)
-        _check_names(options)
-        for package in command.packages:
-            check_installed(package, "train")
-        hide_harmless_warnings()
-        command.run(*positional, options)
+    if (values := parse(name, command, rest)) is None:
+        return None
+    positional = [values.pop(command.positional)] if command.positional else []
+    options = command.options(**values)
+    _check_names(options)
+    for package in command.packages:
+        check_installed(package, "train")
+    hide_harmless_warnings()
+    return Call(command, (*positional, options))
 
 
 def _overview() -> str:
-    lines = ["usage: propulsion COMMAND [options]", "", "commands:"]
-    lines += [f"  {name:<10} {command.description}" for name, command in COMMANDS.items()]
+    lines = ["usage: propulsion COMMAND [options]"]
+    for heading in dict.fromkeys(command.heading for command in COMMANDS.values()):
+        lines += ["", f"{heading}:"]
+        lines += [f"  {name:<10} {c.description}" for name, c in COMMANDS.items() if c.heading == heading]
     lines += ["", "`propulsion COMMAND --help` lists its options; each may also stand in a file: --config FILE.yaml"]
     return "\n".join(lines)
 
@@ -88,10 +113,10 @@ def _check_names(options: Any) -> None:
             check(name)
 
 
-def _sentence(error: Exception, debug: bool) -> str | None:
+def _sentence(error: Exception, call: Call | None, debug: bool) -> str | None:
     """What to print of an error; None: it is a fault of ours, and the traceback is what is needed."""
     if is_one_sentence(error):
         return str(error)
-    if isinstance(error, OSError) and not debug and errno.errorcode.get(error.errno or 0) in _DISK:
-        return f"{error.filename or 'a file'}: {error.strerror}; {GOES_ON}"
+    if not debug and (said := of_disk(error)):
+        return f"{said}{call.goes_on() if call else ''}"
     return None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from propulsion_tools.cli.annotations import in_words, takes_bool
+from propulsion_tools.cli.annotations import in_words, takes_bool, takes_list
 from propulsion_tools.errors import OptionError, require
 from propulsion_tools.records import refuse_unknown
+from propulsion_tools.records.fields import ONE_RUN
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -35,7 +37,7 @@ def parse(name: str, command: Command, words: list[str]) -> dict[str, Any] | Non
     """
     known = [item.name for item in fields(command.options)]
     words = _with_bool_values([_underscored(word) for word in words], command.options)
-    _refuse_unknown_flags(words, [*known, *(["recipe"] if command.takes_recipe else [])])
+    _refuse_unknown_flags(name, words, [*known, *(["recipe"] if command.takes_recipe else [])])
     recipe = _recipe_values(words) if command.takes_recipe else {}
     _check_config_files(words, known)
     argument_error = require("jsonargparse", "train").ArgumentError
@@ -108,9 +110,13 @@ def _with_bool_values(words: list[str], options: type[Any]) -> list[str]:
     return done
 
 
-def _refuse_unknown_flags(words: list[str], known: list[str]) -> None:
+def _refuse_unknown_flags(name: str, words: list[str], known: list[str]) -> None:
     flags = [word[2:].split("=")[0].split(".")[0] for word in words if word.startswith("--")]
-    refuse_unknown(dict.fromkeys(flag for flag in flags if flag), [*known, "config", "print_config", "help"], "option")
+    refuse_unknown(
+        dict.fromkeys(flag for flag in flags if flag),
+        [*known, "config", "print_config", "help"],
+        f"option of `propulsion {name}`",
+    )
 
 
 def _values_of(flag: str, words: list[str], wanted: str) -> list[str]:
@@ -154,11 +160,19 @@ def _check_config_files(words: list[str], known: list[str]) -> None:
 
 def _one_sentence(message: str, name: str, options: type[Any]) -> str:
     """jsonargparse's report without the list of everything that was tried."""
-    lines = [line.strip() for line in message.splitlines()]
-    given = next((line.removeprefix("Given value: ") for line in lines if line.startswith("Given value: ")), None)
-    if lines[0].startswith("Parser key ") and given is not None:
-        key = lines[0].split('"')[1]
-        hints = get_type_hints(options)
-        wanted = f"; its type is {in_words(hints[key])}" if key in hints else ""
-        return f"{key} cannot be {given}{wanted}."
-    return f"{' '.join(lines)} (see `propulsion {name} --help`)"
+    key, given = re.search(r'Parser key "(\w+)"', message), re.search(r"(?:Given|Got) value: (.*)", message)
+    hints = get_type_hints(options)
+    if not key or not given or key[1] not in hints:
+        return f"{' '.join(message.split())} (see `propulsion {name} --help`)"
+    hint = hints[key[1]]
+    return f"{key[1]} cannot be {given[1].strip()}; its type is {in_words(hint)}.{_for_a_list(given[1].strip(), hint)}"
+
+
+def _for_a_list(given: str, hint: Any) -> str:
+    """How several values are given, where these words look like several; else nothing."""
+    values = [value.strip() for value in given.strip("[]()").split(",")]
+    if len(values) < 2:
+        return ""
+    if takes_list(hint):
+        return f' A list has brackets, and quotes around them: "[{", ".join(values)}]".'
+    return f" {ONE_RUN}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from propulsion_tools.compare.process import train_in_process
 from propulsion_tools.errors import RunsFailedError
+from propulsion_tools.installation import program
 from propulsion_tools.records import RunRecord, RunSpec, write_atomically
 from propulsion_tools.records.options import DemoOptions
 from propulsion_tools.tasks import get_task
@@ -38,7 +39,8 @@ def demo(options: DemoOptions) -> None:
     texts = folder / "texts.jsonl"
     write_atomically(texts, "".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     show("What to do next:", "", *(f"  {command}" for command in next_commands(folder, texts)), "")
-    show("And with data of your own, train and validation files in one folder: propulsion train --data_dir FOLDER")
+    own = f"{program()} train --data_dir FOLDER"
+    show(f"And with data of your own, train and validation files in one folder: {own}")
 
 
 def _train(method: str, folder: Path, options: DemoOptions) -> RunRecord:

@@ -7,6 +7,7 @@ from pathlib import Path
 from propulsion_tools.errors import OptionError, near_misses, require
 from propulsion_tools.inspection.figure_files import write_bytes
 from propulsion_tools.inspection.saved_adapter import read_adapter
+from propulsion_tools.records import written
 
 # The package that draws each kind of figure, and the extra that installs it.
 IMAGES = {".png": ("matplotlib", "train"), ".svg": ("matplotlib", "train")}
@@ -39,6 +40,7 @@ def inspect_adapter(adapter_dir: Path, figure: Path | None, distribution: Path |
 
     lines = [describe(adapter)]
     if figure is not None:
+        lines.append(f"Heat map {written(figure)}")
         if figure.suffix.lower() == ".html":
             from propulsion_tools.inspection.heatmap_html import heatmap_page
 
@@ -47,12 +49,11 @@ def inspect_adapter(adapter_dir: Path, figure: Path | None, distribution: Path |
             from propulsion_tools.inspection.heatmap_image import draw_heatmap
 
             write_bytes(figure, draw_heatmap(adapter, _kind(figure)))
-        lines.append(f"Heat map written to {figure}")
     if distribution is not None:
         from propulsion_tools.inspection.distribution import draw_distribution
 
+        lines.append(f"Distribution {written(distribution)}")
         write_bytes(distribution, draw_distribution(adapter, _kind(distribution)))
-        lines.append(f"Distribution written to {distribution}")
     return "\n".join(lines)
 
 

@@ -16,9 +16,12 @@ class KeepsTensors:
 
     Attributes:
         file: Where; at most one callback of a run writes to it.
+        of_the_run: Whether it tells of the run, and not of the weights: a run that ends with the weights of an earlier
+            checkpoint keeps its own.
     """
 
     file: str = "method_state.safetensors"
+    of_the_run: bool = False
 
     def tensors(self) -> dict[str, Tensor]:
         """What a resumed run needs, by name."""

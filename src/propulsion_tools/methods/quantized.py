@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from propulsion.targets import ALL_LINEAR
 from propulsion_tools.errors import OptionError
+from propulsion_tools.installation import install_command
 from propulsion_tools.methods.from_peft import peft_method
 from propulsion_tools.methods.lora import with_alpha
 from propulsion_tools.records import RunSpec
@@ -30,7 +31,7 @@ def at_scale_one(values: dict[str, Any], base_model: PreTrainedModel, spec: RunS
 def without_bitsandbytes() -> str | None:
     """Why QLoRA cannot run here, or None."""
     if importlib.util.find_spec("bitsandbytes") is None:
-        return "bitsandbytes is not installed: pip install 'propulsion-peft[quantization]'."
+        return f"bitsandbytes is not installed: {install_command('quantization')}."
     return None
 
 

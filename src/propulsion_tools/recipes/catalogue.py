@@ -101,13 +101,8 @@ class Recipe:
 
     @property
     def origins(self) -> dict[str, str]:
-        """Where each of `values` is from. Imports torch, to name the learning rate that would be ours."""
-        from propulsion_tools.methods import get_method
-
-        degree = {name: value for name, value in self.values.items() if name == "degree"}
-        ours = get_method(self.method).learning_rate(RunSpec(method=self.method, **degree))
-        origins = {name: value.origin for name, value in _options(self).items()}
-        return {**origins, "learning_rate": f"{origins['learning_rate']}; ours would be {ours:.3g}"}
+        """Where each of `values` is from."""
+        return {name: value.origin for name, value in _options(self).items()}
 
 
 def _options(row: Recipe) -> dict[str, Value]:
@@ -120,7 +115,7 @@ def _options(row: Recipe) -> dict[str, Value]:
         **_length(row),
         "method": Value(row.method, "the paper"),
         **_method_options(row),
-        "learning_rate": Value(1e-4, DEFAULTS),
+        "learning_rate": Value(1e-4, f"{DEFAULTS}; null is ours"),
         "weight_decay": Value(0.02, DEFAULTS),
         **(_recomputation(row.method) if model.large else {}),
         "num_train_epochs": Value(row.data.epochs, OURS),

@@ -1,7 +1,7 @@
 """What goes into a run and what comes out of it, and the options of every command; standard library only."""
 
 from propulsion_tools.records.fields import refuse_unknown
-from propulsion_tools.records.files import atomic, is_stream, model_slug, slug, write_atomically
+from propulsion_tools.records.files import atomic, is_stream, model_slug, slug, write_atomically, written
 from propulsion_tools.records.json_values import check_types, to_json
 from propulsion_tools.records.run_record import PREDICTIONS_FILE, RECORD_FILE, SCHEMA_VERSION, RunRecord
 from propulsion_tools.records.run_spec import RUN_FACTS, RunSpec
@@ -21,4 +21,5 @@ __all__ = [
     "slug",
     "to_json",
     "write_atomically",
+    "written",
 ]

@@ -13,7 +13,8 @@ from functools import cache, partial
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from propulsion_tools.errors import OptionError, UnknownNameError, near_misses
+from propulsion_tools.errors import OptionError, UnknownNameError, did_you_mean, near_misses
+from propulsion_tools.records.words_of_others import meant
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ ANY = Values("anything", lambda v: True)
 NOT_NEGATIVE = _number("a number of at least 0", lambda v: math.isfinite(v) and v >= 0)
 ABOVE_ZERO = _number("a number above 0", lambda v: math.isfinite(v) and v > 0)
 SHARE = _number("a share of at least 0 and below 1", lambda v: 0 <= v < 1)
+ONE_RUN = "This is one run: a grid of several is for `propulsion compare`."
 AUTO = "auto"
 ABOVE_ZERO_OR_AUTO = Values("a number above 0, or 'auto'", lambda v: v == AUTO or ABOVE_ZERO.holds(v), (AUTO,))
 SHARE_OR_MODEL = Values(
@@ -56,9 +58,10 @@ def at_least(least: int) -> Values:
 AT_LEAST_ONE = at_least(1)
 
 
-def one_of(*choices: str) -> Values:
-    """These words."""
-    return Values(f"one of {', '.join(choices)}", lambda v: v in choices, choices)
+def one_of(*choices: str | bool) -> Values:
+    """These words, and true or false where they are among them."""
+    words = tuple(str(choice).lower() if isinstance(choice, bool) else choice for choice in choices)
+    return Values(f"one of {', '.join(words)}", lambda v: any(type(v) is type(c) and v == c for c in choices), words)
 
 
 class Argument(Enum):
@@ -184,7 +187,8 @@ def _check_value(cls: type, item: Field[Any], value: Any) -> None:
         return
     values: Values = item.metadata["values"]
     if not values.holds(value):
-        hint = near_misses(str(value), values.choices)
+        several = isinstance(value, str) and "," in value
+        hint = near_misses(str(value), values.choices) or (f" {ONE_RUN}" if several else "")
         raise OptionError(f"{item.name} must be {values.wanted}, and not {value!r}.{hint}")
 
 
@@ -207,7 +211,8 @@ def type_text(cls: type, name: str) -> str:
 
 
 def refuse_unknown(values: Mapping[str, Any], known: list[str], what: str) -> None:
-    """Raise `UnknownNameError` for the first key of `values` that is not `known`."""
+    """Raise `UnknownNameError` for the first key of `values` that is not `known`; names what it was meant to be."""
     for key in values:
         if key not in known:
-            raise UnknownNameError(f"{key!r} is no {what}.{near_misses(str(key), known)}")
+            hint = did_you_mean(meant(str(key), known)) or near_misses(str(key), known)
+            raise UnknownNameError(f"{key!r} is no {what}.{hint}")

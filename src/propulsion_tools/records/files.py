@@ -53,6 +53,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         stream.write(content)
 
 
+def written(path: Path) -> str:
+    """Where something is about to be written, as the end of a sentence that says so when it has been."""
+    return f"written to {path}{', in place of what was there' if path.is_file() else ''}"
+
+
 def slug(text: str) -> str:
     """A text as part of a file's name: what is not a letter, a digit, a dot, a dash or an underscore is a dash."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)

@@ -22,6 +22,7 @@ _option, _borrowed = partial(option, "options"), partial(borrow, RunSpec)
 BACKENDS = ("local", "ray")
 MERGED, IA3 = "merged", "peft-ia3"
 EXPORT_FORMATS = (MERGED, IA3, "peft-road", "peft-dora")
+BASE_MODEL = "where the base model is, if it is not where the run says"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class EvaluateOptions(Checked):
     text_column: str | None = _borrowed("text_column", text="column with the text")
     text_pair_column: str | None = _borrowed("text_pair_column")
     label_column: str | None = _borrowed("label_column", text="column with the label")
+    model_name_or_path: str | None = _borrowed("model_name_or_path", default=None, text=BASE_MODEL)
     split: str | None = _option(None, "only this split (default: every split but train)")
     max_eval_samples: int | None = _borrowed("max_eval_samples", text="use at most this many rows of each split")
     max_length: int | None = _borrowed("max_length", text="longest input in tokens")
@@ -69,6 +71,8 @@ class PredictOptions(Checked):
     text_pair_column: str | None = _borrowed(
         "text_pair_column", text="column with the second text, for pairs; None: the one that the run has read"
     )
+    model_name_or_path: str | None = _borrowed("model_name_or_path", default=None, text=BASE_MODEL)
+    max_length: int | None = _borrowed("max_length", text="longest input in tokens; None: as trained")
     max_new_tokens: int | None = _borrowed(
         "max_new_tokens", text="longest answer that is generated, in tokens; None: as trained"
     )
@@ -171,6 +175,9 @@ class StudyOptions(Checked):
     data_dir: str | None = _borrowed("data_dir")
     dataset_name: str | None = _borrowed("dataset_name")
     dataset_config_name: str | None = _borrowed("dataset_config_name")
+    text_column: str | None = _borrowed("text_column")
+    text_pair_column: str | None = _borrowed("text_pair_column")
+    label_column: str | None = _borrowed("label_column")
     max_length: int | None = _borrowed("max_length", text="truncate to this many tokens; None: the task's")
     method: str = _borrowed("method", text="the method beside full fine-tuning; see `propulsion methods`")
     target_modules: str | tuple[str, ...] | None = _borrowed("target_modules")
@@ -186,6 +193,9 @@ class StudyOptions(Checked):
     memory: float = _option(2.0, "GiB for the gradients that are kept at once; less means more passes", ABOVE_ZERO)
     output_dir: str | None = _borrowed(
         "output_dir", text="where results go; None: runs/<command>-<task>-<method>-<model>"
+    )
+    overwrite_output_dir: bool = _borrowed(
+        "overwrite_output_dir", text="replace the results of an earlier study that are in output_dir"
     )
     disable_tqdm: bool = _borrowed("disable_tqdm")
     use_cpu: bool = _borrowed("use_cpu")
@@ -236,6 +246,10 @@ class RegressionOptions(Checked):
     """Predict by kernel regression with a finished run's tangent kernel at its start, beside the trained adapter."""
 
     output: str | None = _option(None, "what is differentiated, as for `propulsion ntk`, but not the loss")
+    model_name_or_path: str | None = _borrowed("model_name_or_path", default=None, text=BASE_MODEL)
+    data_dir: str | None = _borrowed("data_dir", text="where the data is, if it is not where the run says")
+    dataset_name: str | None = _borrowed("dataset_name", text="the same data on the hub")
+    dataset_config_name: str | None = _borrowed("dataset_config_name")
     max_eval_samples: int | None = _borrowed("max_eval_samples")
     result: str | None = _option(None, "also write the scores to this JSON file")
     disable_tqdm: bool = _borrowed("disable_tqdm")

@@ -42,6 +42,7 @@ _propulsion = partial(_method, method="propulsion")
 _data = partial(run_option, group="data", identity=True, argument=NONE)
 _training_rows = partial(_data, may_change=False, override=())
 _scored_rows = partial(_data, may_change=False, override=(EVALUATE,))
+_source = partial(_data, may_change=False, override=(EVALUATE, REGRESS))
 _any_rows = partial(_data, may_change=False, override=(EVALUATE, PREDICT))
 _answer = partial(_data, may_change=True, override=(EVALUATE, PREDICT))
 _update = partial(run_option, group="optimization", identity=True, may_change=False, override=())
@@ -56,7 +57,11 @@ class RunSpec(Checked):
     """Everything that decides one training run, under the names of `TrainingArguments` and PEFT."""
 
     model_name_or_path: str = _model(
-        "minilm", "a folder, a hub id, or 'minilm' (weights from the package index)", ANY, may_change=False
+        "minilm",
+        "a folder, a hub id, or 'minilm' (weights from the package index)",
+        ANY,
+        may_change=False,
+        override=(EVALUATE, PREDICT, REGRESS),
     )
     torch_dtype: str = _model(
         "float32",
@@ -87,11 +92,11 @@ class RunSpec(Checked):
     task: str | None = _scored_rows(
         None, "see `propulsion tasks`; text-classification if data is named, else docstrings", ANY
     )
-    data_dir: str | None = _scored_rows(
+    data_dir: str | None = _source(
         None, "folder with train and validation files: .jsonl, .jsonl.gz, .csv or .parquet", ANY, smoke=set_to(None)
     )
-    dataset_name: str | None = _scored_rows(None, "data set id on the hub", ANY, smoke=set_to(None))
-    dataset_config_name: str | None = _scored_rows(None, "configuration of the hub's data set", ANY, smoke=set_to(None))
+    dataset_name: str | None = _source(None, "data set id on the hub", ANY, smoke=set_to(None))
+    dataset_config_name: str | None = _source(None, "configuration of the hub's data set", ANY, smoke=set_to(None))
     text_column: str | None = _any_rows(None, "column with the text (guessed and shown if not given)", ANY)
     text_pair_column: str | None = _any_rows(None, "column with the second text, for pairs", ANY)
     label_column: str | None = _scored_rows(None, "column with the label (guessed and shown if not given)", ANY)
@@ -110,7 +115,7 @@ class RunSpec(Checked):
         elsewhere="say it with selection",
         smoke=set_to(0.0),
     )
-    max_length: int | None = _scored_rows(
+    max_length: int | None = _any_rows(
         None,
         "longest input in tokens, for decoders with the target; None: the task's",
         AT_LEAST_ONE,
@@ -148,10 +153,16 @@ class RunSpec(Checked):
     )
     num_vectors: int = _propulsion(1, "vectors per layer (multi-propulsion)", AT_LEAST_ONE, may_change=False)
     pooling: str = _propulsion(
-        "mean", "how the outputs of several vectors are pooled: mean, max, min or l2", ANY, may_change=False
+        "mean",
+        "how the outputs of several vectors are pooled: mean, max, min or l2",
+        one_of("mean", "max", "min", "l2"),
+        may_change=False,
     )
     init_weights: bool | str = _propulsion(
-        True, "true (the identity), false, or zeros, normal, uniform, xavier", ANY, may_change=False
+        True,
+        "true (the identity), false, or zeros, normal, uniform, xavier",
+        one_of(True, False, "ones", "zeros", "normal", "uniform", "xavier"),
+        may_change=False,
     )
     init_noise: float = _propulsion(
         0.0, "standard deviation of the noise that tells the vectors apart", NOT_NEGATIVE, may_change=False

@@ -20,6 +20,9 @@ ALIASES = {
     "arc_challenge": "arcc",
 }
 
+# What we call the paper's metrics, where it is not what the paper does: its R-L of several sentences is summary-level.
+METRICS = {("cnndailymail", "rougeL"): "rougeLsum"}
+
 
 def paper_score(model: str, method: str, task: str, metric: str) -> float | None:
     """What the paper reports, out of 100; None where it has no such number.
@@ -38,7 +41,9 @@ def _scores() -> dict[tuple[str, str, str, str], float]:
     scores: dict[tuple[str, str, str, str], float] = {}
     for row in paper_results():
         if row.value and (method := _method(row)) is not None:
-            scores.setdefault((row.model.lower(), method, _plain(row.dataset), row.metric), float(row.value))
+            dataset = _plain(row.dataset)
+            metric = METRICS.get((dataset, row.metric), row.metric)
+            scores.setdefault((row.model.lower(), method, dataset, metric), float(row.value))
     return scores
 
 

@@ -1,11 +1,16 @@
-"""Arithmetic reasoning: word problems, answered in steps; the last number of what is written is the answer."""
+"""Arithmetic reasoning: word problems, answered in steps; the last number of what is written is the answer.
+
+That is the protocol of LLM-Adapters (Hu et al., 2023): commas separate thousands, a fraction ends with its denominator,
+and a percent sign changes nothing. Where its pattern misreads what people write, this one does not: a minus may stand
+before a currency, and neither the power of a unit nor what a model writes on behind its answer is the answer.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from propulsion_tools.errors import DataError
 from propulsion_tools.tasks.base import Lengths, TaskData
@@ -14,21 +19,59 @@ from propulsion_tools.tasks.multiple_choice import listed_texts
 from propulsion_tools.tasks.raw_tables import short
 from propulsion_tools.tasks.row_conversion import Row, text_in
 
+T = TypeVar("T")
 TOLERANCE = 1e-3  # of LLM-Adapters (Hu et al., 2023)
-_NUMBER = re.compile(r"(?<!\d)-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+_MINUS_SIGNS = str.maketrans(dict.fromkeys("\u2212\u2013\ufe63\uff0d", "-"))
+_DIGITS = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
+_MINUS = r"(?<![\w)\]])-"  # behind any of these it joins two things, as in 7-3 and 5-year-old
+_CURRENCY = r"(?:(?:US|CA|AU)?[$€£¥₹]|\b(?:USD|EUR|GBP|INR|Rs)\.?)[ \u00a0]?"
+_NO_POWER = r"(?<![A-Za-z_\d])(?<![A-Za-z]\^)(?<![A-Za-z]\*\*)"  # as in cm2 and cm^2
+_NUMBER = re.compile(rf"(?:({_MINUS})?{_CURRENCY}(-)?|({_MINUS})?{_NO_POWER})({_DIGITS})")
+_GLUED = re.compile(rf"({_DIGITS})")  # as in solution2, where nothing else is a number
+_MARK = re.compile(r"####[\s*_\\({\[=:]*")
+_NEXT_PROBLEM = re.compile(
+    r"(?<=\S)\s*(?:\b(?:Question|Problem|Q)\s*\d*\s*:|###?\s*(?:Instruction|Question|Problem)\b)"
+)
 _OPTION = re.compile(r"^\s*\(?([A-E])\)\s*")
 _CALCULATOR = re.compile(r"<<[^>]*>>")
+_MARKED_LETTER = re.compile(r"####\W*([A-E])\b")
 _LETTER = re.compile(r"\(([A-E])\)|\b([B-E])\b|(?:is|answer:?)\s+(A)\b|\b(A)\s*$|^\s*(A)\b(?!\s+[a-z])")
 
 
 def last_number(text: str) -> float | None:
-    """The last number in a text, with its thousands separators taken out; None if there is none."""
-    numbers = _NUMBER.findall(text)
-    return float(numbers[-1].replace(",", "")) if numbers else None
+    """The number that a text answers with: behind ``####``, or else its last; None if there is none.
+
+    What follows the answer behind ``####``, or a further "Question:", is not read.
+    """
+    return _first_found(_number_in, text)
 
 
 def last_letter(text: str) -> str | None:
-    """The last option letter, A to E, that a text names; None if it names none. "A" alone may be an article."""
+    """The option letter, A to E, that a text answers with: behind ``####``, or else its last; None if it names none.
+
+    "A" alone may be an article. What follows a further "Question:" is not read.
+    """
+    return _first_found(_letter_in, text)
+
+
+def _first_found(read: Callable[[str], T | None], text: str) -> T | None:
+    """What is read in the first of the problems, each with its answer, that a text holds and that has an answer."""
+    return next((found for part in _NEXT_PROBLEM.split(text) if (found := read(part)) is not None), None)
+
+
+def _number_in(text: str) -> float | None:
+    text = text.translate(_MINUS_SIGNS)
+    marked = [match for mark in _MARK.finditer(text) if (match := _NUMBER.match(text, mark.end()))]
+    numbers = marked[:1] or list(_NUMBER.finditer(text)) or list(_GLUED.finditer(text))
+    if not numbers:
+        return None
+    *minus, digits = numbers[-1].groups()
+    return float(digits.replace(",", "")) * (-1 if any(minus) else 1)
+
+
+def _letter_in(text: str) -> str | None:
+    if marked := _MARKED_LETTER.search(text):
+        return marked[1]
     letters = [next(filter(None, groups)) for groups in _LETTER.findall(text)]
     return letters[-1] if letters else None
 
@@ -119,9 +162,9 @@ def _steps(row: Row, said: str) -> str:
 TASKS = (
     Arithmetic("multiarith", "word problems of several steps", "ChilleD/MultiArith"),
     Arithmetic("gsm8k", "grade school mathematics", "openai/gsm8k", "main"),
-    Arithmetic("addsub", "word problems of addition and subtraction, from --data_dir"),
-    Arithmetic("singleeq", "word problems of one equation, from --data_dir"),
+    Arithmetic("addsub", "word problems of addition and subtraction"),
+    Arithmetic("singleeq", "word problems of one equation"),
     Arithmetic("svamp", "word problems that are varied", "ChilleD/SVAMP"),
     Arithmetic("aqua", "algebra with options", "deepmind/aqua_rat", "raw", letters=True),
-    Arithmetic("math", "word problems of any kind with their steps, from --data_dir", letters=None),
+    Arithmetic("math", "word problems of any kind with their steps", letters=None),
 )

@@ -10,7 +10,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 from propulsion_tools.errors import DataError, OptionError
 from propulsion_tools.tasks.model_kinds import ModelKind
@@ -18,6 +18,8 @@ from propulsion_tools.tasks.model_kinds import ModelKind
 if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
+
+    from propulsion_tools.tasks.raw_tables import RawSplits
 
 Batch = Mapping[str, Any]
 """Tensors by name. Names that begin with ``eval_`` are for `Task.answer`, all others are the model's arguments."""
@@ -161,6 +163,12 @@ class Task(ABC):
     main_metric: str
     greater_is_better: bool
     lengths: Lengths = Lengths()
+    hub_id: str | None = None
+    """The data set on the hub that is read where the user names no source."""
+    default: Callable[[], RawSplits] | None = None
+    """Makes the rows where the user names no source, rather than the hub."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """What it scores with, of the extra ``train``."""
     references: str = "labels"
     """The column that `metrics` gets as ``label_ids``: the labels, or `INDEX` to look references up in the rows."""
 

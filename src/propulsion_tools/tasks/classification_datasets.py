@@ -21,11 +21,11 @@ def _glue(name: str, description: str, text: str, pair: str | None, **settings: 
 TASKS = (
     TextClassification(
         "docstrings",
-        "which Python package a docstring is from, 8 classes (demo data)",
+        "which Python package a docstring is from, 8 classes",
         Columns("text", None, "label"),
         default=mine_packages,
     ),
-    TextClassification("text-classification", "any texts or pairs of texts with classes, from --data_dir or the hub"),
+    TextClassification("text-classification", "any texts or pairs of texts with classes"),
     _glue("sst2", "sentiment of film reviews", "sentence", None, label_names=("negative", "positive")),
     _glue(
         "cola",

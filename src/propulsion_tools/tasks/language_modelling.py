@@ -134,6 +134,6 @@ class Perplexity:
 
 
 TASKS = (
-    LanguageModelling("completions", "the rest of a docstring after its beginning (offline)", default=mine_completions),
-    LanguageModelling("language-modelling", "any texts, or completions of prompts, from --data_dir or the hub"),
+    LanguageModelling("completions", "the rest of a docstring after its beginning", default=mine_completions),
+    LanguageModelling("language-modelling", "any texts, or completions of prompts"),
 )

@@ -77,7 +77,7 @@ def streamed(names: Sequence[str], regression: bool = False) -> StreamedMetrics:
         "accuracy": sklearn.accuracy_score,
         "f1": partial(sklearn.f1_score, average="binary", zero_division=0),
         "f1_macro": partial(sklearn.f1_score, average="macro", zero_division=0),
-        "mcc": sklearn.matthews_corrcoef,
+        "mcc": partial(_matthews, sklearn.matthews_corrcoef),
         "pearson": partial(_correlation, scipy.pearsonr),
         "spearman": partial(_correlation, scipy.spearmanr),
     }
@@ -100,6 +100,11 @@ def _largest(logits: np.ndarray) -> np.ndarray:
 
 def _number(logits: np.ndarray) -> np.ndarray:
     return logits.reshape(-1).astype(np.float64)
+
+
+def _matthews(function: Callable[..., Any], labels: np.ndarray, answers: np.ndarray) -> float:
+    """Matthews' correlation, 0 where there is one class and it is undefined: scikit-learn gives 0, and warns."""
+    return float(function(labels, answers)) if len(np.union1d(labels, answers)) > 1 else 0.0
 
 
 def _correlation(function: Callable[..., Any], labels: np.ndarray, answers: np.ndarray) -> float:

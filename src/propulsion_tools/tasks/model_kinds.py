@@ -67,7 +67,7 @@ def of_kind(task: str, config: Any, *kinds: ModelKind) -> ModelKind:
     wanted = " or ".join(_with_article(kind.name) for kind in kinds)
     raise OptionError(
         f"The task {task} needs {wanted}, and {config.model_type} is {_with_article(what)} that cannot be one: "
-        "choose another --model_name_or_path or another --task."
+        "choose another model or another task."
     )
 
 

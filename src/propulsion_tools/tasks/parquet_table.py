@@ -16,7 +16,7 @@ def parquet_table(path: Path) -> Table:
         DataError: It is no parquet file, damaged, or has two columns of one name.
         MissingExtraError: pyarrow is not installed.
     """
-    parquet = require("pyarrow.parquet", "train")
+    parquet, arrow = require("pyarrow.parquet", "train"), require("pyarrow", "train")
     with path.open("rb") as stream:
         start = stream.read(64)
     if not start.startswith(PARQUET):
@@ -26,7 +26,7 @@ def parquet_table(path: Path) -> Table:
         file = parquet.ParquetFile(path)
         names: list[str] = file.schema_arrow.names
         columns: Table = file.read().to_pydict() if len(set(names)) == len(names) else {}
-    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are of these kinds
+    except (OSError, ValueError, arrow.ArrowException) as error:
         raise DataError(f"{path} is a damaged parquet file ({error}): write it again.") from error
     if twice := sorted(name for name in set(names) if names.count(name) > 1):
         raise DataError(f"{path} has the column {twice[0]!r} twice: name each column once.")

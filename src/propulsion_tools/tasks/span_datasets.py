@@ -23,12 +23,10 @@ TASKS = (
         hub_id="rajpurkar/squad_v2",
     ),
     QuestionAnswering("question-answering", "any contexts with questions and answers that are spans of them"),
-    QuestionAnswering(
-        "docstring_questions", "what a docstring says of a parameter (no download)", default=mine_questions
-    ),
+    QuestionAnswering("docstring_questions", "what a docstring says of a parameter", default=mine_questions),
     QuestionAnswering(
         "docstring_questions_v2",
-        "the same, a third of the questions without an answer (no download)",
+        "the same, a third of the questions without an answer",
         unanswerable=True,
         default=partial(mine_questions, unanswerable=1 / 3),
     ),
@@ -52,5 +50,5 @@ TASKS = (
         hub_config="en",
     ),
     TokenClassification("token-classification", "any lists of words with tags in the IOB scheme"),
-    TokenClassification("docstring_mentions", "names of parameters in docstrings (no download)", default=mine_mentions),
+    TokenClassification("docstring_mentions", "names of parameters in docstrings", default=mine_mentions),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from propulsion_tools.errors import DataError, require
 from propulsion_tools.tasks.base import INDEX, Batch, DataSource, Encoded, Setup, Task, TaskData, map_rows
@@ -49,6 +49,7 @@ class TokenClassification(Task):
     hub_id: str | None = None
     hub_config: str | None = None
     default: Callable[[], RawSplits] | None = None
+    packages: ClassVar[tuple[str, ...]] = ("seqeval",)
     main_metric: str = "f1"
     greater_is_better: bool = True
     references: str = INDEX

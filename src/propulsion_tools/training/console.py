@@ -10,7 +10,6 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from propulsion_tools.methods.registry import Method
 from propulsion_tools.records import RunRecord
 from propulsion_tools.tasks import get_task
 
@@ -78,7 +77,7 @@ def run_table(records: Mapping[str, RunRecord], main_metric: str, split: str = "
     ]
     common = {record.majority.get(split, {}).get(main_metric) for record in records.values()}
     if len(common) == 1 and (most := common.pop()) is not None:
-        rows.insert(0, [MAJORITY, number(most), *("" for _ in costs)])
+        rows.insert(0, ["majority", number(most), *("" for _ in costs)])
     return table("", ["method", *headings], rows, right=range(1, len(headings) + 1))
 
 
@@ -118,19 +117,6 @@ def show_run(record: RunRecord) -> None:
     course = course_table(record, metric)
     show(*(["", course] if course else []), run_table({record.spec.method: record}, metric, split))
     show(f"Written to {record.spec.output_dir}")
-
-
-def methods_tables(methods: Sequence[Method]) -> list[Table | str]:
-    """Every method with its ΔW (the paper's table 6), with what it costs (table 4), and those that cannot run here."""
-    rows = [[method.name, method.description, method.delta] for method in methods]
-    costs = [[method.name, *method.cost] for method in methods if method.cost]
-    layer = "for one layer W of d × d: rank r, l_p virtual tokens, L layers"
-    here = [f"{method.name} cannot run here: {reason}" for method in methods if (reason := method.refusal())]
-    return [
-        table("Methods", ["--method", "description", "reparameterisation"], rows),
-        table(f"Costs, {layer}", ["--method", "space", "time", "parameters"], costs),
-        *here,
-    ]
 
 
 def counts_table(rows: Sequence[Count], model: str) -> Table:

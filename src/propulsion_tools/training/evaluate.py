@@ -13,6 +13,7 @@ from propulsion_tools.records.run_spec import EVALUATE
 from propulsion_tools.tasks import TaskData
 from propulsion_tools.training.build import Job, build
 from propulsion_tools.training.data import load_data
+from propulsion_tools.training.moved_runs import located
 from propulsion_tools.training.notify import Notify, keep_quiet
 from propulsion_tools.training.scoring import score
 from propulsion_tools.training.trainer import make_trainer
@@ -35,7 +36,8 @@ def evaluate(adapter_dir: Path, options: EvaluateOptions, notify: Notify = keep_
         AdapterFileError: The weights are missing, damaged, or those of another model.
     """
     record = RunRecord.read(adapter_dir)
-    spec = replace(record.spec.overridden(EVALUATE, options), early_stopping_patience=None)
+    spec = located(record.spec, adapter_dir, options).overridden(EVALUATE, options)
+    spec = replace(spec, early_stopping_patience=None)
     if options.data_dir is None and options.dataset_name is None:
         spec = _with_columns(spec, record)
     record = replace(record, spec=spec)

@@ -30,6 +30,8 @@ class FiniteGuard(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if args.fp16:  # the scaler tries large scales first, and passes by a step whose gradients overflow
+            return
         gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
         if not _all_finite(gradients) and not self.mend("a gradient was not finite"):
             raise not_finite("a gradient is no longer finite", kwargs["model"], args, state)

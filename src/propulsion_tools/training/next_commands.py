@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from propulsion_tools.errors import DataError
+from propulsion_tools.installation import program
 from propulsion_tools.records import RunRecord
 from propulsion_tools.tasks import get_task
 from propulsion_tools.training.trained_files import ADAPTER_CONFIG
@@ -30,8 +31,9 @@ def next_commands(adapter: Path, source: Path | str, beside: str, draws: bool = 
     before, given = f"echo {shlex.quote(str(source))} | ", ""
     if isinstance(source, Path):
         before, given = "", f"--input {shlex.quote(str(source))} "
-    commands = [f"propulsion evaluate {run}", f"{before}propulsion predict {run} {given}--output {output}"]
-    return [*commands, f"propulsion inspect {run} --figure {figure}"] if draws else commands
+    called = program()
+    commands = [f"{called} evaluate {run}", f"{before}{called} predict {run} {given}--output {output}"]
+    return [*commands, f"{called} inspect {run} --figure {figure}"] if draws else commands
 
 
 def after_training(record: RunRecord) -> list[str]:

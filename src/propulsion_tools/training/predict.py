@@ -23,6 +23,7 @@ from propulsion_tools.training.asked_rows import AskedRows
 from propulsion_tools.training.data import progress_bars
 from propulsion_tools.training.device import device_of
 from propulsion_tools.training.evaluate import restore
+from propulsion_tools.training.moved_runs import located
 from propulsion_tools.training.notify import Notify, keep_quiet
 
 Row = dict[str, Any]
@@ -54,7 +55,8 @@ def predict(adapter_dir: Path, options: PredictOptions, notify: Notify = keep_qu
     given = read_given(options.input)
     target = output_name(options.output, given)
     form = output_form(target, options.input, given)
-    spec = replace(record.spec.overridden(PREDICT, options), disable_tqdm=True)
+    spec = located(record.spec, adapter_dir, options).overridden(PREDICT, options)
+    spec = replace(spec, disable_tqdm=True)
     job = restore(adapter_dir, replace(record, spec=spec))
     with progress_bars(not options.disable_tqdm):
         asked = AskedRows.of(job, given)

@@ -65,7 +65,8 @@ def search_rates(spec: RunSpec, data: TaskData, train_one: TrainOne, notify: Not
         DataError: There are too few training rows to set some aside.
     """
     folder = Path(str(spec.output_dir)) / FOLDER
-    if spec.overwrite_output_dir and not spec.resume_from_checkpoint and is_first():
+    anew = spec.overwrite_output_dir and not spec.resume_from_checkpoint
+    if anew and is_first():
         shutil.rmtree(folder, ignore_errors=True)
     method = get_method(spec.method)
     rows = set_aside(data, spec.selection_fraction or SELECTION_FRACTION)
@@ -74,7 +75,7 @@ def search_rates(spec: RunSpec, data: TaskData, train_one: TrainOne, notify: Not
     while todo := (search := plan(*usual, lambda item: ended[item][0] if item in ended else None)).todo:
         for item in todo:
             notify(f"Trying the learning rate {item.learning_rate:.3g} for {item.share:.0%} of the run.")
-            ended[item] = _ended(item, spec, folder / _name(item), rows, train_one)
+            ended[item] = _ended(item, spec, folder / _name(item), rows, train_one, anew)
     if search.chosen is None:
         tried = ", ".join(f"{item.learning_rate:.3g}" for item in search.tries)
         raise OptionError(
@@ -91,8 +92,10 @@ def _name(item: Try) -> str:
     return f"lr{item.learning_rate:.4g}{head}-{item.share:g}"
 
 
-def _ended(item: Try, spec: RunSpec, folder: Path, rows: TaskData, train_one: TrainOne) -> tuple[Merit, dict[str, Any]]:
-    """What came of a try, now or before."""
+def _ended(
+    item: Try, spec: RunSpec, folder: Path, rows: TaskData, train_one: TrainOne, anew: bool
+) -> tuple[Merit, dict[str, Any]]:
+    """What came of a try, now or, unless all begins anew, before."""
     spec = replace(
         try_spec(spec, item),
         output_dir=str(folder),
@@ -102,7 +105,8 @@ def _ended(item: Try, spec: RunSpec, folder: Path, rows: TaskData, train_one: Tr
     )
     said = {"learning_rate": item.learning_rate, "head_learning_rate": item.head_learning_rate, "share": item.share}
     try:
-        record = _finished(spec, folder) or train_one(spec, rows)
+        # Of several processes, one may still see what the first is removing.
+        record = (None if anew else _finished(spec, folder)) or train_one(spec, rows)
     except (NotFiniteError, CollapseError):
         return FAILED, {**said, "score": None, "loss": None, "seconds": 0.0}
     if is_first():

@@ -9,8 +9,10 @@ from transformers.training_args import OptimizerNames
 
 from propulsion_tools.errors import OptionError, near_misses
 from propulsion_tools.methods import get_method
-from propulsion_tools.records import RunSpec, model_slug
+from propulsion_tools.records import RunSpec
 from propulsion_tools.tasks import get_task
+from propulsion_tools.training.going_on import default_task, run_folder
+from propulsion_tools.training.packages import check_packages
 
 
 def resolve(spec: RunSpec) -> RunSpec:
@@ -18,21 +20,22 @@ def resolve(spec: RunSpec) -> RunSpec:
 
     Raises:
         UnknownNameError: There is no such task or method; names the near misses.
-        OptionError: There is no such optimizer or schedule, or the method refuses a field.
+        OptionError: There is no such optimizer or schedule, or its package is missing, or the method refuses a field.
+        MissingExtraError: A package that the task scores with is missing.
     """
-    task = spec.task or ("text-classification" if spec.data_dir or spec.dataset_name else "docstrings")
-    lengths = asdict(get_task(task).lengths)
+    task = default_task(spec)
+    lengths = asdict((known := get_task(task)).lengths)
     lengths = {name: value for name, value in lengths.items() if getattr(spec, name) is None}
     method = get_method(spec.method)
     method.check(spec)
     _check_names(spec)
+    check_packages(spec, known)
     spec = replace(spec, **method.fixed)
     rate = spec.learning_rate or method.learning_rate(spec)
     head_rate = spec.head_learning_rate or method.head_learning_rate
     dropout = spec.dropout if spec.dropout is not None else "model" if method.dropout is None else method.dropout
-    folder = spec.output_dir or f"runs/{task}-{spec.method}-{model_slug(spec.model_name_or_path)}-seed{spec.seed}"
     spec = replace(spec, learning_rate=rate, head_learning_rate=head_rate, dropout=dropout)
-    return replace(spec, task=task, output_dir=folder, **lengths)
+    return replace(spec, task=task, output_dir=run_folder(spec), **lengths)
 
 
 def _check_names(spec: RunSpec) -> None:

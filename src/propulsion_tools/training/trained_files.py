@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from transformers import PreTrainedModel
 
 from propulsion.errors import AdapterFileError
 from propulsion_tools.methods.virtual_tokens import align
-from propulsion_tools.training.base_models import quiet_transformers
+from propulsion_tools.records import write_atomically
+from propulsion_tools.training.base_models import public_name, quiet_transformers
 
 TRAINED_FILE = "trained.safetensors"
 WHOLE_FILE = "model.safetensors"
@@ -37,8 +39,21 @@ def save_trained(model: nn.Module, folder: Path) -> None:
     if isinstance(model, PeftModel) or whole:
         with quiet_transformers():
             model.save_pretrained(str(folder))
+        if not whole:
+            _name_base(folder / ADAPTER_CONFIG)
     else:
         save_file(_changed(model), str(folder / TRAINED_FILE), metadata={"format": "pt"})
+
+
+def _name_base(file: Path) -> None:
+    """Give the base model in an adapter's configuration a name that other machines know, too.
+
+    Only in the file: PEFT asks the hub for the configuration of a model whose name is no folder.
+    """
+    values = json.loads(file.read_text(encoding="utf-8"))
+    name = values.get("base_model_name_or_path")
+    if name and (known := public_name(name)) != name:
+        write_atomically(file, json.dumps({**values, "base_model_name_or_path": known}, indent=2, sort_keys=True))
 
 
 def weight_bytes(folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ from propulsion_tools.tasks.base import Metrics
 from propulsion_tools.training.arguments import training_arguments
 from propulsion_tools.training.build import Job
 from propulsion_tools.training.checkpoints import write_spec
-from propulsion_tools.training.collapse import CollapseWatch
+from propulsion_tools.training.collapse import CollapseWatch, mean_over_processes
 from propulsion_tools.training.finite_guard import FiniteGuard, not_finite
 from propulsion_tools.training.fresh_head import loss_of_guessing
 from propulsion_tools.training.head_first import WAITS, HeadFirst, delay
@@ -193,11 +194,13 @@ class RunTrainer(OpenTrainer):
             NotFiniteError: Names the layer whose gain left the finite range, if one did.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            if not self.mend(f"the loss became {loss.item()}"):
-                raise not_finite(f"the loss became {loss.item()}", self.model, self.args, self.state)
+        # That of all processes: what one of them undoes, all of them have to.
+        mean = mean_over_processes(loss.item(), self.args.device)
+        if not math.isfinite(mean):
+            if not self.mend(f"the loss became {mean}"):
+                raise not_finite(f"the loss became {mean}", self.model, self.args, self.state)
             return torch.zeros_like(loss)
-        self.collapse_watch.add(loss.item())
+        self.collapse_watch.add(mean)
         return loss
 
     def mend(self, reason: str) -> bool:
@@ -268,8 +271,16 @@ class RunTrainer(OpenTrainer):
         """What was trained, and what the method keeps beside it."""
         with self.head_first.all_trainable():
             load_trained(self.model, folder)
+        self._read_kept(folder, of_the_run=False)
+
+    def read_run(self, folder: Path) -> None:
+        """What was seen of the run until then."""
+        self._read_kept(folder, of_the_run=True)
+
+    def _read_kept(self, folder: Path, of_the_run: bool) -> None:
         for hook in self.tensor_keepers:
-            hook.load_tensors(load_tensors(folder / hook.file))
+            if hook.of_the_run == of_the_run:
+                hook.load_tensors(load_tensors(folder / hook.file))
 
 
 class SpecKeeper(TrainerCallback):

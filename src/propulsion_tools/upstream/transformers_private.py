@@ -63,6 +63,10 @@ class OpenTrainer(Trainer):
         """Read into the model what `write_weights` wrote: to go on with a run, or to end with its best state."""
         raise NotImplementedError
 
+    def read_run(self, folder: Path) -> None:
+        """Read what it wrote about the run so far, to go on with it."""
+        raise NotImplementedError
+
     def take_loss_as_mean(self) -> None:
         """Divide the loss by the number of accumulated batches, whatever the signature of the model's forward says."""
         self.model_accepts_loss_kwargs = False
@@ -76,6 +80,7 @@ class OpenTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.read_weights(Path(resume_from_checkpoint))
+        self.read_run(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         self.read_weights(Path(self.state.best_model_checkpoint))

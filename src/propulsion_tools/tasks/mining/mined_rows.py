@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from propulsion_tools.errors import DataError, install_command
+from propulsion_tools.errors import DataError
+from propulsion_tools.installation import install_command
 from propulsion_tools.tasks.mining.source import (
     PACKAGES,
     Documented,
@@ -130,4 +131,4 @@ def _notes(
     yield f"{what}, mined from the docstrings of {', '.join(release(packages[name]) for name in roots)}: {sizes}."
     missing = [packages[name] for name in packages if name not in roots]
     if missing:
-        yield f"Not installed, so not mined: {', '.join(missing)} (pip install 'propulsion-peft[demo]')."
+        yield f"Not installed, so not mined: {', '.join(missing)} ({install_command('demo')})."

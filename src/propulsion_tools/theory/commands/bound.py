@@ -13,7 +13,7 @@ from propulsion_tools.errors import OptionError
 from propulsion_tools.inspection.figure_files import write_bytes
 from propulsion_tools.records import to_json, write_atomically
 from propulsion_tools.records.options import BoundOptions
-from propulsion_tools.theory.commands.study import Study
+from propulsion_tools.theory.commands.study import NUMBERS_FILE, Study
 from propulsion_tools.theory.projection import (
     EPSILONS,
     Distortion,
@@ -65,7 +65,7 @@ def measure_bound(options: BoundOptions, notify: Notify = print) -> tuple[dict[s
     from propulsion_tools.theory.projection_figure import draw_projection
 
     write_bytes(study.folder / "bound.png", draw_projection(random, layers, study.title("Inner products at θ0"), "png"))
-    write_atomically(study.folder / "numbers.json", to_json(numbers))
+    write_atomically(study.folder / NUMBERS_FILE, to_json(numbers))
     return numbers, study.folder
 
 

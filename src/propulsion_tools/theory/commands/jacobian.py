@@ -17,7 +17,7 @@ from propulsion_tools.inspection.figure_files import write_bytes, write_npz
 from propulsion_tools.inspection.places import place_of
 from propulsion_tools.records import to_json, write_atomically
 from propulsion_tools.records.options import JacobianOptions
-from propulsion_tools.theory.commands.study import Study, train_steps, trained_names
+from propulsion_tools.theory.commands.study import NUMBERS_FILE, Study, train_steps, trained_names
 from propulsion_tools.theory.linearization import Departure, Linearization
 from propulsion_tools.theory.tangent_kernel import jacobian
 from propulsion_tools.training.console import table
@@ -95,7 +95,7 @@ def _write(
     write_npz(study.folder / "jacobian.npz", {**arrays, "layers": np.array(layers)})
     picture = draw_jacobian(arrays["before"], arrays["after"], departures, places, numbers["outputs"], title, "png")
     write_bytes(study.folder / "jacobian.png", picture)
-    write_atomically(study.folder / "numbers.json", to_json(numbers))
+    write_atomically(study.folder / NUMBERS_FILE, to_json(numbers))
 
 
 def describe(numbers: dict[str, Any], departures: Sequence[Departure], folder: Path) -> list[object]:

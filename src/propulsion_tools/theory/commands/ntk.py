@@ -14,7 +14,7 @@ from propulsion_tools.inspection.figure_files import write_bytes, write_npz
 from propulsion_tools.records import to_json, write_atomically
 from propulsion_tools.records.options import NtkOptions
 from propulsion_tools.theory.alignment import nearness, per_sample, spectrum
-from propulsion_tools.theory.commands.study import Samples, Study, train_steps, trained_names
+from propulsion_tools.theory.commands.study import NUMBERS_FILE, Samples, Study, train_steps, trained_names
 from propulsion_tools.theory.kernel_figure import KernelSnapshot
 from propulsion_tools.theory.tangent_kernel import empirical_ntk
 from propulsion_tools.training.build import Job
@@ -122,7 +122,7 @@ def _write(study: Study, samples: Samples, moments: dict[str, Kernels], numbers:
     write_bytes(folder / "kernels.png", draw_kernels(snapshots, method, samples.labels, title, "png"))
     named = [f"{label}: {text}" for label, text in zip(samples.labels, samples.texts, strict=True)]
     write_bytes(folder / "kernels.html", kernels_page(snapshots, method, samples.labels, named, title))
-    write_atomically(folder / "numbers.json", to_json(numbers))
+    write_atomically(folder / NUMBERS_FILE, to_json(numbers))
 
 
 def describe(numbers: dict[str, Any], folder: Path) -> list[object]:

@@ -24,6 +24,7 @@ from propulsion_tools.training.console import metrics_table
 from propulsion_tools.training.data import load_data
 from propulsion_tools.training.device import device_of
 from propulsion_tools.training.evaluate import restore
+from propulsion_tools.training.moved_runs import located
 from propulsion_tools.training.scoring import score
 from propulsion_tools.training.trainer import make_trainer
 
@@ -53,7 +54,7 @@ def regress(adapter_dir: Path, options: RegressionOptions) -> dict[str, Any]:
     if options.output == "loss":
         raise OptionError("Predicting needs an output that does not read the label: choose difference, sum or classes.")
     record = RunRecord.read(adapter_dir)
-    spec = record.spec.overridden(REGRESS, options)
+    spec = located(record.spec, adapter_dir, options).overridden(REGRESS, options)
     job = build(spec, load_data(spec))
     if (labels := num_labels(job)) is None:
         raise OptionError("Kernel regression predicts the label of a text: pass a run of a classification of texts.")

@@ -27,6 +27,9 @@ from propulsion_tools.training.notify import Notify
 from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.trainer import make_trainer
 
+NUMBERS_FILE = "numbers.json"
+"""What every study writes, last."""
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -70,6 +73,7 @@ class Study:
         if options.output_dir is None:
             model = model_slug(spec.model_name_or_path)
             spec = replace(spec, output_dir=f"runs/{command}-{spec.task}-{spec.method}-{model}")
+        _refuse_to_replace(Path(str(spec.output_dir)), options)
         data = load_data(spec)
         _check_samples(data, options)
         for note in data.notes:
@@ -80,8 +84,6 @@ class Study:
     def folder(self) -> Path:
         """Where the results go."""
         folder = Path(str(self.spec.output_dir))
-        if folder.exists() and not folder.is_dir():
-            raise OptionError(f"output_dir {folder} is a file.")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -186,6 +188,16 @@ def label_name(label: Any, names: tuple[str, ...] | None) -> str:
     if names is not None and isinstance(label, int):
         return names[label]
     return f"{label:.3g}" if isinstance(label, float) else str(label)
+
+
+def _refuse_to_replace(folder: Path, options: StudyOptions) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"output_dir {folder} is a file.")
+    if (folder / NUMBERS_FILE).exists() and not options.overwrite_output_dir:
+        raise OptionError(
+            f"{folder} holds the results of an earlier study: pass --overwrite_output_dir true to replace them, or "
+            "another --output_dir."
+        )
 
 
 def _check_samples(data: TaskData, options: StudyOptions) -> None:
