@@ -12,6 +12,7 @@ import itertools
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -31,11 +32,13 @@ class Message:
         error: The name of its class.
         text: What it says, with "…" for what differs.
         where: File and line.
+        hands_on: Whether it says what a caught error has said.
     """
 
     error: str
     text: str
     where: str
+    hands_on: bool
 
 
 class Module:
@@ -109,12 +112,17 @@ def error_classes(sources: Path = SOURCES) -> dict[str, list[str]]:
     }
 
 
+@cache
+def texts(sources: Path = SOURCES) -> tuple[Message, ...]:
+    """What every error says that is raised or made to be raised: those of our classes, and all of a `raise`."""
+    ours = error_classes().keys()
+    paths = sorted(sources.rglob("*.py"))
+    return tuple(message for path in paths for message in _of_module(Module(path, sources), ours))
+
+
 def messages(sources: Path = SOURCES) -> list[Message]:
-    """Every message that is raised or made to be raised: those of our classes, and all that a `raise` statement has."""
-    ours = error_classes(SOURCES)
-    return [
-        message for path in sorted(sources.rglob("*.py")) for message in _of_module(Module(path, sources), ours.keys())
-    ]
+    """Every message that is raised; one that says nothing of its own hands on what another has said."""
+    return [message for message in texts(sources) if has_words(message.text)]
 
 
 def _of_module(module: Module, ours: Collection[str]) -> Iterator[Message]:
@@ -126,9 +134,9 @@ def _of_module(module: Module, ours: Collection[str]) -> Iterator[Message]:
         if name == "type(error)":  # one of ours, with more words
             name = "ToolsError"
         if name in ours or (node in raised and name[0].isupper()):
+            hands_on = any(isinstance(part, ast.Name) and part.id == "error" for part in ast.walk(said[0]))
             for text in dict.fromkeys(shown(text) for text in module.texts(said[0])):
-                if has_words(text):
-                    yield Message(name, text, f"{module.place}:{node.lineno}")
+                yield Message(name, text, f"{module.place}:{node.lineno}", hands_on)
 
 
 def shown(text: str) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,6 +21,7 @@ from propulsion_tools.cli import commands
 from propulsion_tools.cli.parsing import parse
 
 ROOT = Path(__file__).parent.parent
+CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
 DOCS = ROOT / "docs"
 GUIDE = ("index", "quickstart", "method", "choosing", "training", "from_ia3_and_lora", "troubleshooting")
 EVIDENCE = ("results", "performance", "theory")
@@ -124,6 +128,41 @@ def test_the_python_reference_shows_the_help_of_every_field(site: Path) -> None:
         if name in propulsion.PropulsionConfig.__annotations__:
             assert f'id="propulsion.PropulsionConfig.{name}"' in text
             assert " ".join(re.split(r"[<>&\"']", field.metadata["help"])[0].split()[:4]) in text
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as engine:
+        opened = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def test_the_search_works_where_the_site_is_opened_as_a_file(site: Path, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.goto((site / "index.html").as_uri())
+    page.locator("input[name=query]").press_sequentially("adapters are merged in a mixed batch")
+    found = page.locator(".md-search-result__item").first
+    found.wait_for(timeout=60_000)
+    assert "errors.html" in found.locator("a").first.get_attribute("href")
+    page.close()
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_no_page_is_wider_than_the_screen_or_asks_for_anything_elsewhere(site: Path, browser: Any, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: asked.append(str(error)))
+    for file in sorted(site.glob("*.html")):
+        page.goto(file.as_uri())
+        beyond = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert page.evaluate(beyond) <= 0, file.name
+    page.close()
+    assert [what for what in asked if not what.startswith("file:")] == []
 
 
 def test_pages_from_elsewhere_have_links_of_the_site() -> None:

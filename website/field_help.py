@@ -1,4 +1,4 @@
-"""For the Python reference: a dataclass's field shows its default, and the help in its metadata is its docstring."""
+"""For the Python reference: a configuration is its fields, each with its default and the help in its metadata."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import griffe
 
 
 class FieldHelp(griffe.Extension):
-    """Reads ``field(default=..., metadata={"help": ...})``."""
+    """Reads ``field(default=..., metadata={"help": ...})``, and leaves out what a dataclass has beside its fields."""
+
+    def on_class(self, *, cls: griffe.Class, **kwargs: Any) -> None:
+        if "dataclass" in {str(decorator.value) for decorator in cls.decorators}:
+            fields = {name for name, member in cls.members.items() if member.is_attribute}
+            properties = {name for name, member in cls.members.items() if "property" in member.labels}
+            for name in cls.members.keys() - (fields - properties):
+                del cls.members[name]
 
     def on_attribute_instance(
         self, *, node: ast.AST | griffe.ObjectNode, attr: griffe.Attribute, **kwargs: Any

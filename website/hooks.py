@@ -13,7 +13,6 @@ from mkdocs.structure.pages import Page
 from mkdocs.utils import get_relative_url
 
 ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "src" / "propulsion"
 ELSEWHERE = {"recipes.md": "recipes/README.md", "changelog.md": "CHANGELOG.md"}
 """Page → where it lies in the repository."""
 ELSEWHERES_SHIM = "https://unpkg.com/iframe-worker/shim"
@@ -59,30 +58,15 @@ def with_links_of_the_site(text: str, folder: str) -> str:
     return LINK.sub(link, text)
 
 
-def public_names() -> dict[str, str]:
-    """What `propulsion` exports and the module that it is from, without importing it."""
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    imported = {
-        alias.name: str(node.module) for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
+def public_names() -> list[str]:
+    """What `propulsion` exports, in its own order, without importing it."""
+    tree = ast.parse((ROOT / "src/propulsion/__init__.py").read_text(encoding="utf-8"))
     (names,) = (
         ast.literal_eval(node.value)
         for node in tree.body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
     )
-    return {name: imported[name] for name in names}
-
-
-def fields(name: str, module: str) -> list[str]:
-    """The fields of a dataclass; none of anything else."""
-    tree = ast.parse((PACKAGE.parent / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
-    return [
-        ast.unparse(line.target)
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and node.name == name and "dataclass" in map(ast.unparse, node.decorator_list)
-        for line in node.body
-        if isinstance(line, ast.AnnAssign)
-    ]
+    return list(names)
 
 
 def python_reference() -> str:
@@ -91,9 +75,4 @@ def python_reference() -> str:
         "# Python\n\n`import propulsion` makes the method known to PEFT. These are its public names; everything else "
         "that you call is PEFT's. [Error messages](errors.md) says what to do about each error.\n"
     )
-    return "\n".join([head, *(_entry(name, module) for name, module in public_names().items())])
-
-
-def _entry(name: str, module: str) -> str:
-    members = fields(name, module)
-    return f"::: propulsion.{name}\n" + (f"    options:\n      members: {members}\n" if members else "")
+    return "\n".join([head, *(f"::: propulsion.{name}\n" for name in public_names())])
