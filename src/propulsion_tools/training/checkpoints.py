@@ -109,8 +109,8 @@ def _refuse_an_earlier_end(spec: RunSpec, checkpoint: Path) -> None:
     end = getattr(spec, name)
     if (state.get(reached) or 0) > end + 1e-6:  # an epoch is a sum of steps' shares
         raise OptionError(
-            f"{checkpoint} is of step {state['global_step']}, beyond the end of this run ({name} {end}): raise {name}, or "
-            "start again with --overwrite_output_dir true and without --resume_from_checkpoint."
+            f"{checkpoint} is of step {state['global_step']}, beyond the end of this run ({name} {end}): raise {name}, "
+            "or start again with --overwrite_output_dir true and without --resume_from_checkpoint."
         )
 
 
