@@ -119,7 +119,9 @@ def test_csv_on_standard_output_has_a_column_for_each_part(
 ) -> None:
     write_csv(tmp_path / "in.csv", ";")
     assert main(["predict", str(run), "--input", str(tmp_path / "in.csv"), "--output", "-", *WORDS]) == 0
-    lines = list(csv.reader(io.StringIO(capsys.readouterr().out), delimiter=";"))
+    said = capsys.readouterr()
+    assert "11 rows written to standard output" in said.err
+    lines = list(csv.reader(io.StringIO(said.out), delimiter=";"))
     assert lines[0][:4] == ["id", "text", "prediction.label", "prediction.label_id"]
     assert lines[0][4:] == ["prediction.scores.negative", "prediction.scores.positive"]
     assert len(lines) == 12
