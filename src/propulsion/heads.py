@@ -84,7 +84,13 @@ def check_heads_in_memory(model: nn.Module, tensors: Iterable[str], adapter_name
         AdapterFileError: The adapter has a head, and that of the model is offloaded.
     """
     mark = f".modules_to_save.{adapter_name}."
-    offloaded = [name for name, parameter in model.named_parameters() if mark in name and parameter.is_meta]
+    # Without a hook of accelerate's, the weights are only not there yet (low_cpu_mem_usage).
+    hooked = [
+        f"{name}." for name, module in model.named_modules() if mark in f"{name}." and hasattr(module, "_hf_hook")
+    ]
+    offloaded = [
+        name for name, parameter in model.named_parameters() if parameter.is_meta and name.startswith(tuple(hooked))
+    ]
     saved = {name.replace(mark, ".") for name in tensors}
     if lost := [name for name in offloaded if name.replace(mark, ".") in saved]:
         head = name_in_base(lost[0]).partition(".modules_to_save.")[0]
