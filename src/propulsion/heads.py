@@ -72,6 +72,12 @@ def leave_out_what_was_not_saved(peft_config: PropulsionConfig, model: nn.Module
     ]
 
 
+def leave_out_heads(peft_config: PropulsionConfig) -> None:
+    """Take out of the names of target modules those that are trained and saved whole: DistilBERT's `pre_classifier`."""
+    whole = peft_config.modules_to_save or ()
+    peft_config.target_modules = [name for name in peft_config.target_modules or () if not is_saved_whole(name, whole)]
+
+
 def check_heads_in_memory(model: nn.Module, tensors: Iterable[str], adapter_name: str) -> None:
     """Refuse to load a trained head into one that is offloaded, where it would be lost without a word.
 

@@ -22,7 +22,13 @@ from propulsion.errors import AdapterFileError, AdapterNameError, ConfigError, T
 from propulsion.expert_targets import match_parameters, split_experts, warn_of_unsteered, with_experts_modules
 from propulsion.experts import ExpertWeight, SteeredExperts, holds_experts, with_expert_weights
 from propulsion.fingerprint import check_fingerprint, fingerprint
-from propulsion.heads import check_heads_in_memory, copy_heads, leave_out_what_was_not_saved, train_the_whole_head
+from propulsion.heads import (
+    check_heads_in_memory,
+    copy_heads,
+    leave_out_heads,
+    leave_out_what_was_not_saved,
+    train_the_whole_head,
+)
 from propulsion.inference import fixed_as_needed
 from propulsion.injection_checks import (
     check_adapter_name,
@@ -102,9 +108,12 @@ class PropulsionModel(BaseTuner):
         if is_placeholder(peft_config.target_modules):
             return
         check_not_compiled(name for name, _ in model.named_modules())
-        takes_all = peft_config.target_modules in ("all", "mlp", ALL_LINEAR)
+        targets = peft_config.target_modules
+        takes_all = targets in ("all", "mlp", ALL_LINEAR)
         name_all_linear(peft_config, model)
         train_the_whole_head(peft_config, model)
+        if targets == ALL_LINEAR:  # what is trained whole cannot be steered as well
+            leave_out_heads(peft_config)
         leave_out_what_was_not_saved(peft_config, model)
         for adapter_name in (name for name, config in self.peft_config.items() if config is peft_config):
             check_name_beside_heads(adapter_name, peft_config.modules_to_save or [], model)
