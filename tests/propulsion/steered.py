@@ -92,4 +92,4 @@ def batch(name: str, head: str | None = None, **kwargs: Any) -> dict[str, Tensor
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    return float((actual - expected).norm() / expected.norm())
+    return float((actual.detach() - expected.detach()).norm() / expected.detach().norm())
