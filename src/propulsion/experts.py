@@ -22,7 +22,7 @@ from propulsion.config import PropulsionConfig
 from propulsion.errors import ConfigError, LayerError, MergeError
 from propulsion.expert_products import Biases, StackedWeight, SteeredProducts, Table
 from propulsion.inference import fixed_gain
-from propulsion.layers import PropulsionLayer
+from propulsion.layers import PropulsionLayer, SeeThrough
 from propulsion.mixed_batches import names_of_rows, run_by_adapter
 from propulsion.pooling import folds_into_weights
 from propulsion.upstream.torch_private import SUBMODULES, is_forward_mode, is_transformed
@@ -150,7 +150,7 @@ class ExpertWeight(PropulsionLayer):
         return result.to(bias.dtype)
 
 
-class SteeredExperts(nn.Module, BaseTunerLayer):
+class SteeredExperts(SeeThrough, BaseTunerLayer):
     """An experts module whose weights may be steered, each by a layer of the weight's name.
 
     It has no vectors of its own: which adapters are active is told by the layers inside.
@@ -168,14 +168,6 @@ class SteeredExperts(nn.Module, BaseTunerLayer):
         self.weight_names = names
         for name in names:
             setattr(self, name, ExpertWeight(experts, name))
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name.startswith("_") or name == "base_layer":
-                raise
-            return getattr(self.base_layer, name)
 
     @property
     def weights(self) -> list[ExpertWeight]:

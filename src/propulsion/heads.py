@@ -72,6 +72,12 @@ def leave_out_what_was_not_saved(peft_config: PropulsionConfig, model: nn.Module
     ]
 
 
+def leave_out_heads(peft_config: PropulsionConfig) -> None:
+    """Take out of the names of target modules those that are trained and saved whole: DistilBERT's `pre_classifier`."""
+    whole = peft_config.modules_to_save or ()
+    peft_config.target_modules = [name for name in peft_config.target_modules or () if not is_saved_whole(name, whole)]
+
+
 def check_heads_in_memory(model: nn.Module, tensors: Iterable[str], adapter_name: str) -> None:
     """Refuse to load a trained head into one that is offloaded, where it would be lost without a word.
 
@@ -84,7 +90,13 @@ def check_heads_in_memory(model: nn.Module, tensors: Iterable[str], adapter_name
         AdapterFileError: The adapter has a head, and that of the model is offloaded.
     """
     mark = f".modules_to_save.{adapter_name}."
-    offloaded = [name for name, parameter in model.named_parameters() if mark in name and parameter.is_meta]
+    # Without a hook of accelerate's, the weights are only not there yet (low_cpu_mem_usage).
+    hooked = [
+        f"{name}." for name, module in model.named_modules() if mark in f"{name}." and hasattr(module, "_hf_hook")
+    ]
+    offloaded = [
+        name for name, parameter in model.named_parameters() if parameter.is_meta and name.startswith(tuple(hooked))
+    ]
     saved = {name.replace(mark, ".") for name in tensors}
     if lost := [name for name in offloaded if name.replace(mark, ".") in saved]:
         head = name_in_base(lost[0]).partition(".modules_to_save.")[0]

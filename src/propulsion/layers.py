@@ -22,7 +22,22 @@ from propulsion.upstream.torch_private import SUBMODULES, is_recorded, is_watche
 from propulsion.vectors import Beta, Delta
 
 
-class PropulsionLayer(nn.Module, MergeableLayer):
+class SeeThrough(nn.Module):
+    """A module around `base_layer` that answers for its attributes: models read in_features and the like."""
+
+    def __getattr__(self, name: str) -> Any:
+        modules = self.__dict__.get(SUBMODULES, ())
+        if name in modules:  # at a third of the price of Module's own search, several times in each forward
+            return modules[name]
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_") or name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)
+
+
+class PropulsionLayer(SeeThrough, MergeableLayer):
     """V' = (V + β) ⊙ pool(z_1^k, ..., z_p^k) for the output V of `base_layer`, for each active adapter in turn.
 
     What is trained is δ = z - 1, so that zero is the identity: `propulsion_delta[adapter].weight` of shape (p, d_out),
@@ -62,18 +77,6 @@ class PropulsionLayer(nn.Module, MergeableLayer):
     def hold(self, base_layer: nn.Module) -> None:
         """Keep the base layer, as the submodule `base_layer`."""
         self.base_layer = base_layer
-
-    def __getattr__(self, name: str) -> Any:
-        modules = self.__dict__.get(SUBMODULES, ())
-        if name in modules:  # at a third of the price of Module's own search, several times in each forward
-            return modules[name]
-        # Models read in_features, padding_idx, embed_scale and the like of their layers.
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name.startswith("_") or name == "base_layer":
-                raise
-            return getattr(self.base_layer, name)
 
     def update_layer(self, adapter_name: str, config: PropulsionConfig, degree: Sequence[int]) -> None:
         """Add an adapter to this layer.

@@ -22,7 +22,13 @@ from propulsion.errors import AdapterFileError, AdapterNameError, ConfigError, T
 from propulsion.expert_targets import match_parameters, split_experts, warn_of_unsteered, with_experts_modules
 from propulsion.experts import ExpertWeight, SteeredExperts, holds_experts, with_expert_weights
 from propulsion.fingerprint import check_fingerprint, fingerprint
-from propulsion.heads import check_heads_in_memory, copy_heads, leave_out_what_was_not_saved, train_the_whole_head
+from propulsion.heads import (
+    check_heads_in_memory,
+    copy_heads,
+    leave_out_heads,
+    leave_out_what_was_not_saved,
+    train_the_whole_head,
+)
 from propulsion.inference import fixed_as_needed
 from propulsion.injection_checks import (
     check_adapter_name,
@@ -102,9 +108,12 @@ class PropulsionModel(BaseTuner):
         if is_placeholder(peft_config.target_modules):
             return
         check_not_compiled(name for name, _ in model.named_modules())
-        takes_all = peft_config.target_modules in ("all", "mlp", ALL_LINEAR)
+        targets = peft_config.target_modules
+        takes_all = targets in ("all", "mlp", ALL_LINEAR)
         name_all_linear(peft_config, model)
         train_the_whole_head(peft_config, model)
+        if targets == ALL_LINEAR:  # what is trained whole cannot be steered as well
+            leave_out_heads(peft_config)
         leave_out_what_was_not_saved(peft_config, model)
         for adapter_name in (name for name, config in self.peft_config.items() if config is peft_config):
             check_name_beside_heads(adapter_name, peft_config.modules_to_save or [], model)
@@ -151,7 +160,9 @@ class PropulsionModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         if holds_experts(target):
-            self._steer_experts(peft_config, adapter_name, target, target_name, parent, current_key, parameter_name)
+            layer = self._steered_experts(peft_config, adapter_name, target, current_key, parameter_name)
+            if layer is not target:
+                self._replace_module(parent, target_name, layer, target)
             return
         degree = peft_config.degrees_in(current_key)
         if isinstance(target, PropulsionLayer):
@@ -164,28 +175,20 @@ class PropulsionModel(BaseTuner):
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
 
-    def _steer_experts(
-        self,
-        peft_config: PropulsionConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        weight_name: str | None,
-    ) -> None:
-        """Put an adapter into one weight of an experts module, or into all of them."""
-        wrapper = target if isinstance(target, SteeredExperts) else SteeredExperts(target)
-        if wrapper is not target:
+    def _steered_experts(
+        self, peft_config: PropulsionConfig, adapter_name: str, experts: nn.Module, key: str, weight_name: str | None
+    ) -> SteeredExperts:
+        """The wrapper of an experts module, new or not, with an adapter in one of its weights, or in all of them."""
+        is_new = not isinstance(experts, SteeredExperts)
+        wrapper = SteeredExperts(experts) if is_new else experts
+        if is_new:
             wrapper.set_adapter(self.active_adapters)
         for layer in wrapper.weights:
             if weight_name in (None, layer.weight_name):
-                degree = peft_config.degrees_in(f"{current_key}.{layer.weight_name}")
-                layer.update_layer(adapter_name, peft_config, degree)
-        if wrapper is not target:
-            if adapter_name not in self.active_adapters:
-                wrapper.requires_grad_(False)
-            self._replace_module(parent, target_name, wrapper, target)
+                layer.update_layer(adapter_name, peft_config, peft_config.degrees_in(f"{key}.{layer.weight_name}"))
+        if is_new and adapter_name not in self.active_adapters:
+            wrapper.requires_grad_(False)
+        return wrapper
 
     def _match_parameters(self, peft_config: PropulsionConfig, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
         chosen, pattern = peft_config.layers_to_transform, peft_config.layers_pattern

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
@@ -82,6 +83,9 @@ def test_what_is_exported_computes_what_the_adapter_does(
         named = json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"]
         assert Path(named) == out / "base"  # the embeddings of the preset "all" fit nowhere
         actual = result(PeftModel.from_pretrained(load(Path(named), auto), out).eval(), inputs)
+        card = ModelCard.load(out / "README.md").data
+        assert card.base_model == named
+        assert f"base_model:adapter:{named}" in card.tags
     assert relative_error(actual, own_output(tmp_path, auto, inputs)) < 1e-5
 
 

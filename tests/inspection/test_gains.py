@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 
 from propulsion.errors import AdapterFileError
 from propulsion_tools.errors import MissingExtraError, OptionError
+from propulsion_tools.inspection import distribution
 from propulsion_tools.inspection.distribution import start
 from propulsion_tools.inspection.gain_tables import BAR, bar, number
 from propulsion_tools.inspection.heatmap_image import distinct
@@ -95,9 +98,9 @@ def test_figures_are_written(save: Save, tmp_path: Path, suffix: str, vectors: i
 @pytest.mark.parametrize(("blocks", "vectors"), [(12, 1), (1, 2)])
 def test_the_distribution_is_drawn_beside_the_heat_map(save: Save, tmp_path: Path, blocks: int, vectors: int) -> None:
     folder = save(bert_deltas(blocks, vectors), num_vectors=vectors)
-    figure, distribution = tmp_path / "gains.png", tmp_path / "z.svg"
-    text = inspect_adapter(folder, figure, distribution)
-    assert all(str(file) in text and file.stat().st_size for file in (figure, distribution))
+    files = tmp_path / "gains.png", tmp_path / "z.svg"
+    text = inspect_adapter(folder, *files)
+    assert all(str(file) in text and file.stat().st_size for file in files)
     with pytest.raises(OptionError, match=r"\.png, \.svg"):
         inspect_adapter(folder, None, tmp_path / "z.html")
 
@@ -184,3 +187,22 @@ def test_a_missing_package_names_its_extra(
     monkeypatch.setattr(importlib, "import_module", refuse)
     with pytest.raises(MissingExtraError, match=rf"pip install .*\[{extra}\]"):
         inspect_adapter(save(bert_deltas(1)), tmp_path / "figure.html")
+
+
+@pytest.mark.parametrize("moved", [0.003, 0.3])
+def test_numbers_on_the_axes_of_the_distribution_can_be_read(
+    moved: float, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    kept = distribution.figure_bytes
+    monkeypatch.setattr(
+        distribution, "figure_bytes", lambda figure, kind: (drawn.append(figure), kept(figure, kind))[1]
+    )
+    folder = save({name: delta * moved / 0.02 for name, delta in bert_deltas(2).items()})
+    distribution.draw_distribution(read_adapter(folder), "png")
+    for axes in drawn[0].axes:
+        labels = [label for label in axes.get_xticklabels() if label.get_text()]
+        ends = sorted((box.x0, box.x1) for box in (label.get_window_extent() for label in labels))
+        assert all(left[1] < right[0] for left, right in itertools.pairwise(ends))
+        assert not any(label.get_text() for label in axes.get_yticklabels(minor=True))
+        assert "$" not in "".join(label.get_text() for label in axes.get_yticklabels())

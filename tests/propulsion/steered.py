@@ -70,9 +70,26 @@ def result(model: nn.Module, inputs: dict[str, Tensor], **kwargs: Any) -> Tensor
     return output.logits if hasattr(output, "logits") else output.last_hidden_state
 
 
+def add_other(model: PeftModel) -> None:
+    """A second adapter, "other", of another degree on other layers."""
+    task_type = model.peft_config["default"].task_type
+    model.add_adapter("other", PropulsionConfig(task_type=task_type, target_modules="mlp", degree=2))
+    train_by_chance(model, "other", seed=2)
+
+
+def each_alone(model: PeftModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a model with "default" and "other" answers with each, and with none, as "__base__"; it ends in "other"."""
+    with model.disable_adapter():
+        alone = {"__base__": result(model, inputs)}
+    for adapter in ("default", "other"):
+        model.set_adapter(adapter)
+        alone[adapter] = result(model, inputs)
+    return alone
+
+
 def batch(name: str, head: str | None = None, **kwargs: Any) -> dict[str, Tensor]:
     return tiny_inputs(name, head or head_of(name), **kwargs)
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    return float((actual - expected).norm() / expected.norm())
+    return float((actual.detach() - expected.detach()).norm() / expected.detach().norm())

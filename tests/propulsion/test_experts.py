@@ -30,8 +30,10 @@ from propulsion.experts import SteeredExperts
 from propulsion.layers import PropulsionLayer
 from tests.propulsion.steered import (
     MIXTURES,
+    add_other,
     batch,
     config,
+    each_alone,
     head_of,
     layers,
     relative_error,
@@ -152,15 +154,9 @@ def test_merged_is_unmerged_and_unmerge_restores_every_bit(name: str, way: str) 
 @every_way
 def test_a_mixed_batch_is_each_adapter_alone(name: str, way: str) -> None:
     model = steered(name, way)
-    task_type = model.peft_config["default"].task_type
-    model.add_adapter("other", PropulsionConfig(task_type=task_type, target_modules="mlp", degree=2))
-    train_by_chance(model, "other", seed=2)
+    add_other(model)
     inputs = batch(name, batch=4)
-    with model.disable_adapter():
-        alone = {"__base__": result(model, inputs)}
-    for adapter in ("default", "other"):
-        model.set_adapter(adapter)
-        alone[adapter] = result(model, inputs)
+    alone = each_alone(model, inputs)
     names = ["other", "__base__", "default", "other"]
     expected = torch.stack([alone[adapter][row] for row, adapter in enumerate(names)])
     model.eval()

@@ -125,3 +125,13 @@ def test_the_head_that_is_active_after_a_deletion_is_trained_if_its_adapter_is(
     model.delete_adapter("other")
     assert model.active_adapters == ["default"]
     assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
+
+
+@pytest.mark.parametrize("name", sorted(name for name, spec in SPECS.items() if "cls" in spec.heads))
+def test_all_linear_leaves_the_head_to_be_trained_whole(name: str, tmp_path: Path) -> None:
+    model = get_peft_model(tiny_model(name, "cls"), config(task_type="SEQ_CLS", target_modules="all-linear")).eval()
+    train_by_chance(model)
+    model.save_pretrained(tmp_path)
+    base = tiny_model(name, "cls")
+    loaded = PeftModel.from_pretrained(base, tmp_path).eval()
+    assert torch.equal(result(loaded, batch(name)), result(model, batch(name)))

@@ -9,13 +9,15 @@ import pytest
 import torch
 from peft import PeftModel
 
-from propulsion import PropulsionConfig, expert_gains, expert_products, gain, pooling
+from propulsion import expert_gains, expert_products, gain, pooling
 from propulsion.errors import MergeError
 from tests.propulsion.steered import (
     ARCHITECTURES,
     DEGREES,
     TARGETS,
+    add_other,
     batch,
+    each_alone,
     head_of,
     layers,
     relative_error,
@@ -136,14 +138,9 @@ def test_fast_path_has_the_gradients_of_the_formula(
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_mixed_batch_is_each_adapter_alone(name: str, targets: str) -> None:
     model = steered_model(name, target_modules=targets, degree=15)
-    task_type = model.peft_config["default"].task_type
-    model.add_adapter("other", PropulsionConfig(task_type=task_type, target_modules="mlp", degree=2))
-    train_by_chance(model, "other", seed=2)
+    add_other(model)
     inputs = batch(name, batch=4)
-    alone = {"__base__": base_result(model, inputs)}
-    for adapter in ("default", "other"):
-        model.set_adapter(adapter)
-        alone[adapter] = result(model, inputs)
+    alone = each_alone(model, inputs)
     names = ["other", "__base__", "default", "other"]
     expected = torch.stack([alone[adapter][row] for row, adapter in enumerate(names)])
     model.eval()

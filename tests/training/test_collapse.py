@@ -241,3 +241,19 @@ def test_what_is_a_collapse(losses: list[float], guessing: float | None, steps: 
 def test_the_loss_of_guessing_is_that_of_the_shares(make_spec: MakeSpec) -> None:
     run = trainer_of(make_spec())  # as many rows of one class as of the other
     assert run.collapse_watch.loss_of_guessing == pytest.approx(0.6931, abs=1e-4)
+
+
+def test_a_step_that_was_undone_has_no_loss(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[list[float]] = []
+    with_callback(monkeypatch, lambda: Jump(JUMP, value=float("nan")))
+    original = CollapseWatch.on_step_end
+
+    def watched(self: CollapseWatch, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        kept.append(self.losses)
+
+    monkeypatch.setattr(CollapseWatch, "on_step_end", watched)
+    train(make_spec(**LONG))
+    assert kept[JUMP] == []  # of the step behind the jump
+    assert len(kept[JUMP + 1]) == 1
+    assert all(loss > 0 for losses in kept for loss in losses)

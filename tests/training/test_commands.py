@@ -129,4 +129,4 @@ def test_the_demo_and_the_commands_that_it_names(tmp_path: Path, monkeypatch: py
     for _ in range(2):  # the second time it overwrites
         assert main([*words, "--disable_tqdm"]) == 0
     for command in next_commands(Path("runs/demo"), Path("runs/demo/texts.jsonl")):
-        assert main(command.split()[1:]) == 0, command
+        assert main(command.partition("propulsion ")[2].split()) == 0, command

@@ -31,9 +31,15 @@ def run_all(commands: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         before, _, own = command.rpartition(" | ")
         if before:
             monkeypatch.setattr("sys.stdin", io.StringIO(shlex.split(before)[1]))
-        assert main([*shlex.split(own)[1:], *([] if "inspect" in own else ["--disable_tqdm", "--use_cpu"])]) == 0, (
-            command
-        )
+        assert (
+            main(
+                [
+                    *shlex.split(own.partition("propulsion ")[2]),
+                    *([] if "inspect" in own else ["--disable_tqdm", "--use_cpu"]),
+                ]
+            )
+            == 0
+        ), command
 
 
 def test_train_ends_with_scores_by_epoch_and_commands_that_work(
@@ -61,7 +67,7 @@ def test_without_a_folder_of_data_a_row_is_made_up(
     assert main([*words, "--output_dir", str(run), "--method", "lora", "--max_steps", "1", "--disable_tqdm"]) == 0
     record = RunRecord.read(run)
     commands = after_training(replace(record, spec=replace(record.spec, data_dir=None)))
-    assert [command.rpartition("| ")[2].split()[1] for command in commands] == ["evaluate", "predict"]
+    assert [command.partition("propulsion ")[2].split()[0] for command in commands] == ["evaluate", "predict"]
     run_all(commands[1:], monkeypatch)
 
 

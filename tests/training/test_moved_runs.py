@@ -92,3 +92,19 @@ def test_minilm_is_stored_by_its_name(tmp_path: Path, data_dir: Path) -> None:
     assert scores.keys() == {"validation"}
     for file in (tmp_path / "run").glob("*.json"):
         assert "site-packages" not in file.read_text()
+
+
+def test_a_run_named_like_its_data_is_not_taken_for_it(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = (project / "runs" / "one").rename(project / "runs" / "data")
+    quiet = EvaluateOptions(use_cpu=True, disable_tqdm=True)
+    for folder in (tmp_path, project / "runs"):
+        monkeypatch.chdir(folder)
+        assert evaluate(run, quiet)
+
+
+def test_evaluating_makes_no_folder_where_the_run_was(project: Path) -> None:
+    run = (project / "runs" / "one").rename(project / "runs" / "other")
+    evaluate(run, EvaluateOptions(use_cpu=True, disable_tqdm=True))
+    assert [path.name for path in (project / "runs").iterdir()] == ["other"]

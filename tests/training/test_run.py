@@ -84,6 +84,15 @@ def test_a_run_goes_on_as_it_began(changes: dict[str, Any], says: str, make_spec
     assert checkpoints(Path(str(make_spec().output_dir)))[-1].name == "checkpoint-4"
 
 
+@pytest.mark.parametrize("shorter", [{"max_steps": 2}, {"num_train_epochs": 0.25}])
+def test_a_run_does_not_go_on_beyond_its_end(shorter: dict[str, Any], make_spec: MakeSpec) -> None:
+    saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "no"}
+    longer = train(make_spec(max_steps=4, **saving))
+    with pytest.raises(OptionError, match="checkpoint-4 is of step 4"):
+        train(make_spec(resume_from_checkpoint=True, **saving, **shorter))
+    assert RunRecord.read(Path(str(make_spec().output_dir))) == longer
+
+
 def test_a_readme_that_is_not_ours_is_not_replaced(make_spec: MakeSpec, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "README.md").write_text("mine")

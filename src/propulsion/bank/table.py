@@ -34,11 +34,6 @@ class Table:
         self._places: dict[Layout, Tensor] = {}
 
     @property
-    def bytes_of_a_row(self) -> int:
-        """What one more row takes."""
-        return self.width * self.values.element_size()
-
-    @property
     def width(self) -> int:
         """The number of columns."""
         return self.values.shape[1]

@@ -222,7 +222,11 @@ def save(model: PeftModel, whole: Mapping[str, Tensor], folder: Path) -> None:
     """Save an adapter with what another has trained in full."""
     own = get_peft_model_state_dict(model, save_embedding_layers=False)
     set_peft_model_state_dict(model, own | {f"base_model.model.{name}": value for name, value in whole.items()})
-    modules = model.peft_config[ADAPTER].modules_to_save or ()
+    config = model.peft_config[ADAPTER]
+    modules = config.modules_to_save or ()
+    # PEFT's model card reads the base model's name here, where it is the folder of the moment.
+    base = model.get_base_model()
+    base.name_or_path = base.config.name_or_path = config.base_model_name_or_path or ""
     # PEFT keeps embeddings with an adapter that are none of its modules: they are here if they were there.
     has_embeddings = any(not is_saved_whole(name, modules) for name in whole)
     model.save_pretrained(str(folder), save_embedding_layers=has_embeddings)

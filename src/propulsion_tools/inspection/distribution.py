@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from propulsion_tools.inspection.figure_files import figure_bytes
 from propulsion_tools.inspection.figure_style import quiet_axes, titled_figure
@@ -58,6 +58,10 @@ def _histogram(axes: Any, panel: Panel, reach: float, first: bool) -> None:
     axes.hist(values, bins=80, range=(1 - reach, 1 + reach), color=LINE)
     axes.axvline(1, color=INK, linestyle="--", linewidth=0.8)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
     axes.set_title(f"{panel.kind} {panel.ending}".strip(), fontsize=8, color=INK, loc="left")
     inside = np.quantile(values, (0.005, 0.995))
     axes.set_xlabel(f"z; 99 % within {inside[0]:.3f} … {inside[1]:.3f}", fontsize=7, color=FAINT)

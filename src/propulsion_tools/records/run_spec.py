@@ -93,7 +93,10 @@ class RunSpec(Checked):
         None, "see `propulsion tasks`; text-classification if data is named, else docstrings", ANY
     )
     data_dir: str | None = _source(
-        None, "folder with train and validation files: .jsonl, .jsonl.gz, .csv or .parquet", ANY, smoke=set_to(None)
+        None,
+        "folder with train and validation files: .jsonl, .json, .csv, .tsv (also .gz) or .parquet",
+        ANY,
+        smoke=set_to(None),
     )
     dataset_name: str | None = _source(None, "data set id on the hub", ANY, smoke=set_to(None))
     dataset_config_name: str | None = _source(None, "configuration of the hub's data set", ANY, smoke=set_to(None))

@@ -62,14 +62,12 @@ def resume_point(spec: RunSpec, folder: Path) -> Path | None:
     if isinstance(asked, str):
         if not _is_complete(Path(asked)):
             raise OptionError(f"{asked} is no complete checkpoint: pass true for the last one in the output folder.")
-        _refuse_another_run(spec, Path(asked))
-        return Path(asked)
+        return _fitting(spec, Path(asked))
     last = last_checkpoint(folder)
     if asked:
         if last is None:
             raise OptionError(f"There is no complete checkpoint in {folder} to resume from.")
-        _refuse_another_run(spec, last)
-        return last
+        return _fitting(spec, last)
     if not spec.overwrite_output_dir:
         _refuse_to_overwrite(folder, last)
     return None
@@ -95,6 +93,25 @@ def _with_whole_paths(spec: RunSpec) -> dict[str, Any]:
         if values[name] is not None and Path(values[name]).is_dir():
             values[name] = str(Path(values[name]).resolve())
     return values
+
+
+def _fitting(spec: RunSpec, checkpoint: Path) -> Path:
+    """The checkpoint, if this run can go on from it."""
+    _refuse_another_run(spec, checkpoint)
+    _refuse_an_earlier_end(spec, checkpoint)
+    return checkpoint
+
+
+def _refuse_an_earlier_end(spec: RunSpec, checkpoint: Path) -> None:
+    """A run that ends before its checkpoint would train nothing, and record a length that its weights do not have."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    name, reached = ("max_steps", "global_step") if spec.max_steps > 0 else ("num_train_epochs", "epoch")
+    end = getattr(spec, name)
+    if (state.get(reached) or 0) > end + 1e-6:  # an epoch is a sum of steps' shares
+        raise OptionError(
+            f"{checkpoint} is of step {state['global_step']}, beyond the end of this run ({name} {end}): raise {name}, "
+            "or start again with --overwrite_output_dir true and without --resume_from_checkpoint."
+        )
 
 
 def _refuse_another_run(spec: RunSpec, checkpoint: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from propulsion_tools.errors import CollapseError
@@ -55,7 +56,7 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         self.keeps_copies = action == "recover" and _bytes(self.trained.values()) <= MOST_BYTES
         self.copies: deque[tuple[int, Copy]] = deque(maxlen=COPIES)
         self.losses: list[float] = []
-        self.step_loss = 0.0
+        self.step_loss: float | None = 0.0
         self.best: float | None = None
         self.has_learned = False
         self.events: list[dict[str, Any]] = []
@@ -80,7 +81,8 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
 
     def add(self, loss: float) -> None:
         """Count in the loss of a batch, over all processes; those of a step add up to its own."""
-        self.step_loss += loss
+        if self.step_loss is not None:
+            self.step_loss += loss
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -90,13 +92,15 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
             self._copy(state.global_step, kwargs["optimizer"])
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.losses = [*self.losses[1 - WINDOW :], self.step_loss]
+        if self.step_loss is not None:
+            self.losses = [*self.losses[1 - WINDOW :], self.step_loss]
         self.step_loss = 0.0
         if self.action == "ignore" or self._gave_up():
             return
         reason = self._lost() or (self._wide_gain(kwargs["model"]) if state.global_step % EVERY == 0 else None)
         if reason:
             self.collapsed(reason, args, state, kwargs["optimizer"], kwargs["lr_scheduler"])
+            self.step_loss = 0.0
         elif self.keeps_copies and state.global_step % EVERY == 0 and self._is_good():
             self._copy(state.global_step, kwargs["optimizer"])
 
@@ -118,7 +122,10 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         return None
 
     def _wide_gain(self, model: nn.Module) -> str | None:
-        for name, gain in gains(model).items():
+        found = gains(model)
+        if get_total_norm(found.values(), norm_type=float("inf")) <= LARGEST_GAIN:  # one operation, and none a layer
+            return None
+        for name, gain in found.items():
             largest = gain.abs().max().item()
             if not largest <= LARGEST_GAIN:
                 return f"a gain of {name} reached {largest:.3g}"
@@ -174,7 +181,7 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
             self._go_back(optimizer)
             slow_down(optimizer, scheduler)
         self.events.append(event)
-        self.losses = []
+        self.losses, self.step_loss = [], None  # a step that was undone has no loss
 
     def _go_back(self, optimizer: torch.optim.Optimizer) -> None:
         step, copy = self.copies[0]

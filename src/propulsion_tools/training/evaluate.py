@@ -37,7 +37,8 @@ def evaluate(adapter_dir: Path, options: EvaluateOptions, notify: Notify = keep_
     """
     record = RunRecord.read(adapter_dir)
     spec = located(record.spec, adapter_dir, options).overridden(EVALUATE, options)
-    spec = replace(spec, early_stopping_patience=None)
+    # The trainer makes its output folder: that of the record may be gone.
+    spec = replace(spec, early_stopping_patience=None, output_dir=str(adapter_dir))
     if options.data_dir is None and options.dataset_name is None:
         spec = _with_columns(spec, record)
     record = replace(record, spec=spec)

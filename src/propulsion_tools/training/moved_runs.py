@@ -39,7 +39,8 @@ def located(spec: RunSpec, adapter_dir: Path, options: Any) -> RunSpec:
 def _found(name: str, value: str, adapter_dir: Path) -> str:
     folder = adapter_dir.resolve()
     places = [Path(value), *(parent / value for parent in (folder, *folder.parents))]
-    found = next((place for place in places if place.exists()), None)
+    # A run is often named like its data, and is neither data nor a base.
+    found = next((place for place in places if place.exists() and place.resolve() != folder), None)
     if found is None and (name == "data_dir" or _is_path(value)):
         raise OptionError(
             f"The {name} of this run is {value}, and there is nothing there: say with --{name} where it is."

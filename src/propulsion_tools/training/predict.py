@@ -74,7 +74,8 @@ def predict(adapter_dir: Path, options: PredictOptions, notify: Notify = keep_qu
         for answers in asked.answers(first, batch, device):
             take(answers)
             bar.update(len(answers))
-    notify(f"{len(given.rows):,} rows written to {target}")
+    rows = "1 row" if len(given.rows) == 1 else f"{len(given.rows):,} rows"
+    notify(f"{rows} written to {'standard output' if target == STANDARD_STREAM else target}")
     return len(given.rows)
 
 

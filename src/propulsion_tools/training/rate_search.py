@@ -40,13 +40,16 @@ class Found:
         """What a user should know of it; nothing where nothing was searched."""
         if not self.tried:
             return ()
-        head = self.spec.head_learning_rate
-        beside = "" if head is None else f" ({head:.3g} for the head)"
+        rates = _in_words(self.spec.learning_rate, self.spec.head_learning_rate)
         seconds = sum(item["seconds"] for item in self.tried)
         return (
-            f"The learning rate {self.spec.learning_rate:.3g}{beside} is the best of {len(self.tried)} tries, "
+            f"The learning rate {rates} is the best of {len(self.tried)} tries, "
             f"scored on training rows that were set aside; they took {seconds:.0f} s.",
         )
+
+
+def _in_words(rate: Any, head_rate: float | None) -> str:
+    return f"{rate:.3g}" if head_rate is None else f"{rate:.3g} ({head_rate:.3g} for the head)"
 
 
 def search_rates(spec: RunSpec, data: TaskData, train_one: TrainOne, notify: Notify) -> Found:
@@ -74,7 +77,8 @@ def search_rates(spec: RunSpec, data: TaskData, train_one: TrainOne, notify: Not
     ended: dict[Try, tuple[Merit, dict[str, Any]]] = {}
     while todo := (search := plan(*usual, lambda item: ended[item][0] if item in ended else None)).todo:
         for item in todo:
-            notify(f"Trying the learning rate {item.learning_rate:.3g} for {item.share:.0%} of the run.")
+            rates = _in_words(item.learning_rate, item.head_learning_rate)
+            notify(f"Trying the learning rate {rates} for {item.share:.0%} of the run.")
             ended[item] = _ended(item, spec, folder / _name(item), rows, train_one, anew)
     if search.chosen is None:
         tried = ", ".join(f"{item.learning_rate:.3g}" for item in search.tries)
