@@ -50,8 +50,10 @@ def say_how_to_load(folder: str) -> None:
             text = file.read()
         metadata = text.split("---\n", 2)[1] if text.count("---\n") > 1 else ""
         if all(mark in metadata for mark in marks) and "import propulsion" not in text:
-            with open(path, "a", encoding="utf-8", newline="") as file:
-                file.write(HOW_TO_LOAD)
+            partial_path = f"{path}.{os.getpid()}.tmp"
+            with open(partial_path, "w", encoding="utf-8", newline="") as file:
+                file.write(text + HOW_TO_LOAD)
+            os.replace(partial_path, path)
 
 
 def with_current_name(key: str) -> str:

@@ -132,7 +132,8 @@ def test_only_what_can_go_on_says_so(
     assert said(capsys) == f"propulsion: {sentence}" + (f"; {clause}" if clause else "")
     if command == "train":
         (tmp_path / "run" / "checkpoint-3").mkdir(parents=True)
-        (tmp_path / "run" / "checkpoint-3" / "trainer_state.json").write_text("{}")
+        (tmp_path / "run" / "checkpoint-3" / "trainer_state.json").write_text('{"global_step": 3}')
+        (tmp_path / "run" / "checkpoint-3" / "spec.json").write_text("{}")
         assert main(words) == status
         assert said(capsys).endswith(RESUME)
     if command == "predict":

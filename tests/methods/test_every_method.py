@@ -84,6 +84,7 @@ def train_steps(
     settings = {"max_steps": STEPS, "per_device_train_batch_size": 8, "learning_rate": method.learning_rate(spec)}
     settings |= {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "warmup_steps": 2}
     trainer = RunTrainer(
+        spec=spec,
         heads=heads,
         head_learning_rate=method.head_learning_rate,
         task=get_task("text-classification"),

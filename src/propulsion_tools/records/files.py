@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,43 @@ def atomic(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
         os.replace(partial_file, path)
     finally:
         partial_file.unlink(missing_ok=True)
+
+
+@contextmanager
+def files_aside(folder: Path) -> Iterator[Path]:
+    """A folder to write files into, which take their places in `folder` at the end, each whole or not at all.
+
+    A file that is there is replaced; a stream or a link is written to as by `atomic`.
+
+    Args:
+        folder: Where the files are to be; it is made if there is none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".files.{os.getpid()}.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        yield aside
+        for path in sorted(path for path in aside.rglob("*") if path.is_file()):
+            _take_place(path, folder / path.relative_to(aside))
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _take_place(source: Path, target: Path) -> None:
+    if target.is_symlink() or is_stream(target):
+        write_atomically(target, source.read_bytes())
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with source.open("rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(source, target)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writes were about to put into a folder when their processes were killed; none may be under way."""
+    for path in folder.glob(".*.tmp"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -10,18 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from propulsion_tools.errors import OptionError
-from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RUN_FACTS, RunSpec, write_atomically
+from propulsion_tools.records import (
+    PREDICTIONS_FILE,
+    RECORD_FILE,
+    RUN_FACTS,
+    RunSpec,
+    remove_leftovers,
+    write_atomically,
+)
 from propulsion_tools.records.fields import AUTO
 from propulsion_tools.records.run_spec import BEFORE
+from propulsion_tools.training.manifest import SPEC_FILE, STATE_FILE, fault, is_sealed, seal, unseal
+from propulsion_tools.training.notify import Notify, keep_quiet
 
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
-SPEC_FILE = "spec.json"
 # Everything that a run writes beside its checkpoints; nothing else in the folder is ever removed.
 _OURS = (
     RECORD_FILE,
-    PREDICTIONS_FILE,
-    "loss_curve.png",
     "README.md",
+    "loss_curve.png",
+    PREDICTIONS_FILE,  # after the README, which without it is taken for a user's own
     "adapter_config.json",
     "adapter_model.safetensors",
     "trained.safetensors",
@@ -31,51 +39,90 @@ _OURS = (
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints in `folder`, oldest first.
-
-    A kill may leave half a checkpoint. `Trainer` writes trainer_state.json last, so one without it does not count.
-    """
-    paths = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _CHECKPOINT.match(path.name))]
-    return [path for _, path in sorted(paths) if _is_complete(path)]
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return True
+    """The whole checkpoints in `folder`, oldest first."""
+    return [path for path in _found(folder) if fault(path) is None]
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint in `folder`, if there is one."""
-    return next(reversed(checkpoints(folder)), None)
+    """The newest whole checkpoint in `folder`, if there is one."""
+    return next((path for path in reversed(_found(folder)) if fault(path) is None), None)
 
 
-def resume_point(spec: RunSpec, folder: Path) -> Path | None:
+def _found(folder: Path) -> list[Path]:
+    """All checkpoints in `folder`, whole or not, oldest first."""
+    paths = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _CHECKPOINT.match(path.name))]
+    return [path for _, path in sorted(paths) if path.is_dir()]
+
+
+def resume_point(spec: RunSpec, folder: Path, notify: Notify = keep_quiet) -> Path | None:
     """Where this run goes on, or None if it starts afresh.
 
+    Args:
+        spec: What is to run.
+        folder: Where it is to be.
+        notify: Is told of a checkpoint that is passed over.
+
     Raises:
-        OptionError: A resumption was asked for, and there is nothing to resume; or the folder holds a run already.
+        OptionError: A resumption was asked for, and what there is to resume from is damaged; or the folder holds a run
+            already.
     """
     asked = spec.resume_from_checkpoint
     if isinstance(asked, str):
-        if not _is_complete(Path(asked)):
-            raise OptionError(f"{asked} is no complete checkpoint: pass true for the last one in the output folder.")
+        if said := fault(Path(asked)):
+            raise OptionError(f"{asked} is no complete checkpoint ({said}): pass true for the last one in output_dir.")
         return _fitting(spec, Path(asked))
-    last = last_checkpoint(folder)
-    if asked:
-        if last is None:
-            raise OptionError(f"There is no complete checkpoint in {folder} to resume from.")
-        return _fitting(spec, last)
-    if not spec.overwrite_output_dir:
-        _refuse_to_overwrite(folder, last)
-    return None
+    found = _found(folder) if asked else []
+    last = next((path for path in reversed(found) if fault(path) is None), None)
+    passed = found[found.index(last) + 1 :] if last else found
+    if last is None and not spec.overwrite_output_dir:
+        _refuse_to_lose(passed)
+        _refuse_to_overwrite(folder, None if asked else last_checkpoint(folder))
+    then = f"goes on from {last.name}" if last else "begins anew"
+    for path in passed:
+        notify(f"{path} cannot be gone on from ({fault(path)}): the run {then}.")
+    return _fitting(spec, last) if last else None
 
 
-def write_spec(spec: RunSpec, checkpoint: Path) -> None:
-    """Keep what a checkpoint is of beside it."""
-    write_atomically(checkpoint / SPEC_FILE, json.dumps(_with_whole_paths(spec), indent=2) + "\n")
+def _refuse_to_lose(passed: list[Path]) -> None:
+    """A checkpoint that was whole may be mended, and would be removed; one that never was is of no use."""
+    for path in filter(is_sealed, passed):
+        raise OptionError(
+            f"{path} is damaged ({fault(path)}), and there is no other checkpoint to go on from: bring it back from a "
+            "copy, or start again with --overwrite_output_dir true."
+        )
+
+
+def seal_checkpoint(spec: RunSpec, checkpoint: Path, limit: int | None, best: str | None) -> None:
+    """Say that a checkpoint of a run is whole, and remove those before it that are too many.
+
+    Those of later steps, which a run leaves behind that goes on from an earlier one, stay until they are replaced.
+
+    Args:
+        spec: Of the run.
+        checkpoint: All of it has been written.
+        limit: How many to keep; None: all.
+        best: One that stays, if it is there.
+    """
+    seal(checkpoint, _with_whole_paths(spec))
+    found = _found(checkpoint.parent)
+    found = found[: found.index(checkpoint) + 1]
+    kept = {checkpoint, Path(best)} & set(found) if best else {checkpoint}
+    room = max(limit - len(kept), 0) if limit else len(found)
+    others = [path for path in found if path not in kept]
+    for path in others[: len(others) - room] if room < len(others) else ():
+        remove_checkpoint(path)
+
+
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Remove a checkpoint, if it is there; one that is half removed does not count as one that was damaged."""
+    if checkpoint.is_dir():
+        unseal(checkpoint)
+        shutil.rmtree(checkpoint)
+
+
+def write_spec(spec: RunSpec, folder: Path) -> None:
+    """Keep in a folder what it is of."""
+    write_atomically(folder / SPEC_FILE, json.dumps(_with_whole_paths(spec), indent=2) + "\n")
 
 
 def is_of(spec: RunSpec, folder: Path) -> bool:
@@ -104,7 +151,7 @@ def _fitting(spec: RunSpec, checkpoint: Path) -> Path:
 
 def _refuse_an_earlier_end(spec: RunSpec, checkpoint: Path) -> None:
     """A run that ends before its checkpoint would train nothing, and record a length that its weights do not have."""
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
     name, reached = ("max_steps", "global_step") if spec.max_steps > 0 else ("num_train_epochs", "epoch")
     end = getattr(spec, name)
     if (state.get(reached) or 0) > end + 1e-6:  # an epoch is a sum of steps' shares
@@ -116,10 +163,7 @@ def _refuse_an_earlier_end(spec: RunSpec, checkpoint: Path) -> None:
 
 def _refuse_another_run(spec: RunSpec, checkpoint: Path) -> None:
     """Going on under other settings would train by the old ones, which the optimizer keeps, and record the new."""
-    try:
-        before = {**BEFORE, **json.loads((checkpoint / SPEC_FILE).read_text(encoding="utf-8"))}
-    except (OSError, ValueError, RecursionError):
-        return
+    before = {**BEFORE, **json.loads((checkpoint / SPEC_FILE).read_text(encoding="utf-8"))}
     now = _with_whole_paths(spec)
     fixed = [name for name, facts in RUN_FACTS.items() if not facts.may_change]
     if spec.learning_rate == AUTO:  # the rates that were found then are those that are found now
@@ -159,6 +203,6 @@ def clear(folder: Path, keep_checkpoints: bool) -> None:
         for name in _OURS:
             (folder / name).unlink(missing_ok=True)
     if not keep_checkpoints:
-        for path in folder.glob("checkpoint-*"):
-            if _CHECKPOINT.match(path.name) and path.is_dir():
-                shutil.rmtree(path)
+        for path in _found(folder):
+            remove_checkpoint(path)
+    remove_leftovers(folder)

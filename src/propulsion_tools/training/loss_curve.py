@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from propulsion_tools.inspection.palette import GRID, INK, SERIES
-from propulsion_tools.records import RunRecord
+from propulsion_tools.records import RunRecord, atomic
 
 LINE = SERIES[0]
 MOST_MARKS = 30
@@ -36,7 +36,8 @@ def draw_curves(record: RunRecord, main_metric: str, file: Path) -> None:
         _panel(axes, title, points, last_step)
     spec = record.spec
     figure.suptitle(f"{spec.method} on {spec.task}", x=0.01, ha="left", fontsize=9, color=INK, weight="bold")
-    figure.savefig(file)
+    with atomic(file, binary=True) as stream:
+        figure.savefig(stream, format=file.suffix.removeprefix("."))
 
 
 def _panel(axes: Any, title: str, points: list[list[float]], last_step: float) -> None:

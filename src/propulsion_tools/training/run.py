@@ -10,7 +10,7 @@ import numpy as np
 
 from propulsion_tools.errors import OptionError
 from propulsion_tools.methods.head_training import count_parameters
-from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec
+from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec, atomic
 from propulsion_tools.records.fields import AUTO
 from propulsion_tools.tasks import TaskData
 from propulsion_tools.training.build import Job, build
@@ -23,10 +23,11 @@ from propulsion_tools.training.loss_curve import draw_curves
 from propulsion_tools.training.measure import bytes_of_weights, environment, peak_memory, reset_peak
 from propulsion_tools.training.model_card import write_card
 from propulsion_tools.training.notify import Notify, keep_quiet
+from propulsion_tools.training.processes import is_first
 from propulsion_tools.training.rate_search import Found, search_rates
 from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.scoring import Scores, remark, score
-from propulsion_tools.training.trained_files import save_trained, weight_bytes
+from propulsion_tools.training.trained_files import save_tokenizer, save_trained, weight_bytes
 from propulsion_tools.training.trainer import RunTrainer, make_trainer
 
 
@@ -50,7 +51,7 @@ def train(spec: RunSpec, notify: Notify = keep_quiet, data: TaskData | None = No
     spec = resolve(spec)
     check_device(spec)
     folder = _output_folder(spec)
-    checkpoint = resume_point(spec, folder)
+    checkpoint = resume_point(spec, folder, notify if is_first() else keep_quiet)
 
     # 2. The task gives rows, and what was guessed about them.
     data = load_data(spec) if data is None else data
@@ -147,14 +148,15 @@ def _history(job: Job, trainer: RunTrainer) -> dict[str, list[list[float]]]:
 
 
 def _write(job: Job, record: RunRecord, scores: dict[str, Scores], folder: Path) -> RunRecord:
-    """Adapter, tokenizer, answers, model card, loss curve, record."""
-    save_trained(job.model, folder)
-    job.tokenizer.save_pretrained(str(folder))
-    record = replace(record, adapter_bytes=weight_bytes(folder))
+    """Answers, adapter, tokenizer, model card, loss curve, record."""
     rows: dict[str, Any] = {
         f"{split}_{name}": values for split, item in scores.items() for name, values in item.rows.items()
     }
-    np.savez_compressed(folder / PREDICTIONS_FILE, **rows)
+    with atomic(folder / PREDICTIONS_FILE, binary=True) as stream:  # first: it says whose the README is
+        np.savez_compressed(stream, **rows)
+    save_trained(job.model, folder)
+    save_tokenizer(job.tokenizer, folder)
+    record = replace(record, adapter_bytes=weight_bytes(folder))
     write_card(record, job.task, folder)
     draw_curves(record, job.task.main_metric, folder / "loss_curve.png")
     record.write(folder / RECORD_FILE)

@@ -13,16 +13,17 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from propulsion.errors import AdapterFileError
 from propulsion_tools.methods.virtual_tokens import align
-from propulsion_tools.records import write_atomically
+from propulsion_tools.records import files_aside, write_atomically
 from propulsion_tools.training.base_models import public_name, quiet_transformers
 
 TRAINED_FILE = "trained.safetensors"
@@ -33,16 +34,16 @@ WEIGHT_FILES = ("*.safetensors", "*.bin")
 
 
 def save_trained(model: nn.Module, folder: Path) -> None:
-    """Write what was trained into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write what was trained into `folder`, each file whole or not at all."""
     whole = isinstance(model, PreTrainedModel) and all(parameter.requires_grad for parameter in model.parameters())
-    if isinstance(model, PeftModel) or whole:
-        with quiet_transformers():
-            model.save_pretrained(str(folder))
-        if not whole:
-            _name_base(folder / ADAPTER_CONFIG)
-    else:
-        save_file(_changed(model), str(folder / TRAINED_FILE), metadata={"format": "pt"})
+    with files_aside(folder) as aside:
+        if isinstance(model, PeftModel) or whole:
+            with quiet_transformers():
+                model.save_pretrained(str(aside))
+            if not whole:
+                _name_base(aside / ADAPTER_CONFIG)
+        else:
+            save_file(_changed(model), str(aside / TRAINED_FILE), metadata={"format": "pt"})
 
 
 def _name_base(file: Path) -> None:
@@ -72,7 +73,13 @@ def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
     """Write what a method has to know to go on from a checkpoint, if there is any."""
     if tensors:
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, str(file), metadata={"format": "pt"})
+        write_atomically(file, save(contiguous, metadata={"format": "pt"}))
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer, each file whole or not at all."""
+    with files_aside(folder) as aside:
+        tokenizer.save_pretrained(str(aside))
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:

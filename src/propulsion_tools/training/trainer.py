@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     EarlyStoppingCallback,
-    TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
@@ -29,13 +28,19 @@ from propulsion_tools.tasks import Setup, Task
 from propulsion_tools.tasks.base import Metrics
 from propulsion_tools.training.arguments import training_arguments
 from propulsion_tools.training.build import Job
-from propulsion_tools.training.checkpoints import write_spec
+from propulsion_tools.training.checkpoints import remove_checkpoint, seal_checkpoint
 from propulsion_tools.training.collapse import CollapseWatch, mean_over_processes
 from propulsion_tools.training.finite_guard import FiniteGuard, not_finite
 from propulsion_tools.training.fresh_head import loss_of_guessing
 from propulsion_tools.training.head_first import WAITS, HeadFirst, delay
 from propulsion_tools.training.measure import StepClock
-from propulsion_tools.training.trained_files import load_tensors, load_trained, save_tensors, save_trained
+from propulsion_tools.training.trained_files import (
+    load_tensors,
+    load_trained,
+    save_tensors,
+    save_tokenizer,
+    save_trained,
+)
 from propulsion_tools.upstream.transformers_private import OpenTrainer
 
 
@@ -53,10 +58,11 @@ def make_trainer(job: Job, **overrides: Any) -> RunTrainer:
     hooks = method.callbacks(job.model, spec)
     for hook in hooks:
         hook.head_first = share
-    callbacks = [StepClock(), SpecKeeper(spec), *hooks]
+    callbacks = [StepClock(), *hooks]
     if spec.early_stopping_patience and watched and spec.eval_strategy != "no":
         callbacks.append(EarlyStoppingCallback(spec.early_stopping_patience))
     return RunTrainer(
+        spec=spec,
         heads=job.heads,
         head_learning_rate=spec.head_learning_rate,
         head_first=HeadFirst(waiting, share),
@@ -88,6 +94,7 @@ class RunTrainer(OpenTrainer):
     """Trains any of our methods.
 
     Args:
+        spec: Is kept in each checkpoint.
         heads: Names of the base model's children that make up the head.
         head_learning_rate: Its step size; None: that of the rest.
         head_first: Keeps the rest waiting for it; None: nothing waits.
@@ -107,6 +114,7 @@ class RunTrainer(OpenTrainer):
     def __init__(
         self,
         *,
+        spec: RunSpec,
         heads: list[str],
         head_learning_rate: float | None,
         head_first: HeadFirst | None = None,
@@ -121,7 +129,7 @@ class RunTrainer(OpenTrainer):
         self.task, self.setup = task, setup
         if loss_is_mean:
             self.take_loss_as_mean()
-        self.heads = heads
+        self.spec, self.heads = spec, heads
         self.head_learning_rate = head_learning_rate
         self.head_first = head_first or HeadFirst([], 0.0)
         self.collapse_watch = collapse_watch or CollapseWatch(self.model, "ignore", None)
@@ -265,7 +273,15 @@ class RunTrainer(OpenTrainer):
         for hook in self.tensor_keepers:
             save_tensors(hook.tensors(), folder / hook.file)
         if self.processing_class is not None:
-            self.processing_class.save_pretrained(str(folder))
+            save_tokenizer(self.processing_class, folder)
+
+    def begin_checkpoint(self, folder: Path) -> None:
+        """Remove what is there: a kill left it, or a run that this one goes on from at an earlier step."""
+        remove_checkpoint(folder)
+
+    def end_checkpoint(self, folder: Path) -> None:
+        """Say what the checkpoint is of, and that it is whole; only now those before it may go."""
+        seal_checkpoint(self.spec, folder, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def read_weights(self, folder: Path) -> None:
         """What was trained, and what the method keeps beside it."""
@@ -281,18 +297,6 @@ class RunTrainer(OpenTrainer):
         for hook in self.tensor_keepers:
             if hook.of_the_run == of_the_run:
                 hook.load_tensors(load_tensors(folder / hook.file))
-
-
-class SpecKeeper(TrainerCallback):
-    """Writes into each checkpoint what it is of."""
-
-    def __init__(self, spec: RunSpec) -> None:
-        self.spec = spec
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero and checkpoint.is_dir():
-            write_spec(self.spec, checkpoint)
 
 
 class QuietProgress(ProgressCallback):

@@ -12,6 +12,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import nested_concat
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 __all__ = ["ExportableState", "OpenTrainer", "nested_concat"]
 # ExportableState: a callback whose state travels with the checkpoints has to be one, and it is exported nowhere else.
@@ -67,6 +68,16 @@ class OpenTrainer(Trainer):
         """Read what it wrote about the run so far, to go on with it."""
         raise NotImplementedError
 
+    def begin_checkpoint(self, folder: Path) -> None:
+        """Make room for a checkpoint, in the first process, before anything of it is written."""
+
+    def end_checkpoint(self, folder: Path) -> None:
+        """Do what is left to do, in the first process, when all processes have written their parts of a checkpoint.
+
+        That includes the removal of those that are too many, `save_total_limit`: as `Trainer` does it, the checkpoint
+        before is gone before this one has come to its end.
+        """
+
     def take_loss_as_mean(self) -> None:
         """Divide the loss by the number of accumulated batches, whatever the signature of the model's forward says."""
         self.model_accepts_loss_kwargs = False
@@ -77,6 +88,20 @@ class OpenTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         self.write_weights(Path(output_dir or self.args.output_dir))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.should_save:
+            self.begin_checkpoint(folder)
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self.end_checkpoint(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.read_weights(Path(resume_from_checkpoint))

@@ -1,0 +1,333 @@
+"""Kills runs and goes on with them, damages what they left, and takes their disk away: nothing may be lost.
+
+python benchmarks/chaos.py --trials 1000 --output benchmarks/results/chaos.json
+
+Each trial is a command that trains a tiny model. It is killed by SIGKILL, once or several times: at a random moment, just
+before a random change of the file system, or in the middle of a file. Then the same command is left alone. What it leaves
+must be what it leaves when it is never killed, bit for bit: weights, optimizer, answers, and the record but for its times.
+The same seed gives the same trials, but for the random moments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import chaos_runs as runs
+from chaos_runs import BROKEN, DONE, FULL, REFUSED, RUN, Subject
+
+SETTINGS = 36
+MOST_KILLS = 4
+DAMAGES = ("truncated", "emptied", "removed", "one bit", "other bytes", "swapped")
+
+
+@dataclass
+class Result:
+    """What came of a trial.
+
+    Attributes:
+        kind: kill, disk, checkpoint or adapter.
+        way: How it was killed, what failed, or what was damaged.
+        outcome: "same", "refused", or what was lost.
+        seconds: How long it took.
+        said: What was printed, where something was lost.
+    """
+
+    kind: str
+    way: str
+    outcome: str
+    seconds: float = 0.0
+    said: str = ""
+    kills: int = 0
+
+
+@dataclass
+class Bench:
+    """The runs that are never killed, one for each of the settings that a trial draws from.
+
+    Attributes:
+        root: Where everything is.
+        subject: What is trained.
+    """
+
+    root: Path
+    subject: Subject
+
+    def spec(self, number: int) -> Any:
+        """The command with these settings."""
+        return runs.spec_of(runs.settings(number), self.subject)
+
+    def reference(self, number: int) -> tuple[Path, float]:
+        """Where the run with these settings is that was never killed, and how long it took."""
+        folder = self.root / f"whole-{number}"
+        return folder, float((folder / "seconds.txt").read_text())
+
+    def make_reference(self, number: int) -> None:
+        """Do a run that is never killed, and label rows with it."""
+        folder = self.root / f"whole-{number}"
+        folder.mkdir()
+        begun = time.monotonic()
+        status = runs.ended(runs.forked(folder, runs.train_here(self.spec(number))))
+        (folder / "seconds.txt").write_text(str(time.monotonic() - begun))
+        if status != DONE or label(self, folder) != DONE:
+            raise RuntimeError(f"settings {number}: {(folder / 'log.txt').read_text()}")
+
+    def finish(self, number: int, folder: Path) -> str:
+        """Leave a command alone, and say whether what it leaves is as if it had never been disturbed."""
+        status = runs.ended(runs.forked(folder, runs.train_here(self.spec(number))))
+        if status == REFUSED:
+            return "refused"
+        if status != DONE:
+            return f"ended with {status}"
+        return "; ".join(runs.differences(self.reference(number)[0] / RUN, folder / RUN)) or "same"
+
+
+def kill_trial(bench: Bench, draw: random.Random, folder: Path) -> Result:
+    """Kill a run, some times, and leave it alone then; no kills, where it ended before."""
+    number = draw.randrange(SETTINGS)
+    _, seconds = bench.reference(number)
+    ways = []
+    for _ in range(1 + sum(draw.random() < 0.4 for _ in range(MOST_KILLS - 1))):
+        way = draw.choice(("moment", "change", "change", "middle of a file"))
+        prepare: Callable[[], None] = lambda: None  # noqa: E731
+        kill_after = None
+        if way == "moment":
+            kill_after = draw.random() * seconds
+        elif way == "change":
+            prepare = runs.at_event(draw.randrange(1, 120), runs.kill_itself)
+        else:
+            size = int(10 ** draw.uniform(0, 4))
+            prepare = runs.at_event(draw.randrange(1, 100), runs.limit_files(size, kill=True))
+        status = runs.ended(runs.forked(folder, runs.train_here(bench.spec(number)), prepare), kill_after)
+        if status in (BROKEN, REFUSED):
+            return Result("kill", way, f"ended with {status} before it was killed")
+        if status in (-signal.SIGKILL, -signal.SIGXFSZ):
+            ways.append(way)
+        elif status == DONE:
+            break
+    outcome = bench.finish(number, folder)
+    return Result("kill", " + ".join(sorted(set(ways))), f"{number}: {outcome}" if outcome != "same" else outcome,
+                  kills=len(ways))  # fmt: skip
+
+
+def disk_trial(bench: Bench, draw: random.Random, folder: Path) -> Result:
+    """Take a run's disk away, and give it back: the run says so in a sentence, and goes on."""
+    number = draw.randrange(SETTINGS)
+    way = draw.choice(("error", "error", "file too large", "small disk"))
+    spec = bench.spec(number)
+    if way == "small disk":
+        small, size = folder / "small", 2 ** draw.randrange(13, 17)
+        small.mkdir()
+        with runs.small_disk(small, size) as mounted:
+            (folder / RUN).symlink_to(small)
+            status = runs.ended(runs.forked(folder, runs.train_here(spec)))
+            (folder / RUN).unlink()
+            shutil.copytree(small, folder / RUN)
+        if not mounted:
+            return Result("disk", "no small disk here", "same")
+    elif way == "error":
+        number_of_error = draw.choice(FULL)
+        way = errno.errorcode[number_of_error]
+        prepare = runs.at_event(draw.randrange(1, 120), runs.fail_with(number_of_error), again=True)
+        status = runs.ended(runs.forked(folder, runs.train_here(spec), prepare))
+    else:
+        limit = runs.limit_files(int(10 ** draw.uniform(0, 4)), kill=False)
+        prepare = runs.at_event(draw.randrange(1, 100), limit)
+        status = runs.ended(runs.forked(folder, runs.train_here(spec), prepare))
+    if status not in (DONE, REFUSED):
+        return Result("disk", way, f"{number}: ended with {status}")
+    said = "in time" if status == DONE else "refused"
+    outcome = bench.finish(number, folder)
+    return Result("disk", f"{way}, {said}", outcome if outcome == "same" else f"{number}: {outcome}")
+
+
+def damage(file: Path, way: str, draw: random.Random) -> None:
+    """Damage a file."""
+    data = bytearray(file.read_bytes())
+    if way == "removed":
+        file.unlink()
+        return
+    if way == "truncated":
+        del data[draw.randrange(max(len(data), 1)) :]
+    elif way == "emptied":
+        data.clear()
+    elif way == "one bit" and data:
+        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+    elif way == "swapped":
+        others = [path for path in file.parent.iterdir() if path.is_file() and path != file]
+        data = bytearray(draw.choice(others).read_bytes())
+    else:
+        place = draw.randrange(max(len(data), 1))
+        data[place : place + 16] = draw.randbytes(16)
+    file.write_bytes(data)
+
+
+def checkpoint_trial(bench: Bench, draw: random.Random, folder: Path) -> Result:
+    """Damage the newest checkpoint of a run, or all of them: it goes on from the one before, or is refused."""
+    numbers = [number for number in range(SETTINGS) if _checkpoints(bench.reference(number)[0])]
+    number = draw.choice(numbers)
+    shutil.copytree(bench.reference(number)[0] / RUN, folder / RUN)
+    for path in (folder / RUN).iterdir():  # as of a run that was killed before its end
+        if path.is_file():
+            path.unlink()
+    found = _checkpoints(folder)
+    every = draw.random() < 0.3
+    way = draw.choice(DAMAGES)
+    names = []
+    for checkpoint in found if every else found[-1:]:
+        file = draw.choice(sorted(path for path in checkpoint.iterdir() if path.is_file()))
+        names.append(file.name)
+        damage(file, way, draw)
+    outcome = bench.finish(number, folder)
+    could_go_on = len(found) > 1 and not every
+    if outcome == "refused" and could_go_on:
+        outcome = "refused, though another checkpoint was whole"
+    return Result(
+        "checkpoint", f"{names[-1]} {way}", outcome if outcome in ("same", "refused") else f"{number}: {outcome}"
+    )
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted((folder / RUN).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def adapter_trial(bench: Bench, draw: random.Random, folder: Path) -> Result:
+    """Damage a file of a finished run, and label rows with it: the same answers, or a sentence."""
+    number = draw.randrange(SETTINGS)
+    whole, _ = bench.reference(number)
+    shutil.copytree(whole / RUN, folder / RUN)
+    file = draw.choice(sorted(path for path in (folder / RUN).iterdir() if path.is_file()))
+    way = draw.choice(DAMAGES)
+    damage(file, way, draw)
+    status = label(bench, folder)
+    if status == DONE:
+        is_same = (folder / "labels.jsonl").read_bytes() == (whole / "labels.jsonl").read_bytes()
+        outcome = "same" if is_same else f"{number}: other answers"
+    else:
+        outcome = "refused" if status == REFUSED else f"{number}: ended with {status}"
+    return Result("adapter", f"{file.name} {way}", outcome)
+
+
+def label(bench: Bench, folder: Path) -> int:
+    from propulsion_tools.records.options import PredictOptions
+    from propulsion_tools.training.predict import predict
+
+    quiet: dict[str, Any] = {"disable_tqdm": True, "use_cpu": True}
+    options = PredictOptions(input=str(bench.subject.texts), output="labels.jsonl", **quiet)
+    return runs.ended(runs.forked(folder, lambda: predict(Path(RUN), options)))
+
+
+TRIALS = {"kill": kill_trial, "disk": disk_trial, "checkpoint": checkpoint_trial, "adapter": adapter_trial}
+
+
+def one(bench: Bench, kind: str, number: int, seed: int, keep: Path | None = None) -> Result:
+    """Do one trial, in a folder of its own."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{kind}-{number}-", dir=bench.root))
+    begun = time.monotonic()
+    result = TRIALS[kind](bench, random.Random(f"{seed} {kind} {number}"), folder)
+    result.seconds = time.monotonic() - begun
+    if result.outcome not in ("same", "refused"):
+        result.said = (folder / "log.txt").read_text(errors="replace")[-2000:]
+        if keep is not None:
+            shutil.copytree(folder, keep / folder.name, symlinks=True, dirs_exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+def work(bench: Bench, todo: list[tuple[str, int]], seed: int, output: Path, keep: Path | None) -> None:
+    """Do trials one after the other, and write down what came of each."""
+    with output.open("w") as stream:
+        for kind, number in todo:
+            result = one(bench, kind, number, seed, keep)
+            stream.write(json.dumps(asdict(result)) + "\n")
+            stream.flush()
+
+
+def in_workers(workers: int, do: Callable[[int], object]) -> None:
+    """Do something in several processes, which are told their numbers."""
+    processes = []
+    for worker in range(workers):
+        process = os.fork()
+        if not process:
+            status = 1
+            try:
+                do(worker)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        processes.append(process)
+    if any([os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]):
+        raise RuntimeError("a worker ended early")
+
+
+def all_of(bench: Bench, todo: list[tuple[str, int]], seed: int, workers: int, keep: Path | None) -> list[Result]:
+    """Do trials in several processes."""
+    in_workers(workers, lambda worker: [bench.make_reference(n) for n in range(worker, SETTINGS, workers)])
+    files = [bench.root / f"{worker}.jsonl" for worker in range(workers)]
+    in_workers(workers, lambda worker: work(bench, todo[worker::workers], seed, files[worker], keep))
+    return [Result(**json.loads(line)) for file in files for line in file.read_text().splitlines()]
+
+
+def figures(results: list[Result]) -> dict[str, Any]:
+    """Counts by kind and outcome, and every trial that lost something."""
+    kinds: dict[str, Any] = {}
+    for kind in TRIALS:
+        of_kind = [result for result in results if result.kind == kind and (kind != "kill" or result.kills)]
+        outcomes = Counter(item.outcome if item.outcome in ("same", "refused") else "lost" for item in of_kind)
+        kinds[kind] = {"trials": len(of_kind), **{name: outcomes[name] for name in ("same", "refused", "lost")}}
+        kinds[kind]["ways"] = dict(sorted(Counter(item.way for item in of_kind).items()))
+    kinds["kill"]["kills"] = sum(result.kills for result in results)
+    return kinds
+
+
+def main() -> int:
+    """Do all trials, print and keep the figures; 1 if anything was lost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=1200, help="runs to kill; a quarter as many of each other kind")
+    parser.add_argument("--kinds", nargs="*", choices=TRIALS, default=list(TRIALS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--keep", type=Path, help="folder for what trials left that lost something")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    options = parser.parse_args()
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
+        root = Path(name)
+        subject = runs.make_subject(root)
+        (root / "preload").mkdir()
+        runs.preload(subject, root / "preload")
+        counts = {kind: options.trials if kind == "kill" else options.trials // 4 for kind in options.kinds}
+        todo = [(kind, number) for kind, count in counts.items() for number in range(count)]
+        random.Random(options.seed).shuffle(todo)
+        results = all_of(Bench(root, subject), todo, options.seed, options.workers, options.keep)
+    kinds = figures(results)
+    lost = [result for result in results if result.outcome not in ("same", "refused")]
+    for kind, row in kinds.items():
+        print(kind, {key: value for key, value in row.items() if key != "ways"})
+    for result in lost:
+        print(f"LOST: {result.kind}, {result.way}: {result.outcome}\n{result.said}\n")
+    if options.output:
+        values = {"date": date.today().isoformat(), "seed": options.seed, "seconds": round(time.monotonic() - begun)}
+        options.output.write_text(json.dumps({**values, "kinds": kinds}, indent=2) + "\n")
+    return int(bool(lost))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
