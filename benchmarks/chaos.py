@@ -88,8 +88,12 @@ class Bench:
             raise RuntimeError(f"settings {number}: {(folder / 'log.txt').read_text()}")
 
     def finish(self, number: int, folder: Path) -> str:
-        """Leave a command alone, and say whether what it leaves is as if it had never been disturbed."""
-        status = runs.ended(runs.forked(folder, runs.train_here(self.spec(number))))
+        """Leave a command alone, and say whether what it leaves is as if it had never been disturbed.
+
+        A run that came to its end nevertheless is not begun again.
+        """
+        is_over = (folder / RUN / "record.json").is_file()
+        status = DONE if is_over else runs.ended(runs.forked(folder, runs.train_here(self.spec(number))))
         if status == REFUSED:
             return "refused"
         if status != DONE:
@@ -273,7 +277,8 @@ def in_workers(workers: int, do: Callable[[int], object]) -> None:
             finally:
                 os._exit(status)
         processes.append(process)
-    if any([os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]):
+    ends = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+    if any(ends):
         raise RuntimeError("a worker ended early")
 
 

@@ -275,7 +275,9 @@ def _timeless(file: Path) -> Any:
 
 
 def _is_measured(key: str) -> bool:
-    return key in ("seconds", "peak_memory_bytes", "memory_bytes") or key.endswith(("_runtime", "_per_second"))
+    return key in ("seconds", "peak_memory_bytes", "memory_bytes", "StepClock") or key.endswith(
+        ("_runtime", "_per_second")
+    )
 
 
 @contextmanager

@@ -218,6 +218,30 @@ def test_killed_and_resumed_is_as_never_killed(
         assert_equal_adapters(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "no"},  # ends within an epoch
+        {"num_train_epochs": 9, "early_stopping_patience": 1, "head_learning_rate": 1e-9, "learning_rate": 1e-9},
+    ],
+    ids=["by its length", "by its patience"],
+)
+def test_a_run_that_was_killed_behind_its_last_step_does_no_other(
+    changes: dict[str, Any], make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    whole = train(make_spec(**changes, resume_from_checkpoint=True))
+    folder = tmp_path / "run"
+    last = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
+    before = adapter_of(folder)
+    for name in ("record.json", "adapter_model.safetensors"):  # as while it was scored
+        (folder / name).unlink()
+    again = train(make_spec(**changes, resume_from_checkpoint=True))
+    assert max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*")) == last
+    assert all(torch.equal(value, before[name]) for name, value in adapter_of(folder).items())
+    assert (again.metrics, again.history) == (whole.metrics, whole.history)
+    assert len(again.seconds) == len(whole.seconds)
+
+
 def test_half_a_checkpoint_is_passed_over(make_spec: MakeSpec, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train(make_spec(save_strategy="steps", save_steps=4, save_total_limit=None))

@@ -24,6 +24,8 @@ from propulsion_tools.training.manifest import SPEC_FILE, STATE_FILE, fault, is_
 from propulsion_tools.training.notify import Notify, keep_quiet
 
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
+_NOTHING = 1e-6
+"""Of an epoch, which is a sum of the shares of steps."""
 # Everything that a run writes beside its checkpoints; nothing else in the folder is ever removed.
 _OURS = (
     RECORD_FILE,
@@ -149,15 +151,40 @@ def _fitting(spec: RunSpec, checkpoint: Path) -> Path:
     return checkpoint
 
 
+def is_over(spec: RunSpec, checkpoint: Path) -> bool:
+    """Whether a run has ended with this checkpoint, by its length or since it grew no better: no step is left to do."""
+    state = _state(checkpoint)
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
+    stopped = bool(control.get("should_training_stop")) and state["global_step"] < state.get("max_steps", 0)
+    before = json.loads((checkpoint / SPEC_FILE).read_text(encoding="utf-8"))
+    is_as_patient = before.get("early_stopping_patience") == spec.early_stopping_patience
+    return _beyond_end(spec, state) > -_NOTHING or (stopped and is_as_patient)
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    return state
+
+
+def _length(spec: RunSpec) -> tuple[str, str]:
+    """What the length of a run is given by, and what a checkpoint has reached of it."""
+    return ("max_steps", "global_step") if spec.max_steps > 0 else ("num_train_epochs", "epoch")
+
+
+def _beyond_end(spec: RunSpec, state: dict[str, Any]) -> float:
+    """How many steps or epochs a checkpoint is beyond the end of a run."""
+    name, reached = _length(spec)
+    beyond: float = (state.get(reached) or 0) - getattr(spec, name)
+    return beyond
+
+
 def _refuse_an_earlier_end(spec: RunSpec, checkpoint: Path) -> None:
     """A run that ends before its checkpoint would train nothing, and record a length that its weights do not have."""
-    state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-    name, reached = ("max_steps", "global_step") if spec.max_steps > 0 else ("num_train_epochs", "epoch")
-    end = getattr(spec, name)
-    if (state.get(reached) or 0) > end + 1e-6:  # an epoch is a sum of steps' shares
+    state, (name, _) = _state(checkpoint), _length(spec)
+    if _beyond_end(spec, state) > _NOTHING:
         raise OptionError(
-            f"{checkpoint} is of step {state['global_step']}, beyond the end of this run ({name} {end}): raise {name}, "
-            "or start again with --overwrite_output_dir true and without --resume_from_checkpoint."
+            f"{checkpoint} is of step {state['global_step']}, beyond the end of this run "
+            f"({name} {getattr(spec, name)}): raise {name}, or start again with --overwrite_output_dir true and without --resume_from_checkpoint."
         )
 
 

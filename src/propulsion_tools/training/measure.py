@@ -69,13 +69,14 @@ class StepClock(TrainerCallback, ExportableState):
     def __init__(self) -> None:
         self.steps: list[float] = []
         self.before = 0.0
-        self._start = self._step = time.perf_counter()
+        self._step = time.perf_counter()
+        self._start: float | None = None  # a run that is resumed at its end trains no more
         self._end: float | None = None
 
     @property
     def train(self) -> float:
         """Seconds of training, those before a resumption included."""
-        return self.before + (self._end or time.perf_counter()) - self._start
+        return self.before + (0.0 if self._start is None else (self._end or time.perf_counter()) - self._start)
 
     @property
     def per_step_median(self) -> float:

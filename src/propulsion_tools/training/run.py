@@ -14,7 +14,7 @@ from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, R
 from propulsion_tools.records.fields import AUTO
 from propulsion_tools.tasks import TaskData
 from propulsion_tools.training.build import Job, build
-from propulsion_tools.training.checkpoints import clear, resume_point
+from propulsion_tools.training.checkpoints import clear, is_over, resume_point
 from propulsion_tools.training.collapse import in_words
 from propulsion_tools.training.data import load_data
 from propulsion_tools.training.device import check_device
@@ -68,7 +68,10 @@ def train(spec: RunSpec, notify: Notify = keep_quiet, data: TaskData | None = No
     if trainer.is_world_process_zero():
         clear(folder, keep_checkpoints=checkpoint is not None)
     bytes_before = reset_peak()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint and is_over(spec, checkpoint):
+        trainer.take_up(checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     # 5. The task's metric scores every split that was not trained on.
     scores = {split: score(trainer, job, split) for split in job.eval_splits}

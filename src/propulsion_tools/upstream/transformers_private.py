@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerState
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import nested_concat
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -81,6 +82,18 @@ class OpenTrainer(Trainer):
     def take_loss_as_mean(self) -> None:
         """Divide the loss by the number of accumulated batches, whatever the signature of the model's forward says."""
         self.model_accepts_loss_kwargs = False
+
+    def take_up(self, folder: Path) -> None:
+        """Be where a run was that wrote its last checkpoint and ended; `train` would do a step beyond the end.
+
+        Args:
+            folder: The checkpoint.
+        """
+        self.state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
+        self._load_callback_state()
+        self._load_from_checkpoint(str(folder))
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
 
     def on_device(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A batch as `Trainer` hands it to the model."""
