@@ -11,6 +11,7 @@ from propulsion_tools.cli.annotations import in_words, takes_bool, takes_list
 from propulsion_tools.errors import OptionError, require
 from propulsion_tools.records import refuse_unknown
 from propulsion_tools.records.fields import ONE_RUN
+from propulsion_tools.records.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -148,11 +149,7 @@ def _check_config_files(words: list[str], known: list[str]) -> None:
         file = Path(name)
         if not file.is_file():
             raise OptionError(f"There is no configuration file {str(file)!r}.")
-        yaml = require("yaml", "train")
-        try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, a number too long, brackets too deep
-            raise OptionError(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
+        values = read_yaml(file)
         if not isinstance(values, dict):
             raise OptionError(f"{file} must hold options as `name: value` lines.")
         refuse_unknown(values, known, f"option in {file}")

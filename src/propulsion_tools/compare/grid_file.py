@@ -12,6 +12,8 @@ from propulsion_tools.compare.grid import EVERY_ROW, Grid, Rates, Settings
 from propulsion_tools.errors import OptionError, near_misses, require
 from propulsion_tools.records import refuse_unknown
 from propulsion_tools.records.fields import AUTO
+from propulsion_tools.records.repeats import first_repeated
+from propulsion_tools.records.yaml_files import read_yaml
 
 LARGEST = 2**32  # NumPy takes no larger seed
 # YAML 1.1 takes 1e-3, without a point, for a text.
@@ -33,11 +35,7 @@ def read_grid(path: str | Path, **changes: Any) -> Grid:
     if not file.is_file():
         others = [str(other) for other in file.parent.glob("*.yaml")] if file.parent.is_dir() else []
         raise OptionError(f"There is no grid {str(path)!r}.{near_misses(str(path), others)}")
-    yaml = require("yaml", "train")
-    try:
-        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_loader(yaml))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, a number too long, brackets too deep
-        raise OptionError(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
+    values = read_yaml(file, _loader(require("yaml", "train")))
     if not isinstance(values, dict):
         raise OptionError(f"{file} must hold a grid as `name: value` lines: methods, tasks, settings and so on.")
     grid = grid_from(values, file.stem)
@@ -47,7 +45,7 @@ def read_grid(path: str | Path, **changes: Any) -> Grid:
 def _loader(yaml: Any) -> Any:
     def construct_mapping(loader: Any, node: Any, deep: bool = False) -> Any:
         names = [key.value for key, _ in node.value]
-        if twice := [name for name in names if names.count(name) > 1]:
+        if twice := first_repeated(names):
             raise yaml.constructor.ConstructorError(problem=f"{twice[0]!r} stands twice", problem_mark=node.start_mark)
         return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
 
@@ -91,7 +89,7 @@ def _rows(words: Any, key: str, field: str) -> dict[str, Settings]:
     if isinstance(words, str):
         words = [words]
     if isinstance(words, list) and all(isinstance(name, str) for name in words):
-        if twice := [name for name in words if words.count(name) > 1]:
+        if twice := first_repeated(words):
             raise OptionError(f"{twice[0]!r} stands twice in {key}.")
         words = dict.fromkeys(words)
     if not isinstance(words, Mapping) or not all(isinstance(row, Mapping | None) for row in words.values()):
@@ -111,7 +109,7 @@ def _numbers(values: Any, key: str, kind: type[float] | type[int] = float) -> tu
         if not is_allowed and not (is_number and (value > 0 or (key == "seeds" and value == 0))):
             wanted = "whole numbers" if kind is int else "numbers above 0"
             raise OptionError(f"{key} must be a list of {wanted} below 2^32, and not {value!r}.")
-    if twice := [value for value in listed if list(listed).count(value) > 1]:
+    if twice := first_repeated(listed):
         raise OptionError(f"{twice[0]!r} stands twice in {key}.")
     return tuple(listed)
 

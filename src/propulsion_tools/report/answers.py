@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import zipfile
 
 import numpy as np
 
 from propulsion_tools.compare.plan import Run
 from propulsion_tools.compare.run_store import RunStore
 from propulsion_tools.records import PREDICTIONS_FILE, RunRecord
+from propulsion_tools.records.sizes import allowed_bytes
 from propulsion_tools.report.statistics import Rows
 from propulsion_tools.tasks.majority import is_constant
 
@@ -20,7 +22,9 @@ def read_answers(store: RunStore, run: Run, record: RunRecord) -> Rows:
     """
     split = next(iter(record.metrics), "")
     try:
-        content = io.BytesIO(store.read(run, PREDICTIONS_FILE) or b"")
+        content = io.BytesIO(data := store.read(run, PREDICTIONS_FILE) or b"")
+        if sum(item.file_size for item in zipfile.ZipFile(content).infolist()) > allowed_bytes(len(data)):
+            return {}
         with np.load(content, allow_pickle=False) as arrays:
             own = [name for name in arrays.files if name.startswith(f"{split}_")]
             rows = {name.removeprefix(f"{split}_"): arrays[name] for name in own}

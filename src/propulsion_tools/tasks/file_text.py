@@ -9,6 +9,7 @@ import zipfile
 import zlib
 
 from propulsion_tools.errors import DataError
+from propulsion_tools.records.sizes import allowed_bytes
 
 GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
 WORKBOOK = "save it as CSV (UTF-8) in the program that made it"
@@ -64,10 +65,15 @@ def _unzipped(data: bytes, name: str, zipped: bool) -> bytes:
         if data.startswith(GZIP):
             raise DataError(f"{name} is compressed with gzip: add .gz to its name.")
         return data
+    most = allowed_bytes(len(data))
     try:
-        return gzip.decompress(data)
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+            text = stream.read(most + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{name} is not a whole gzip file ({error}): compress it again or drop the .gz.") from error
+    if len(text) > most:
+        raise DataError(f"{name} holds more than {most // 2**20:,} MiB, far more than its size lets expect: {ARCHIVE}.")
+    return text
 
 
 def refuse_other_kinds(data: bytes, name: str, wanted: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from propulsion_tools.errors import DataError
+from propulsion_tools.records.repeats import first_repeated
 
 Row = dict[str, Any]
 HOLDERS = ("data", "rows", "examples", "instances", "records")
@@ -95,8 +96,7 @@ def _is_deeper(value: Any, levels: int) -> bool:
 def _once_each(pairs: list[tuple[str, Any]]) -> Row:
     row = dict(pairs)
     if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        (twice,) = first_repeated(name for name, _ in pairs)
         raise DataError(f"has the key {twice!r} twice: name each column once.")
     return row
 

@@ -184,7 +184,8 @@ def _refuse_an_earlier_end(spec: RunSpec, checkpoint: Path) -> None:
     if _beyond_end(spec, state) > _NOTHING:
         raise OptionError(
             f"{checkpoint} is of step {state['global_step']}, beyond the end of this run "
-            f"({name} {getattr(spec, name)}): raise {name}, or start again with --overwrite_output_dir true and without --resume_from_checkpoint."
+            f"({name} {getattr(spec, name)}): raise {name}, or start again with --overwrite_output_dir true and "
+            "without --resume_from_checkpoint."
         )
 
 
