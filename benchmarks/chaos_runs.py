@@ -258,7 +258,25 @@ def _equal(one: Path, other: Path) -> bool:
     if one.suffix == ".npz":
         with np.load(one) as first, np.load(other) as second:
             return first.files == second.files and all(np.array_equal(first[key], second[key]) for key in first.files)
+    if one.suffix in (".pt", ".pth"):  # equal values may be pickled in several ways
+        return _values(one) == _values(other)
     return one.read_bytes() == other.read_bytes()
+
+
+def _values(file: Path) -> Any:
+    """What torch has saved, as values that can be compared."""
+    import torch
+    from transformers.trainer_pt_utils import safe_globals
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return [str(value.dtype), value.tolist()] if isinstance(value, torch.Tensor | np.ndarray) else value
+
+    with safe_globals():
+        return plain(torch.load(file, weights_only=True))
 
 
 def _timeless(file: Path) -> Any:

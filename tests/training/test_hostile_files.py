@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from propulsion_tools.tasks.data_files import read_table
 from propulsion_tools.tasks.given_rows import read_given
 from propulsion_tools.training.base_models import load_config, load_tokenizer
 from propulsion_tools.training.checkpoints import last_checkpoint
+from propulsion_tools.training.manifest import fault, seal
 from propulsion_tools.training.run import train
 from tests.export.saved import save_adapter
 from tests.propulsion.steered import steered_model
@@ -89,9 +91,28 @@ def test_what_a_checkpoint_has_pickled_is_not_run(
     assert checkpoint is not None
     assert (checkpoint / file).is_file()
     torch.save({"state": Touch(ran)}, checkpoint / file)
-    with pytest.raises(Exception, match="Weights only load failed"):
-        train(make_spec(max_steps=4, save_strategy="no", eval_strategy="no", resume_from_checkpoint=str(checkpoint)))
+    go_on = make_spec(max_steps=4, save_strategy="no", eval_strategy="no", resume_from_checkpoint=str(checkpoint))
+    with pytest.raises(OptionError, match=f"{file} has changed since it was written"):
+        train(go_on)
+    seal(checkpoint, json.loads((checkpoint / "spec.json").read_text()))  # by whoever put it there
+    with pytest.raises(OptionError, match="Weights only load failed"):
+        train(go_on)
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("file", ["optimizer.pt", "rng_state.pth"])
+def test_what_a_checkpoint_has_pickled_is_as_large_as_its_file(file: str, tmp_path: Path) -> None:
+    torch.save({"state": torch.zeros(10_000)}, tmp_path / file)
+    (tmp_path / "trainer_state.json").write_text('{"global_step": 3}')
+    seal(tmp_path, {})
+    assert fault(tmp_path) is None
+    with zipfile.ZipFile(tmp_path / file) as archive:
+        contents = {item.filename: archive.read(item) for item in archive.infolist()}
+    with zipfile.ZipFile(tmp_path / file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    seal(tmp_path, {})
+    assert fault(tmp_path) == f"{file} is compressed, which torch's own files are not"
 
 
 @pytest.mark.parametrize(

@@ -345,6 +345,9 @@ def test_incomplete_weights_are_refused(method: str, make_spec: MakeSpec, tmp_pa
     file = tmp_path / "run/trained.safetensors"
     tensors = load_file(file)
     save_file({name: tensor for name, tensor in tensors.items() if not name.startswith("classifier")}, file)
+    with pytest.raises(AdapterFileError, match=r"trained\.safetensors has changed since it was written"):
+        evaluate(tmp_path / "run", EvaluateOptions(**QUIET))
+    (tmp_path / "run/manifest.json").unlink()
     with pytest.raises(AdapterFileError, match=r"lacks classifier\.bias"):
         evaluate(tmp_path / "run", EvaluateOptions(**QUIET))
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.utils import logging as hf_logging
 
 from propulsion.heads import head_modules
-from propulsion_tools.errors import MissingExtraError, OptionError, require
+from propulsion_tools.errors import MissingExtraError, OptionError, is_one_sentence, require
 from propulsion_tools.installation import install_command
 from propulsion_tools.methods.positions import position_offset
 from propulsion_tools.records import RunSpec
@@ -320,7 +320,9 @@ def explained(name: str, what: str) -> Iterator[None]:
     """Turn what transformers raises for a missing or unreachable model into one sentence that helps."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except Exception as error:  # each kind of damage and each tokenizer has an error of its own
+        if is_one_sentence(error):
+            raise
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if Path(name).is_dir():
             raise OptionError(f"The {what} in {name} cannot be loaded: {first_line}") from error

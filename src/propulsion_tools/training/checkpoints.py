@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from propulsion_tools.records import (
 )
 from propulsion_tools.records.fields import AUTO
 from propulsion_tools.records.run_spec import BEFORE
-from propulsion_tools.training.manifest import SPEC_FILE, STATE_FILE, fault, is_sealed, seal, unseal
+from propulsion_tools.training.manifest import MANIFEST_FILE, SPEC_FILE, STATE_FILE, fault, is_unfinished, remove, seal
 from propulsion_tools.training.notify import Notify, keep_quiet
 
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
@@ -37,6 +36,7 @@ _OURS = (
     "trained.safetensors",
     "config.json",
     "model.safetensors",
+    MANIFEST_FILE,
 )
 
 
@@ -78,7 +78,7 @@ def resume_point(spec: RunSpec, folder: Path, notify: Notify = keep_quiet) -> Pa
     passed = found[found.index(last) + 1 :] if last else found
     if last is None and not spec.overwrite_output_dir:
         _refuse_to_lose(passed)
-        _refuse_to_overwrite(folder, None if asked else last_checkpoint(folder))
+        _refuse_to_overwrite(folder)
     then = f"goes on from {last.name}" if last else "begins anew"
     for path in passed:
         notify(f"{path} cannot be gone on from ({fault(path)}): the run {then}.")
@@ -87,7 +87,9 @@ def resume_point(spec: RunSpec, folder: Path, notify: Notify = keep_quiet) -> Pa
 
 def _refuse_to_lose(passed: list[Path]) -> None:
     """A checkpoint that was whole may be mended, and would be removed; one that never was is of no use."""
-    for path in filter(is_sealed, passed):
+    for path in passed:
+        if is_unfinished(path):
+            continue
         raise OptionError(
             f"{path} is damaged ({fault(path)}), and there is no other checkpoint to go on from: bring it back from a "
             "copy, or start again with --overwrite_output_dir true."
@@ -106,20 +108,18 @@ def seal_checkpoint(spec: RunSpec, checkpoint: Path, limit: int | None, best: st
         best: One that stays, if it is there.
     """
     seal(checkpoint, _with_whole_paths(spec))
+    prune_checkpoints(checkpoint, limit, best)
+
+
+def prune_checkpoints(checkpoint: Path, limit: int | None, best: str | None) -> None:
+    """Remove the checkpoints before one that are too many, as `seal_checkpoint` does."""
     found = _found(checkpoint.parent)
     found = found[: found.index(checkpoint) + 1]
     kept = {checkpoint, Path(best)} & set(found) if best else {checkpoint}
     room = max(limit - len(kept), 0) if limit else len(found)
     others = [path for path in found if path not in kept]
     for path in others[: len(others) - room] if room < len(others) else ():
-        remove_checkpoint(path)
-
-
-def remove_checkpoint(checkpoint: Path) -> None:
-    """Remove a checkpoint, if it is there; one that is half removed does not count as one that was damaged."""
-    if checkpoint.is_dir():
-        unseal(checkpoint)
-        shutil.rmtree(checkpoint)
+        remove(path)
 
 
 def write_spec(spec: RunSpec, folder: Path) -> None:
@@ -205,7 +205,8 @@ def _refuse_another_run(spec: RunSpec, checkpoint: Path) -> None:
         )
 
 
-def _refuse_to_overwrite(folder: Path, last: Path | None) -> None:
+def _refuse_to_overwrite(folder: Path) -> None:
+    last = next((path for path in reversed(_found(folder)) if not is_unfinished(path)), None)
     if (folder / RECORD_FILE).exists():
         raise OptionError(
             f"{folder} holds a finished run: pass --overwrite_output_dir true to replace it, or another --output_dir."
@@ -230,7 +231,7 @@ def clear(folder: Path, keep_checkpoints: bool) -> None:
     if (folder / RECORD_FILE).exists():
         for name in _OURS:
             (folder / name).unlink(missing_ok=True)
-    if not keep_checkpoints:
-        for path in _found(folder):
-            remove_checkpoint(path)
+    for path in _found(folder):
+        if not keep_checkpoints or is_unfinished(path):
+            remove(path)
     remove_leftovers(folder)

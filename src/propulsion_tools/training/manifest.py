@@ -1,4 +1,4 @@
-"""What the files of a checkpoint held when it was written, so that one that is not whole, or no longer, is known."""
+"""What files held when they were written, so that a checkpoint or a run that is not whole, or no longer, is known."""
 
 from __future__ import annotations
 
@@ -6,35 +6,71 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from propulsion_tools.records import write_atomically
 
 MANIFEST_FILE, SPEC_FILE, STATE_FILE = "manifest.json", "spec.json", "trainer_state.json"
+UNFINISHED = "unfinished"
+"""A file that is in a checkpoint until all the rest is."""
 PICKLES = (".pt", ".pth", ".bin")
 """How the names of the files end that torch has written; it reads them without running any code in them."""
 _BLOCK = 2**20
 
 
 def seal(checkpoint: Path, spec: dict[str, Any]) -> None:
-    """Say that a checkpoint is whole, and of what run: the spec is written last, and no checkpoint counts without it.
+    """Say that a checkpoint is whole, and of what run.
 
     Args:
         checkpoint: Everything else in it has been written.
         spec: The fields of its run.
     """
     said = json.dumps(spec, indent=2) + "\n"
-    files = {path.relative_to(checkpoint).as_posix(): _written(path) for path in _files(checkpoint)}
-    files[SPEC_FILE] = _digest(io.BytesIO(said.encode()))
-    write_atomically(checkpoint / MANIFEST_FILE, json.dumps({"files": files}, indent=2) + "\n")
+    write_manifest(checkpoint, _files(checkpoint), {SPEC_FILE: _digest(io.BytesIO(said.encode()))})
     write_atomically(checkpoint / SPEC_FILE, said)
+    (checkpoint / UNFINISHED).unlink(missing_ok=True)
 
 
-def is_sealed(checkpoint: Path) -> bool:
-    """Whether all of it was written once, whatever has become of it since."""
-    return (checkpoint / SPEC_FILE).is_file()
+def write_manifest(folder: Path, paths: Iterable[Path], others: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Write down what files hold.
+
+    Args:
+        folder: That of the manifest.
+        paths: Files in it.
+        others: The digests of files that are yet to be written.
+    """
+    files = {path.relative_to(folder).as_posix(): _written(path) for path in paths}
+    write_atomically(folder / MANIFEST_FILE, json.dumps({"files": {**files, **others}}, indent=2) + "\n")
+
+
+def begin(checkpoint: Path) -> None:
+    """Make the folder of a checkpoint that is to be written; what is there is removed."""
+    remove(checkpoint)
+    aside = _aside(checkpoint)
+    aside.mkdir(parents=True)
+    (aside / UNFINISHED).touch()
+    os.replace(aside, checkpoint)
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove a checkpoint, if it is there, at once: no part of one is ever seen."""
+    if checkpoint.is_dir():
+        os.replace(checkpoint, aside := _aside(checkpoint))
+        shutil.rmtree(aside)
+
+
+def _aside(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}.tmp")
+
+
+def is_unfinished(checkpoint: Path) -> bool:
+    """Whether a kill left it half-written; then it is of no use to anybody."""
+    return (checkpoint / UNFINISHED).is_file() or not any(checkpoint.iterdir())
 
 
 def fault(checkpoint: Path) -> str | None:
@@ -42,12 +78,14 @@ def fault(checkpoint: Path) -> str | None:
 
     Checkpoints that are older than manifests are taken at their word.
     """
-    if not is_sealed(checkpoint):
+    if not checkpoint.is_dir():
+        return "there is no such folder"
+    if is_unfinished(checkpoint):
         return "it was not written to its end"
     if _values(checkpoint / SPEC_FILE) is None:
-        return f"{SPEC_FILE} is damaged"
-    if (changed := _changed(checkpoint)) is not None:
-        return changed
+        return f"{SPEC_FILE} is missing or damaged"
+    if (said := changed(checkpoint)) is not None:
+        return said
     state = _values(checkpoint / STATE_FILE)
     if state is None or not isinstance(state.get("global_step"), int):
         return f"{STATE_FILE} is damaged"
@@ -55,19 +93,14 @@ def fault(checkpoint: Path) -> str | None:
     return next((f"{name} is compressed, which torch's own files are not" for name in swollen), None)
 
 
-def unseal(checkpoint: Path) -> None:
-    """Say that a checkpoint is no longer whole, before it is removed or replaced."""
-    (checkpoint / SPEC_FILE).unlink(missing_ok=True)
-
-
-def _changed(checkpoint: Path) -> str | None:
-    """Which file is not as it was written, as a clause."""
-    if not (checkpoint / MANIFEST_FILE).exists():
+def changed(folder: Path) -> str | None:
+    """Which file is not as the manifest says, as a clause; None: all are, or there is no manifest."""
+    if not (folder / MANIFEST_FILE).exists():
         return None
-    files = (_values(checkpoint / MANIFEST_FILE) or {}).get("files")
+    files = (_values(folder / MANIFEST_FILE) or {}).get("files")
     if not isinstance(files, dict):
         return f"{MANIFEST_FILE} is damaged"
-    there = {path.relative_to(checkpoint).as_posix(): path for path in (*_files(checkpoint), checkpoint / SPEC_FILE)}
+    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     for name, was in files.items():
         if name not in there:
             return f"{name} is missing"
@@ -79,7 +112,7 @@ def _changed(checkpoint: Path) -> str | None:
 def _files(checkpoint: Path) -> list[Path]:
     """What is sealed: all files but the seal and what a write has left aside."""
     paths = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and not path.name.startswith("."))
-    return [path for path in paths if path.name not in (MANIFEST_FILE, SPEC_FILE)]
+    return [path for path in paths if path.name not in (MANIFEST_FILE, SPEC_FILE, UNFINISHED)]
 
 
 def _values(file: Path) -> dict[str, Any] | None:

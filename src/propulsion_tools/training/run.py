@@ -20,6 +20,7 @@ from propulsion_tools.training.data import load_data
 from propulsion_tools.training.device import check_device
 from propulsion_tools.training.fresh_head import start_fresh_head
 from propulsion_tools.training.loss_curve import draw_curves
+from propulsion_tools.training.manifest import write_manifest
 from propulsion_tools.training.measure import bytes_of_weights, environment, peak_memory, reset_peak
 from propulsion_tools.training.model_card import write_card
 from propulsion_tools.training.notify import Notify, keep_quiet
@@ -27,7 +28,7 @@ from propulsion_tools.training.processes import is_first
 from propulsion_tools.training.rate_search import Found, search_rates
 from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.scoring import Scores, remark, score
-from propulsion_tools.training.trained_files import save_tokenizer, save_trained, weight_bytes
+from propulsion_tools.training.trained_files import save_tokenizer, save_trained, weight_bytes, weight_files
 from propulsion_tools.training.trainer import RunTrainer, make_trainer
 
 
@@ -151,7 +152,7 @@ def _history(job: Job, trainer: RunTrainer) -> dict[str, list[list[float]]]:
 
 
 def _write(job: Job, record: RunRecord, scores: dict[str, Scores], folder: Path) -> RunRecord:
-    """Answers, adapter, tokenizer, model card, loss curve, record."""
+    """Answers, adapter, tokenizer, model card, loss curve, manifest, record."""
     rows: dict[str, Any] = {
         f"{split}_{name}": values for split, item in scores.items() for name, values in item.rows.items()
     }
@@ -162,5 +163,6 @@ def _write(job: Job, record: RunRecord, scores: dict[str, Scores], folder: Path)
     record = replace(record, adapter_bytes=weight_bytes(folder))
     write_card(record, job.task, folder)
     draw_curves(record, job.task.main_metric, folder / "loss_curve.png")
+    write_manifest(folder, weight_files(folder))
     record.write(folder / RECORD_FILE)
     return record

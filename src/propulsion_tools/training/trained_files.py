@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from propulsion.errors import AdapterFileError
+from propulsion_tools.errors import is_one_sentence
 from propulsion_tools.methods.virtual_tokens import align
 from propulsion_tools.records import files_aside, write_atomically
 from propulsion_tools.training.base_models import public_name, quiet_transformers
@@ -59,7 +59,12 @@ def _name_base(file: Path) -> None:
 
 def weight_bytes(folder: Path) -> int:
     """Size of the files with weights in `folder`."""
-    return sum(file.stat().st_size for pattern in WEIGHT_FILES for file in folder.glob(pattern))
+    return sum(file.stat().st_size for file in weight_files(folder))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files with weights in `folder`."""
+    return sorted(file for pattern in WEIGHT_FILES for file in folder.glob(pattern))
 
 
 def _changed(model: nn.Module) -> dict[str, Tensor]:
@@ -101,8 +106,9 @@ def open_adapter(base: PreTrainedModel, folder: Path) -> nn.Module:
         AdapterFileError: It is missing, damaged, or of another model.
     """
     _require_file(folder / ADAPTER_FILE)
-    with _explained(folder / ADAPTER_FILE):
+    with _explained(folder / ADAPTER_CONFIG):
         config = PeftConfig.from_pretrained(str(folder))
+    with _explained(folder / ADAPTER_FILE):
         # PEFT keeps the tokens that a prompt's network has made, without the network, so they cannot be trained on.
         return align(PeftModel.from_pretrained(base, str(folder), is_trainable=not config.is_prompt_learning))
 
@@ -130,8 +136,14 @@ def _require_file(file: Path) -> None:
 def _explained(file: Path) -> Iterator[None]:
     try:
         yield
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise AdapterFileError(f"{file} cannot be read into this model: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # PEFT, torch and safetensors fail in as many ways as a file can be damaged
+        if is_one_sentence(error):
+            raise
+        raise AdapterFileError(f"{file} cannot be read into this model: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _load(model: nn.Module, folder: Path, file: Path) -> None:

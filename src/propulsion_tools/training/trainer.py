@@ -28,11 +28,12 @@ from propulsion_tools.tasks import Setup, Task
 from propulsion_tools.tasks.base import Metrics
 from propulsion_tools.training.arguments import training_arguments
 from propulsion_tools.training.build import Job
-from propulsion_tools.training.checkpoints import remove_checkpoint, seal_checkpoint
+from propulsion_tools.training.checkpoints import prune_checkpoints, seal_checkpoint
 from propulsion_tools.training.collapse import CollapseWatch, mean_over_processes
 from propulsion_tools.training.finite_guard import FiniteGuard, not_finite
 from propulsion_tools.training.fresh_head import loss_of_guessing
 from propulsion_tools.training.head_first import WAITS, HeadFirst, delay
+from propulsion_tools.training.manifest import begin
 from propulsion_tools.training.measure import StepClock
 from propulsion_tools.training.trained_files import (
     load_tensors,
@@ -276,12 +277,18 @@ class RunTrainer(OpenTrainer):
             save_tokenizer(self.processing_class, folder)
 
     def begin_checkpoint(self, folder: Path) -> None:
-        """Remove what is there: a kill left it, or a run that this one goes on from at an earlier step."""
-        remove_checkpoint(folder)
+        """Remove what is there, which a kill left, or a run that this one goes on from at an earlier step."""
+        begin(folder)
 
     def end_checkpoint(self, folder: Path) -> None:
         """Say what the checkpoint is of, and that it is whole; only now those before it may go."""
         seal_checkpoint(self.spec, folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def take_up(self, folder: Path) -> None:
+        """Be where a run was at its end; what it was about to remove then is removed now."""
+        super().take_up(folder)
+        if self.args.should_save:
+            prune_checkpoints(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def read_weights(self, folder: Path) -> None:
         """What was trained, and what the method keeps beside it."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import nested_concat
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from propulsion_tools.errors import OptionError
 
 __all__ = ["ExportableState", "OpenTrainer", "nested_concat"]
 # ExportableState: a callback whose state travels with the checkpoints has to be one, and it is exported nowhere else.
@@ -120,5 +123,27 @@ class OpenTrainer(Trainer):
         self.read_weights(Path(resume_from_checkpoint))
         self.read_run(Path(resume_from_checkpoint))
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _explained(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _explained(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def _load_best_model(self) -> None:
         self.read_weights(Path(self.state.best_model_checkpoint))
+
+
+@contextmanager
+def _explained(checkpoint: str | None) -> Iterator[None]:
+    """`Trainer` reads these files with `weights_only`, so that no code in them runs; torch says so in many ways.
+
+    Raises:
+        OptionError: They cannot be read, or are of another run.
+    """
+    try:
+        yield
+    except Exception as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise OptionError(f"{checkpoint} cannot be gone on from ({said}): name another checkpoint.") from error
