@@ -10,7 +10,7 @@ import numpy as np
 
 from propulsion_tools.errors import OptionError
 from propulsion_tools.methods.head_training import count_parameters
-from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec, atomic
+from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec, atomic, files_aside
 from propulsion_tools.records.fields import AUTO
 from propulsion_tools.tasks import TaskData
 from propulsion_tools.training.build import Job, build
@@ -28,7 +28,7 @@ from propulsion_tools.training.processes import is_first
 from propulsion_tools.training.rate_search import Found, search_rates
 from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.scoring import Scores, remark, score
-from propulsion_tools.training.trained_files import save_tokenizer, save_trained, weight_bytes, weight_files
+from propulsion_tools.training.trained_files import save_tokenizer, save_trained, weight_bytes
 from propulsion_tools.training.trainer import RunTrainer, make_trainer
 
 
@@ -152,17 +152,18 @@ def _history(job: Job, trainer: RunTrainer) -> dict[str, list[list[float]]]:
 
 
 def _write(job: Job, record: RunRecord, scores: dict[str, Scores], folder: Path) -> RunRecord:
-    """Answers, adapter, tokenizer, model card, loss curve, manifest, record."""
+    """Answers, adapter and tokenizer with their manifest, model card, loss curve, record."""
     rows: dict[str, Any] = {
         f"{split}_{name}": values for split, item in scores.items() for name, values in item.rows.items()
     }
     with atomic(folder / PREDICTIONS_FILE, binary=True) as stream:  # first: it says whose the README is
         np.savez_compressed(stream, **rows)
-    save_trained(job.model, folder)
-    save_tokenizer(job.tokenizer, folder)
+    with files_aside(folder) as aside:
+        save_trained(job.model, aside)
+        save_tokenizer(job.tokenizer, aside)
+        write_manifest(aside, sorted(path for path in aside.iterdir() if path.name != "README.md"))
     record = replace(record, adapter_bytes=weight_bytes(folder))
     write_card(record, job.task, folder)
     draw_curves(record, job.task.main_metric, folder / "loss_curve.png")
-    write_manifest(folder, weight_files(folder))
     record.write(folder / RECORD_FILE)
     return record

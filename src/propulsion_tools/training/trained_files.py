@@ -59,12 +59,7 @@ def _name_base(file: Path) -> None:
 
 def weight_bytes(folder: Path) -> int:
     """Size of the files with weights in `folder`."""
-    return sum(file.stat().st_size for file in weight_files(folder))
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files with weights in `folder`."""
-    return sorted(file for pattern in WEIGHT_FILES for file in folder.glob(pattern))
+    return sum(file.stat().st_size for pattern in WEIGHT_FILES for file in folder.glob(pattern))
 
 
 def _changed(model: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,78 @@
+"""Runs that are killed, or lose their disk, end as if they had not: a few of the trials of benchmarks/chaos.py."""
+
+from __future__ import annotations
+
+import errno
+import random
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import chaos
+import chaos_runs as runs
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+HEAD_FIRST, RECOVERS = 4, 17
+"""Settings of which the head trains first, with dropout; and of which the rate runs away, and is lowered."""
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> chaos.Bench:
+    root = tmp_path_factory.mktemp("chaos")
+    made = chaos.Bench(root, runs.make_subject(root))
+    for number in (HEAD_FIRST, RECOVERS):
+        made.make_reference(number)
+    return made
+
+
+def log_of(bench: chaos.Bench, number: int) -> str:
+    return (bench.root / f"whole-{number}" / "log.txt").read_text()
+
+
+def test_the_settings_are_what_they_are_called(bench: chaos.Bench) -> None:
+    assert runs.settings(HEAD_FIRST)["head_first"] > 0
+    assert runs.settings(HEAD_FIRST)["dropout"] != 0.0
+    record = (bench.root / f"whole-{RECOVERS}" / "run" / "record.json").read_text()
+    assert '"back_to": 0' in record
+
+
+@pytest.mark.parametrize(("number", "events"), [(HEAD_FIRST, (30, 9)), (HEAD_FIRST, (61,)), (RECOVERS, (47,))])
+def test_killed_at_a_change_of_the_file_system(
+    number: int, events: tuple[int, ...], bench: chaos.Bench, tmp_path: Path
+) -> None:
+    for event in events:
+        kill = runs.at_event(event, runs.kill_itself)
+        status = runs.ended(runs.forked(tmp_path, runs.train_here(bench.spec(number)), kill))
+        assert status == -signal.SIGKILL
+    assert bench.finish(number, tmp_path) == "same"
+
+
+def test_killed_in_the_middle_of_a_file(bench: chaos.Bench, tmp_path: Path) -> None:
+    limit = runs.at_event(40, runs.limit_files(700, kill=True))
+    status = runs.ended(runs.forked(tmp_path, runs.train_here(bench.spec(RECOVERS)), limit))
+    assert status == -signal.SIGXFSZ
+    assert bench.finish(RECOVERS, tmp_path) == "same"
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_fails_is_named_and_nothing_is_lost(error: int, bench: chaos.Bench, tmp_path: Path) -> None:
+    fail = runs.at_event(25, runs.fail_with(error), again=True)
+    assert runs.ended(runs.forked(tmp_path, runs.train_here(bench.spec(RECOVERS)), fail)) == chaos.REFUSED
+    assert bench.finish(RECOVERS, tmp_path) == "same"
+
+
+def test_a_run_that_differs_is_seen(bench: chaos.Bench, tmp_path: Path) -> None:
+    one, other = bench.root / f"whole-{RECOVERS}" / "run", tmp_path / "run"
+    shutil.copytree(one, other)
+    assert runs.differences(one, other) == []
+    chaos.damage(other / "adapter_model.safetensors", "one bit", random.Random(0))
+    (other / "left.tmp").touch()
+    assert runs.differences(one, other) == ["only one has left.tmp", "adapter_model.safetensors"]
+    result = chaos.Result("kill", "change", "3: adapter_model.safetensors", kills=1)
+    assert chaos.figures([result])["kill"] == {
+        "trials": 1, "same": 0, "refused": 0, "lost": 1, "ways": {"change": 1}, "kills": 1,
+    }  # fmt: skip

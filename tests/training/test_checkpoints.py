@@ -1,0 +1,119 @@
+"""A checkpoint is whole or known not to be: a run goes on from the last that is, and removes nothing that may be mended."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from propulsion.errors import AdapterFileError
+from propulsion_tools.errors import OptionError
+from propulsion_tools.records import RunSpec
+from propulsion_tools.records.options import EvaluateOptions
+from propulsion_tools.training.checkpoints import checkpoints, clear, last_checkpoint, prune_checkpoints
+from propulsion_tools.training.evaluate import evaluate
+from propulsion_tools.training.manifest import begin, fault, is_unfinished, seal
+from propulsion_tools.training.run import train
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from chaos import DAMAGES, damage
+
+MakeSpec = Callable[..., RunSpec]
+SAVING: dict[str, Any] = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "no"}
+
+
+def make(folder: Path, step: int, limit: int | None = None, best: str | None = None) -> Path:
+    """A whole checkpoint, made as a run makes it."""
+    checkpoint = folder / f"checkpoint-{step}"
+    begin(checkpoint)
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    (checkpoint / "optimizer.pt").write_bytes(bytes(range(256)))
+    seal(checkpoint, {})
+    prune_checkpoints(checkpoint, limit, best)
+    return checkpoint
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("way", DAMAGES)
+def test_every_damage_to_every_file_is_seen(way: str, tmp_path: Path) -> None:
+    make(tmp_path, 1)
+    for file in ("trainer_state.json", "optimizer.pt", "manifest.json", "spec.json"):
+        checkpoint = make(tmp_path, 2)
+        assert last_checkpoint(tmp_path) == checkpoint
+        damage(checkpoint / file, way, random.Random(0))
+        if (file, way) == ("manifest.json", "removed"):  # as checkpoints were that are older than manifests
+            assert fault(checkpoint) is None
+            continue
+        assert file in str(fault(checkpoint)) or file == "manifest.json"
+        assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-1"
+
+
+def test_the_newest_are_kept_and_the_best(tmp_path: Path) -> None:
+    for step in range(1, 7):
+        make(tmp_path, step, limit=2, best=str(tmp_path / "checkpoint-2") if step > 2 else None)
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-6"]
+    make(tmp_path, 4, limit=1)  # of a run that goes on from an earlier step
+    assert names(tmp_path) == ["checkpoint-4", "checkpoint-6"]
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-4", "checkpoint-6"]
+
+
+def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    begin(tmp_path / "checkpoint-1")
+    (tmp_path / "checkpoint-1" / "optimizer.pt").touch()
+    (tmp_path / "checkpoint-2").mkdir()
+    assert is_unfinished(tmp_path / "checkpoint-1")
+    (tmp_path / ".record.json.123.tmp").touch()
+    (tmp_path / ".files.123.tmp").mkdir()
+    (tmp_path / "checkpoint-3").mkdir()
+    (tmp_path / "checkpoint-3" / "trainer_state.json").write_text("{}")  # of another program
+    clear(tmp_path, keep_checkpoints=True)
+    assert names(tmp_path) == ["checkpoint-3"]
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(make_spec: MakeSpec, tmp_path: Path) -> None:
+    train(make_spec(**SAVING))
+    folder, told = tmp_path / "run", list[str]()
+    whole = (folder / "adapter_model.safetensors").read_bytes()
+    damage(folder / "checkpoint-2" / "optimizer.pt", "one bit", random.Random(0))
+    train(make_spec(**SAVING, resume_from_checkpoint=True), told.append)
+    said = "checkpoint-2 cannot be gone on from (optimizer.pt has changed since it was written)"
+    assert f"{folder}/{said}: the run goes on from checkpoint-1." in told
+    assert (folder / "adapter_model.safetensors").read_bytes() == whole
+    for checkpoint in checkpoints(folder):
+        damage(checkpoint / "scheduler.pt", "emptied", random.Random(0))
+    (folder / "record.json").unlink()
+    with pytest.raises(OptionError, match=r"checkpoint-1 is damaged \(scheduler\.pt has changed"):
+        train(make_spec(**SAVING, resume_from_checkpoint=True))
+    with pytest.raises(OptionError, match=r"checkpoint-2 is no complete checkpoint \(scheduler\.pt has changed"):
+        train(make_spec(**SAVING, resume_from_checkpoint=str(folder / "checkpoint-2")))
+    shutil.rmtree(folder / "checkpoint-2")
+    begin(folder / "checkpoint-1")  # half-written
+    train(make_spec(**SAVING, resume_from_checkpoint=True), told.append)
+    assert told[-1] != said
+    assert any(
+        "checkpoint-1 cannot be gone on from (it was not written to its end): the run begins anew" in t for t in told
+    )
+    assert (folder / "adapter_model.safetensors").read_bytes() == whole
+    damage(folder / "adapter_model.safetensors", "one bit", random.Random(1))
+    with pytest.raises(AdapterFileError, match=r"adapter_model\.safetensors has changed since it was written"):
+        evaluate(folder, EvaluateOptions(disable_tqdm=True, use_cpu=True))
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_file_beside_the_weights_is_named(file: str, make_spec: MakeSpec, tmp_path: Path) -> None:
+    train(make_spec(max_steps=1, method="lora"))
+    for way in ("emptied", "truncated", "swapped"):
+        whole = (tmp_path / "run" / file).read_bytes()
+        damage(tmp_path / "run" / file, way, random.Random(0))
+        with pytest.raises((AdapterFileError, OptionError), match="run"):
+            evaluate(tmp_path / "run", EvaluateOptions(disable_tqdm=True, use_cpu=True))
+        (tmp_path / "run" / file).write_bytes(whole)
