@@ -329,7 +329,8 @@ def main() -> int:
     for result in lost:
         print(f"LOST: {result.kind}, {result.way}: {result.outcome}\n{result.said}\n")
     if options.output:
-        values = {"date": date.today().isoformat(), "seed": options.seed, "seconds": round(time.monotonic() - begun)}
+        values = {"date": date.today().isoformat(), "seed": options.seed, "settings": SETTINGS}
+        values["seconds"] = round(time.monotonic() - begun)
         options.output.write_text(json.dumps({**values, "kinds": kinds}, indent=2) + "\n")
     return int(bool(lost))
 

@@ -1,11 +1,12 @@
 """Feeds damaged and hostile files to everything that reads a user's files: nothing but an error of ours may come out.
 
-python benchmarks/fuzz.py --inputs 1000000 --output benchmarks/fuzz.json
+python benchmarks/fuzz.py --inputs 1000000 --output benchmarks/results/fuzz.json
 python benchmarks/fuzz.py --atheris record_json -runs=100000       # guided by coverage, where atheris is installed
 
 Inputs are whole files, changed: values of JSON and YAML by hostile ones, keys left out or doubled, the headers of
 safetensors with other shapes, offsets and types, and bytes flipped, cut, doubled and put in. The same seed gives the same
-inputs. What takes too much memory or time counts as a failure too.
+inputs. Some stand for far more than their size: gzip and YAML that expand, arrays and tables that say they are huge. What
+takes too much memory or time counts as a failure too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import tempfile
 import time
 import traceback
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,6 +39,7 @@ from typing import Any
 MEMORY = 6 * 2**30  # of the address space; what a damaged file of a few hundred bytes asks for beyond it is a failure
 SECONDS = 20
 SLOW = 0.05
+BOMB = 0.0005  # a file that expands to 300 MiB takes a second
 
 HOSTILE_NUMBERS = (0, 1, -1, 2**31, 2**63, -(2**63), 2**64, 10**30, 1e308, -1e308, 0.5, 1e-320)
 HOSTILE_TEXTS = (
@@ -154,15 +157,36 @@ def damage_lines(data: bytes, draw: random.Random) -> bytes:
 
 def damage_zipped(data: bytes, draw: random.Random) -> bytes:
     """The content, or the compressed file."""
+    if draw.random() < BOMB:
+        return gzip.compress(bytes(2**20), 1) * 300
     if draw.random() < 0.5:
         return damage_bytes(data, draw)
     return gzip.compress(damage_lines(gzip.decompress(data), draw), 1)
+
+
+def damage_arrays(data: bytes, draw: random.Random) -> bytes:
+    """Other shapes, types and lengths in the headers of NumPy's arrays, zeros that expand, or other bytes."""
+    if draw.random() < 0.5:
+        return damage_bytes(data, draw)
+    zeros, changed = 2**20 * (300 if draw.random() < BOMB else 1), io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(changed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            shape = ", ".join(str(draw.choice((0, 1, 3, 2**31, 2**40, -1, "'a'"))) for _ in range(draw.randrange(4)))
+            kind = draw.choice(("<i8", "|O", "<U1000000", "|V9", "<f8", "x"))
+            header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape},), }}".encode()
+            start = b"\x93NUMPY\x01\x00" + struct.pack("<H", draw.choice((len(header), 0, 65535))) + header
+            new.writestr(name, start + (bytes(zeros) if draw.random() < 0.01 else old.read(name)[-24:]))
+    return changed.getvalue()
 
 
 def damage_yaml(data: bytes, draw: random.Random) -> bytes:
     """Other values, or other bytes."""
     import yaml
 
+    if draw.random() < 0.1:
+        levels = range(1, draw.choice((2, 6, 12)))
+        bomb = "".join(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in levels)
+        return b"a0: &a0 [x]\n" + bomb.encode() + data + f"\nmore: *a{max(levels)}\n".encode()
     if draw.random() < 0.5:
         return damage_bytes(data, draw)
     return yaml.safe_dump(damage_values(yaml.safe_load(data), draw), allow_unicode=draw.random() < 0.5).encode(
@@ -239,6 +263,7 @@ def targets() -> dict[str, Target]:
     from propulsion_tools.records import RunRecord, RunSpec
     from propulsion_tools.tasks.data_files import read_table
     from propulsion_tools.training.checkpoints import checkpoints
+    from propulsion_tools.training.manifest import fault, seal
 
     ours, ia3 = seed_adapter(), seed_adapter("IA3")
     record = RunRecord(
@@ -262,8 +287,11 @@ def targets() -> dict[str, Target]:
     writer = csv.DictWriter(table, ["text", "label"], extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
-    parquet, answers = io.BytesIO(), io.BytesIO()
+    parquet, repeated, answers = io.BytesIO(), io.BytesIO(), io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"] * 9, "label": [0, 1] * 9}), parquet)
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": ["a" * 500] * 9, "label": [0] * 9}), repeated, compression="none"
+    )
     np.savez(answers, validation_labels=np.arange(3), validation_answers=np.arange(3))
     weights = save({"a.weight": torch.zeros(4, 4), "b.bias": torch.zeros(4, dtype=torch.bfloat16)})
     index = json.dumps({"metadata": {"total_size": 72}, "weight_map": {"a.weight": "model.safetensors"}}).encode()
@@ -295,6 +323,13 @@ def targets() -> dict[str, Target]:
         damage = damage_tensors if file.endswith(".safetensors") else damage_json
         return Target(file, (files[file],), beside(files, read, file), damage)
 
+    def sealed(file: str) -> Target:
+        return Target(file, (seal_files[file],), beside(seal_files, fault, file), damage_json)
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "trainer_state.json").write_text('{"global_step": 3}')
+        seal(Path(folder), {"degree": 3})
+        seal_files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
     config, tensors = "adapter_config.json", "adapter_model.safetensors"
     data = {
         "data.jsonl": (lines, damage_lines),
@@ -303,6 +338,7 @@ def targets() -> dict[str, Target]:
         "data.tsv": (b"text\tlabel\na good film\t1\nb\xc3\xa4d\t0\n", damage_bytes),
         "data.jsonl.gz": (gzip.compress(lines), damage_zipped),
         "data.parquet": (parquet.getvalue(), damage_bytes),
+        "repeated.parquet": (repeated.getvalue(), damage_bytes),
     }
     return {
         "adapter_config": adapter(config, ours, read_adapter),
@@ -326,10 +362,15 @@ def targets() -> dict[str, Target]:
             damage_json,
         ),
         "trainer_state": Target(
-            "trainer_state.json", (b'{"global_step": 3}',), lambda folder: checkpoints(folder.parent), damage_json
+            "trainer_state.json",
+            (b'{"global_step": 3}',),
+            beside({"spec.json": b"{}"}, lambda folder: checkpoints(folder.parent), ""),
+            damage_json,
         ),
+        "manifest": sealed("manifest.json"),
+        "spec": sealed("spec.json"),
         "archive": Target("runs.tar.xz", (archive,), named("runs.tar.xz", read_archive), damage_bytes),
-        "answers": Target("eval_predictions.npz", (answers.getvalue(),), _answers, damage_bytes),
+        "answers": Target("eval_predictions.npz", (answers.getvalue(),), _answers, damage_arrays),
         "failure": Target("failure.json", (failure,), read_failure, damage_json),
         "prediction_rows": Target("texts.jsonl", (lines,), _rows_to_label("texts.jsonl"), damage_lines),
         "prediction_csv": Target("texts.csv", (table.getvalue().encode(),), _rows_to_label("texts.csv"), damage_bytes),

@@ -282,13 +282,13 @@ class RunTrainer(OpenTrainer):
 
     def end_checkpoint(self, folder: Path) -> None:
         """Say what the checkpoint is of, and that it is whole; only now those before it may go."""
-        seal_checkpoint(self.spec, folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+        seal_checkpoint(self.spec, folder, self.most_checkpoints, self.state.best_model_checkpoint)
 
     def take_up(self, folder: Path) -> None:
         """Be where a run was at its end; what it was about to remove then is removed now."""
         super().take_up(folder)
         if self.args.should_save:
-            prune_checkpoints(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+            prune_checkpoints(folder, self.most_checkpoints, self.state.best_model_checkpoint)
 
     def read_weights(self, folder: Path) -> None:
         """What was trained, and what the method keeps beside it."""

@@ -58,7 +58,15 @@ class OpenTrainer(Trainer):
     """A `Trainer` whose way of writing and reading weights is overridden under public names.
 
     It writes and reads checkpoints itself, and offers only private methods to say how.
+
+    Attributes:
+        most_checkpoints: How many checkpoints to keep; None: all. `Trainer` is not told: it would remove one while the
+            next is not whole yet, and at the end of the training the last, which a run that is killed then goes on from.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.most_checkpoints, self.args.save_total_limit = self.args.save_total_limit, None
 
     def write_weights(self, folder: Path) -> None:
         """Write what a checkpoint holds beside the state of the training, and what the run leaves at its end."""
@@ -78,8 +86,7 @@ class OpenTrainer(Trainer):
     def end_checkpoint(self, folder: Path) -> None:
         """Do what is left to do, in the first process, when all processes have written their parts of a checkpoint.
 
-        That includes the removal of those that are too many, `save_total_limit`: as `Trainer` does it, the checkpoint
-        before is gone before this one has come to its end.
+        That includes the removal of those that are too many, `most_checkpoints`.
         """
 
     def take_loss_as_mean(self) -> None:
@@ -110,11 +117,7 @@ class OpenTrainer(Trainer):
         if self.args.should_save:
             self.begin_checkpoint(folder)
         self.accelerator.wait_for_everyone()
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
+        super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             self.end_checkpoint(folder)
