@@ -17,7 +17,7 @@ import chaos_runs as runs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 HEAD_FIRST, RECOVERS, BEST_FIRST = 4, 17, 12
-"""Settings: the head trains first, with dropout; the rate runs away, and is lowered; the first checkpoint is the best."""
+"""Settings: the head trains first, with dropout; the rate runs away, and is lowered; the first checkpoint is best."""
 
 
 @pytest.fixture(scope="module")
