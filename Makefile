@@ -34,9 +34,9 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 test-oldest: $(OLDEST)/.installed  ## run the fast tests with the oldest versions that we allow (7 GB, Python 3.11)
 	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -q -n $(WORKERS) -m 'not slow'
 
-kernels: $(STAMP)  ## run the Triton kernels in Triton's interpreter, without a GPU (installs Triton, 1 GB)
+kernels: $(STAMP)  ## run the Triton kernels in its interpreter and compile them, without a GPU (installs Triton, 1 GB)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,kernels]'
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/propulsion/test_kernels.py -k interpreter
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/propulsion/test_kernels.py -k 'interpreter or compiles'
 
 check: $(STAMP)  ## lint, types, import rules, spelling, the site, the fast tests
 	$(BIN)/ruff check .
