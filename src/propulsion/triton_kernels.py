@@ -42,9 +42,9 @@ def multiply(values: Tensor, z: Tensor, out: Tensor | None = None, degree: int =
     rows, channels, tokens = _sizes(values, z)
     out = torch.empty_like(values) if out is None else out
     if values.numel():
-        grid = (triton.cdiv(rows * tokens, TOKENS), triton.cdiv(channels, BLOCK))
+        grid = (triton.cdiv(tokens, TOKENS), rows, triton.cdiv(channels, BLOCK))
         power = (degree, degree.bit_length(), is_divisor)
-        _multiply[grid](values, z.contiguous(), out, rows * tokens, tokens, channels, *power, TOKENS, BLOCK)
+        _multiply[grid](values, z.contiguous(), out, tokens, channels, *power, TOKENS, BLOCK)
     return out
 
 
@@ -123,19 +123,19 @@ if AVAILABLE:
             factor = factor * factor
         return gain
 
-    @triton.jit(do_not_specialize=["all_tokens", "tokens"])
+    @triton.jit(do_not_specialize=["tokens"])
     def _multiply(
-        values, z, out, all_tokens, tokens, channels,
+        values, z, out, tokens, channels,
         DEGREE: tl.constexpr, BITS: tl.constexpr, IS_DIVISOR: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr,
     ):  # fmt: skip
-        token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
-        channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-        is_inside = (token < all_tokens)[:, None] & (channel < channels)[None, :]
-        place = token[:, None] * channels + channel[None, :]
-        own = tl.load(z + (token // tokens)[:, None] * channels + channel[None, :], mask=is_inside, other=1.0)
+        token, row = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS), tl.program_id(1).to(tl.int64)
+        channel = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+        is_channel = channel < channels
+        gain = _gain(tl.load(z + row * channels + channel, mask=is_channel, other=1.0), DEGREE, BITS, IS_DIVISOR)
+        is_inside = (token < tokens)[:, None] & is_channel[None, :]
+        place = (row * tokens + token)[:, None] * channels + channel[None, :]
         value = tl.load(values + place, mask=is_inside, other=0.0).to(tl.float32)
-        product = value * _gain(own, DEGREE, BITS, IS_DIVISOR)
-        tl.store(out + place, product.to(out.dtype.element_ty), mask=is_inside)
+        tl.store(out + place, (value * gain[None, :]).to(out.dtype.element_ty), mask=is_inside)
 
     @triton.jit(do_not_specialize=["tokens", "share"])
     def _backward(
