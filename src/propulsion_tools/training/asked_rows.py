@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,14 +59,12 @@ class AskedRows:
         encoded = for_model(job.task.encode(unlabelled, job.setup, training=False).rows, job.model)
         return cls(job, unlabelled, encoded, encoded[INDEX][:])
 
-    def answers(self, first: int, batch: int, device: torch.device) -> Iterator[list[Row]]:
-        """The task's answers for the rows from the number `first` (from 0) on, `batch` rows at a time."""
-        for start in range(first, len(self.rows), batch):
-            yield self._answers(start, min(start + batch, len(self.rows)), device)
-
     @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def _answers(self, start: int, end: int, device: torch.device) -> list[Row]:
-        """Those of some rows; if they have more encoded rows than they are, these are read in several batches."""
+    def of_rows(self, start: int, end: int, device: torch.device) -> list[Row]:
+        """The task's answers for the rows from `start` (counted from 0) to before `end`.
+
+        If they have more encoded rows than they are, these are read in several batches.
+        """
         task, setup = self.job.task, self.job.setup
         collate, answers, index = task.collator(setup), None, []
         first, last = bisect_left(self.owners, start), bisect_left(self.owners, end)
