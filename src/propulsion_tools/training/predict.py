@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from tqdm import tqdm
 
 from propulsion_tools.records import RECORD_FILE, RunRecord, is_stream
@@ -27,7 +25,7 @@ from propulsion_tools.training.device import device_of, uses_cpu
 from propulsion_tools.training.evaluate import restore
 from propulsion_tools.training.moved_runs import located
 from propulsion_tools.training.notify import Notify, keep_quiet
-from propulsion_tools.training.processes import from_first, gathered, have_met, is_first, meet, number_of_processes
+from propulsion_tools.training.processes import from_first, is_first, meet, number_of_processes
 
 Row = dict[str, Any]
 Sink = tuple[int, Callable[[Sequence[Row]], None]]
@@ -79,26 +77,13 @@ def predict(adapter_dir: Path, options: PredictOptions, notify: Notify = keep_qu
     with bar, progress_bars(False), sink as (kept, take):
         first = from_first(lambda: kept)
         bar.update(first)
-        for answers in _of_all(asked, first, batch, device):
+        for answers in asked.answers(first, batch, device):
             take(answers)
             bar.update(len(answers))
     rows = "1 row" if len(given.rows) == 1 else f"{len(given.rows):,} rows"
     if is_first():
         notify(f"{rows} written to {'standard output' if target == STANDARD_STREAM else target}")
     return len(given.rows)
-
-
-def _of_all(asked: AskedRows, first: int, batch: int, device: torch.device) -> Iterator[list[Row]]:
-    """The answers of all processes, batch by batch in the order of the rows, in the first of them; none in the others.
-
-    The processes take the batches in turn, and meet after each round of them.
-    """
-    world, process = (number_of_processes(), int(os.environ.get("RANK", "0"))) if have_met() else (1, 0)
-    starts = range(first, len(asked.rows), batch)
-    for turn in range(0, len(starts), world):
-        own = starts[turn + process : turn + process + 1]
-        parts = gathered([asked.of_rows(start, min(start + batch, len(asked.rows)), device) for start in own])
-        yield from (answers for part in parts for answers in part)
 
 
 @contextlib.contextmanager

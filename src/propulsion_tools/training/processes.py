@@ -46,13 +46,28 @@ def leave_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def mean_over_processes(value: float, device: torch.device) -> float:
-    """The mean over all processes of a run, so that all of them see the same."""
+def len_of_round() -> int:
+    """How many processes take turns."""
+    return torch.distributed.get_world_size() if have_met() else 1
+
+
+def place_in_round() -> int:
+    """Which turn this process takes, from 0."""
+    return torch.distributed.get_rank() if have_met() else 0
+
+
+def sum_over_processes(value: float, device: torch.device) -> float:
+    """The sum over all processes of a run."""
     if not have_met():
         return value
     total = torch.tensor(value, device=device)
     torch.distributed.all_reduce(total)
-    return total.item() / torch.distributed.get_world_size()
+    return total.item()
+
+
+def mean_over_processes(value: float, device: torch.device) -> float:
+    """The mean over all processes of a run, so that all of them see the same."""
+    return sum_over_processes(value, device) / len_of_round()
 
 
 def holds_for_all(fact: bool, device: torch.device) -> bool:

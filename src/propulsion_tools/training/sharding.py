@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from peft.utils.integrations import gather_params_ctx
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor.experimental import implicit_replication
 
 Choice = Callable[[str, nn.Parameter], bool]
 """Of a parameter's name and the parameter."""
@@ -37,17 +39,16 @@ def sharded_like(value: Tensor, tensor: Tensor) -> Tensor:
     if not isinstance(tensor, DTensor) or value.shape != tensor.shape:
         return value
     placed = value.to(tensor.device)
-    return distribute_tensor(placed, tensor.device_mesh, tensor.placements, src_data_rank=None)
+    return distribute_tensor(placed, tensor.device_mesh, tensor.placements)
 
 
 @contextlib.contextmanager
-def whole_parameters(model: nn.Module, chosen: Choice, changed: bool = False) -> Iterator[None]:
-    """Parameters are whole in each process, as if nothing were sharded; what is not sharded stays as it is.
+def whole_parameters(model: nn.Module, chosen: Choice) -> Iterator[None]:
+    """Parameters can be read whole in each process, as if nothing were sharded; what is not sharded stays as it is.
 
     Args:
         model: Not in the middle of a forward or backward pass.
         chosen: Which; each process holds all of these meanwhile.
-        changed: Whether new values are kept afterwards; the same in each process.
     """
     parts = [
         (module, name, parameter)
@@ -55,7 +56,7 @@ def whole_parameters(model: nn.Module, chosen: Choice, changed: bool = False) ->
         for name, parameter in module.named_parameters(recurse=False)
         if chosen(f"{path}.{name}", parameter)
     ]
-    with _gathered([parameter for *_, parameter in parts], changed):
+    with _gathered([parameter for *_, parameter in parts], changed=False):
         sharded = [(module, name, p) for module, name, p in parts if isinstance(p, DTensor)]
         together = {p: nn.Parameter(whole(p.detach()), p.requires_grad) for *_, p in sharded}
         for module, name, parameter in sharded:
@@ -65,22 +66,20 @@ def whole_parameters(model: nn.Module, chosen: Choice, changed: bool = False) ->
         finally:
             for module, name, parameter in sharded:
                 setattr(module, name, parameter)
-            with torch.no_grad():
-                for parameter, value in together.items() if changed else ():
-                    parameter.copy_(sharded_like(value, parameter))
+
+
+@contextlib.contextmanager
+def takes_whole_values(model: nn.Module) -> Iterator[None]:
+    """What is trained can be given whole values, the same in each process, of which each keeps its part."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with _gathered(trained, changed=True), implicit_replication():
+        yield
 
 
 def _gathered(parameters: list[nn.Parameter], changed: bool) -> contextlib.AbstractContextManager[Any]:
-    """Those that ZeRO-3 has taken apart; it marks them by a number, `ds_id`."""
-    apart = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
-    if not apart:
-        return contextlib.nullcontext()
-    import deepspeed
-
-    gathered: contextlib.AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
-        apart, modifier_rank=0 if changed else None
-    )
-    return gathered
+    """Those that ZeRO-3 has taken apart are whole meanwhile, with the first process's values afterwards if changed."""
+    context: contextlib.AbstractContextManager[Any] = gather_params_ctx(parameters, 0 if changed else None)
+    return context
 
 
 def whole_state(state: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from accelerate.state import GradientState
 from torch import Tensor
 
 IGNORED = -100
@@ -12,19 +11,17 @@ IGNORED = -100
 Batch = dict[str, Any]
 
 
-def real_rows(state: GradientState, rows: int, process: int) -> int:
-    """How many rows of this process's part of a batch are its own; those behind them repeat rows of other batches.
+def real_rows(last: int, rows: int, process: int) -> int:
+    """How many rows of this process's part of the last batch are its own; the others repeat rows of other batches.
 
     Accelerate fills the last batch of a split, so that each process has as many rows as the others.
 
     Args:
-        state: Of the loader that the batch is from, when it has just given it.
+        last: How many rows the last batch of all processes has; 0 or less: it is full.
         rows: In the part of each process.
         process: The number of this one, from 0.
     """
-    if not state.end_of_dataloader or state.remainder < 1:
-        return rows
-    return min(max(state.remainder - process * rows, 0), rows)
+    return rows if last < 1 else min(max(last - process * rows, 0), rows)
 
 
 def first_rows(batch: Batch, count: int) -> Batch:

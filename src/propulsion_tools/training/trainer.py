@@ -35,8 +35,15 @@ from propulsion_tools.training.finite_guard import FiniteGuard, not_finite
 from propulsion_tools.training.fresh_head import loss_of_guessing
 from propulsion_tools.training.head_first import WAITS, HeadFirst, delay
 from propulsion_tools.training.measure import StepClock
-from propulsion_tools.training.processes import holds_for_all, mean_over_processes
-from propulsion_tools.training.sharding import is_trained, sharded_state, whole, whole_parameters, whole_state
+from propulsion_tools.training.processes import holds_for_all, mean_over_processes, sum_over_processes
+from propulsion_tools.training.sharding import (
+    is_trained,
+    sharded_state,
+    takes_whole_values,
+    whole,
+    whole_parameters,
+    whole_state,
+)
 from propulsion_tools.training.shared_batches import first_rows, items, real_rows, rows_of
 from propulsion_tools.training.trained_files import load_tensors, load_trained, save_tensors, save_trained
 from propulsion_tools.upstream.transformers_private import OpenTrainer
@@ -201,13 +208,15 @@ class RunTrainer(OpenTrainer):
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not self.loss_is_mean or not batches:
             return batches, count
-        state, process = self.accelerator.gradient_state, self.args.process_index
-        rows = rows_of(batches[-1])
-        real = real_rows(state, rows, process) if self.args.world_size > 1 else rows
+        rows = real = rows_of(batches[-1])
+        if self.args.world_size > 1 and self.accelerator.gradient_state.end_of_dataloader:
+            # Not as accelerate counts it, which does not know it in an epoch that is gone on with.
+            last = len(self.train_dataset) % (self.args.train_batch_size * self.args.world_size)
+            real = real_rows(last, rows, self.args.process_index)
         batches[-1] = first_rows(batches[-1], max(real, 1)) if real < rows else batches[-1]
         self.counted = [items(batch) for batch in batches[:-1]] + [items(batches[-1]) if real else 0]
-        mean = mean_over_processes(float(sum(self.counted)), self.args.device)
-        return batches, torch.tensor(max(mean, 1e-9) * self.args.world_size, device=device)
+        total = sum_over_processes(float(sum(self.counted)), self.args.device)
+        return batches, torch.tensor(max(total, 1.0), device=device)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """A step of `Trainer`, undone or refused if its loss is not finite; the optimizer has not moved then.
@@ -283,7 +292,7 @@ class RunTrainer(OpenTrainer):
         repeats = state.end_of_dataloader and 0 < state.remainder < rows * self.args.world_size
         if self.args.world_size == 1 or not repeats:
             return None
-        return max(real_rows(state, rows, self.args.process_index), 1)
+        return max(real_rows(state.remainder, rows, self.args.process_index), 1)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """An evaluation of `Trainer` that leaves the random numbers of training alone.
@@ -330,7 +339,7 @@ class RunTrainer(OpenTrainer):
 
     def read_weights(self, folder: Path) -> None:
         """What was trained, and what the method keeps beside it."""
-        with self.head_first.all_trainable(), whole_parameters(self.model, is_trained, changed=True):
+        with self.head_first.all_trainable(), takes_whole_values(self.model):
             load_trained(self.model, folder)
         self._read_kept(folder, of_the_run=False)
 
