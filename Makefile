@@ -76,7 +76,10 @@ sbom: $(INSTALLED)/bin/propulsion  ## list what `make dist` installed as a Cyclo
 		--output-file dist/sbom.json $(INSTALLED)/bin/python
 
 audit: $(INSTALLED)/bin/propulsion  ## ask for known vulnerabilities of what `make dist` installed (needs the network)
-	$(RELEASE)/bin/pip-audit --progress-spinner off --path "$$(echo $(INSTALLED)/lib/python3*/site-packages)"
+	mkdir -p build
+	$(RELEASE)/bin/python -m pip --python $(INSTALLED)/bin/python freeze --exclude propulsion-peft \
+		| sed 's/+.*//' > build/installed.txt  # torch 2.13.0+cpu is known as 2.13.0
+	$(RELEASE)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r build/installed.txt
 
 coverage: $(STAMP)  ## run the whole suite and say which lines of src no test runs
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n $(WORKERS) --cov --cov-report=term-missing:skip-covered

@@ -17,20 +17,23 @@ ROWS = (("the parcel never came", "delivery"), ("charged twice for one order", "
 def propulsion(*words: str) -> str:
     """Call the installed command; what it printed."""
     command = Path(sysconfig.get_path("scripts")) / "propulsion"
-    return subprocess.run([command, *words], check=True, capture_output=True, text=True).stdout
+    return subprocess.run([command, *words], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def in_python() -> None:
-    """Save an adapter, load it onto its base model and merge it; the outputs stay the same."""
+    """Write a base model with a tokenizer, save an adapter of it, load it and merge it; the outputs stay the same."""
     import torch
     from peft import PeftModel, get_peft_model
-    from transformers import BertConfig, BertForSequenceClassification
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
     from propulsion import PropulsionConfig
 
     torch.manual_seed(0)
     sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     BertForSequenceClassification(BertConfig(**sizes, intermediate_size=32)).save_pretrained("base")
+    words = {word for text, _ in ROWS for word in text.split()}
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words)]
+    BertTokenizerFast(vocab={word: i for i, word in enumerate(vocabulary)}).save_pretrained("base")
     config = PropulsionConfig(task_type="SEQ_CLS", target_modules="all", degree=15)
     model = get_peft_model(BertForSequenceClassification.from_pretrained("base"), config).eval()
     with torch.no_grad():
@@ -46,12 +49,14 @@ def in_python() -> None:
 
 
 def train() -> None:
-    """Train on rows written here."""
+    """Try a training of that base model on rows written here, then train it."""
     for split in ("train", "validation"):
         rows = [json.dumps({"text": text, "label": label}) for text, label in ROWS * 8]
         Path("rows").mkdir(exist_ok=True)
         Path("rows", f"{split}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    propulsion("train", "--data_dir", "rows", "--smoke", "--output_dir", "run")
+    command = "train", "--data_dir", "rows", "--model_name_or_path", "base"
+    assert "2 steps taken" in propulsion(*command, "--smoke", "--output_dir", "nowhere")
+    propulsion(*command, "--output_dir", "run", "--num_train_epochs", "1")
     assert json.loads(Path("run", "record.json").read_text(encoding="utf-8"))
     assert Path("run", "adapter_model.safetensors").exists()
 
