@@ -49,6 +49,13 @@ def test_gradients_of_pooled_gains_are_those_of_the_pool(how: str) -> None:
     torch.testing.assert_close(actual, wanted)
 
 
+@pytest.mark.parametrize("how", ["max", "min"])
+def test_an_output_of_zero_takes_the_gain_of_those_above(how: str) -> None:
+    output, pooled = torch.tensor([0.0, 1.0, -1.0], requires_grad=True), pool(torch.tensor([[2.0], [3.0]]), how)
+    (grad,) = torch.autograd.grad(steer(output, pooled).sum(), output)
+    assert grad.tolist() == [pooled[0].item(), pooled[0].item(), pooled[1].item()]
+
+
 @every_pooling
 def test_gains_of_one_change_no_bit(how: str) -> None:
     output = outputs_of_both_signs().float()
