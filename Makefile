@@ -5,9 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 OLDEST := .venv-oldest
+RELEASE := .venv-release
+INSTALLED := .venv-installed
+PINS ?= constraints.txt
 WORKERS ?= 2
 
-.PHONY: help demo test test-oldest check kernels chaos reference docs docs-serve clean
+.PHONY: help demo test test-oldest check kernels chaos dist sbom audit coverage mutants reference docs docs-serve clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -50,6 +53,42 @@ check: $(STAMP)  ## lint, types, import rules, spelling, the site, the fast test
 chaos: $(STAMP)  ## feed a million damaged and hostile files to what reads a user's files (ten minutes)
 	$(BIN)/python benchmarks/fuzz.py --inputs 1000000 --output benchmarks/results/fuzz.json
 
+$(RELEASE)/.installed:
+	test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check build cyclonedx-bom pip-audit
+	touch $@
+
+dist: $(RELEASE)/.installed  ## build wheel and sdist, and try the wheel in an empty environment (PINS=constraints-oldest.txt)
+	rm -rf dist build src/*.egg-info $(INSTALLED)
+	$(RELEASE)/bin/python -m build --outdir dist .
+	$(RELEASE)/bin/python -m build --wheel --outdir build/from-tree .
+	$(RELEASE)/bin/python release/contents.py dist build/from-tree
+	$(PYTHON) -m venv --without-pip $(INSTALLED)
+	$(RELEASE)/bin/python -m pip --python $(INSTALLED)/bin/python install --quiet --disable-pip-version-check \
+		-c $(PINS) "$$(echo dist/*.whl)[train]"
+	$(INSTALLED)/bin/python -I release/smoke.py
+
+$(INSTALLED)/bin/propulsion:
+	$(MAKE) dist
+
+sbom: $(INSTALLED)/bin/propulsion  ## list what `make dist` installed as a CycloneDX SBOM, dist/sbom.json
+	$(RELEASE)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/sbom.json $(INSTALLED)/bin/python
+
+audit: $(INSTALLED)/bin/propulsion  ## ask for known vulnerabilities of what `make dist` installed (needs the network)
+	mkdir -p build
+	$(RELEASE)/bin/python -m pip --python $(INSTALLED)/bin/python freeze --exclude propulsion-peft \
+		| sed 's/+.*//' > build/installed.txt  # torch 2.13.0+cpu is known as 2.13.0
+	$(RELEASE)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r build/installed.txt
+
+coverage: $(STAMP)  ## run the whole suite and say which lines of src no test runs
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n $(WORKERS) --cov --cov-report=term-missing:skip-covered
+
+mutants: $(STAMP)  ## mutate the gains and the poolings, and list the mutants that no test notices (half an hour)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mutmut>=3.8,<4'
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/mutmut run
+	$(BIN)/mutmut results
+
 reference: $(STAMP)  ## write docs/cli.md and docs/architectures.md, which tests compare with the code
 	$(BIN)/python -m propulsion_tools.cli.reference > docs/cli.md
 	$(BIN)/python -m website.architectures > docs/architectures.md
@@ -61,4 +100,4 @@ docs-serve: $(STAMP)  ## show the site at http://127.0.0.1:8000 while you write 
 	$(BIN)/mkdocs serve
 
 clean:  ## remove the environment and what the tools left
-	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site src/*.egg-info
+	rm -rf $(VENV) $(OLDEST) $(RELEASE) $(INSTALLED) mutants .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site src/*.egg-info
