@@ -7,10 +7,11 @@ DEMO_STAMP := $(VENV)/.installed-demo
 OLDEST := .venv-oldest
 RELEASE := .venv-release
 INSTALLED := .venv-installed
+PROGRAMS := .venv-integrations
 PINS ?= constraints.txt
 WORKERS ?= 2
 
-.PHONY: help demo test test-oldest check kernels chaos dist sbom audit coverage mutants reference docs docs-serve clean
+.PHONY: help demo test test-oldest check kernels integrations chaos dist sbom audit coverage mutants reference docs docs-serve clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +41,15 @@ test-oldest: $(OLDEST)/.installed  ## run the fast tests with the oldest version
 kernels: $(STAMP)  ## run the Triton kernels in its interpreter and compile them, without a GPU (installs Triton, 1 GB)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,kernels]'
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/propulsion/test_kernels.py -k 'interpreter or compiles'
+
+$(PROGRAMS)/.installed: pyproject.toml constraints.txt constraints-integrations.txt
+	test -x $(PROGRAMS)/bin/python || $(PYTHON) -m venv $(PROGRAMS)
+	$(PROGRAMS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(PROGRAMS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-integrations.txt
+	touch $@
+
+integrations: $(PROGRAMS)/.installed  ## run the plug-ins in axolotl, ms-swift and LLaMA-Factory themselves (7 GB)
+	HF_HUB_OFFLINE=1 $(PROGRAMS)/bin/python -m pytest -q tests/propulsion/integrations
 
 check: $(STAMP)  ## lint, types, import rules, spelling, the site, the fast tests
 	$(BIN)/ruff check .
@@ -100,4 +110,4 @@ docs-serve: $(STAMP)  ## show the site at http://127.0.0.1:8000 while you write 
 	$(BIN)/mkdocs serve
 
 clean:  ## remove the environment and what the tools left
-	rm -rf $(VENV) $(OLDEST) $(RELEASE) $(INSTALLED) mutants .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site src/*.egg-info
+	rm -rf $(VENV) $(OLDEST) $(RELEASE) $(INSTALLED) $(PROGRAMS) mutants .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site src/*.egg-info
