@@ -102,12 +102,15 @@ def _train(spec: RunSpec) -> None:
 
 
 def _evaluate(adapter_dir: str, options: EvaluateOptions) -> None:
-    from propulsion_tools.training import console
+    from propulsion_tools.training import console, processes
     from propulsion_tools.training.evaluate import evaluate
+    from propulsion_tools.training.notify import keep_quiet
 
-    metrics = evaluate(Path(adapter_dir), options, console.show)
-    console.show(console.metrics_table(metrics, adapter_dir))
-    _write_json(options.output, metrics, console.show)
+    metrics = evaluate(Path(adapter_dir), options, console.show if processes.is_first() else keep_quiet)
+    processes.leave_process_group()
+    if processes.is_first():
+        console.show(console.metrics_table(metrics, adapter_dir))
+        _write_json(options.output, metrics, console.show)
 
 
 def _write_json(file: str | None, values: Any, notify: Callable[[str], None]) -> None:
@@ -119,9 +122,11 @@ def _write_json(file: str | None, values: Any, notify: Callable[[str], None]) ->
 
 
 def _predict(adapter_dir: str, options: PredictOptions) -> None:
+    from propulsion_tools.training import processes
     from propulsion_tools.training.predict import predict
 
     predict(Path(adapter_dir), options, partial(print, file=sys.stderr))
+    processes.leave_process_group()
 
 
 def _inspect(adapter_dir: str, options: InspectOptions) -> None:

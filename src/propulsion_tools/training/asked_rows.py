@@ -17,6 +17,7 @@ from propulsion_tools.tasks.metrics import to_numpy
 from propulsion_tools.tasks.raw_tables import from_rows, without_index
 from propulsion_tools.training.build import Job
 from propulsion_tools.training.data import for_model
+from propulsion_tools.training.processes import gathered, len_of_round, place_in_round
 from propulsion_tools.upstream.transformers_private import nested_concat
 
 Row = dict[str, Any]
@@ -60,13 +61,23 @@ class AskedRows:
         return cls(job, unlabelled, encoded, encoded[INDEX][:])
 
     def answers(self, first: int, batch: int, device: torch.device) -> Iterator[list[Row]]:
-        """The task's answers for the rows from the number `first` (from 0) on, `batch` rows at a time."""
-        for start in range(first, len(self.rows), batch):
-            yield self._answers(start, min(start + batch, len(self.rows)), device)
+        """The task's answers for the rows from the number `first` (from 0) on, `batch` rows at a time, in their order.
+
+        Several processes take the batches in turn and meet after each round; the first gets the answers of all, and the
+        others get none.
+        """
+        starts = range(first, len(self.rows), batch)
+        for turn in range(0, len(starts), len_of_round()):
+            own = starts[turn + place_in_round() :][:1]
+            parts = gathered([self._answers(start, min(start + batch, len(self.rows)), device) for start in own])
+            yield from (answers for part in parts for answers in part)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _answers(self, start: int, end: int, device: torch.device) -> list[Row]:
-        """Those of some rows; if they have more encoded rows than they are, these are read in several batches."""
+        """The task's answers for the rows from `start` (counted from 0) to before `end`.
+
+        If they have more encoded rows than they are, these are read in several batches.
+        """
         task, setup = self.job.task, self.job.setup
         collate, answers, index = task.collator(setup), None, []
         first, last = bisect_left(self.owners, start), bisect_left(self.owners, end)

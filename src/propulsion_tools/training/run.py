@@ -26,6 +26,7 @@ from propulsion_tools.training.notify import Notify, keep_quiet
 from propulsion_tools.training.rate_search import Found, search_rates
 from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.scoring import Scores, remark, score
+from propulsion_tools.training.sharding import is_trained, whole_parameters
 from propulsion_tools.training.trained_files import save_trained, weight_bytes
 from propulsion_tools.training.trainer import RunTrainer, make_trainer
 
@@ -80,7 +81,8 @@ def train(spec: RunSpec, notify: Notify = keep_quiet, data: TaskData | None = No
     record = replace(_record(job, trainer, scores, bytes_before, notes), rate_search=found.tried)
 
     # 7. Everything is written, and the record last: it says that all of it is there.
-    return _write(job, record, scores, folder) if trainer.is_world_process_zero() else record
+    with whole_parameters(job.model, is_trained):
+        return _write(job, record, scores, folder) if trainer.is_world_process_zero() else record
 
 
 def _with_rates(spec: RunSpec, data: TaskData, notify: Notify) -> tuple[RunSpec, Found]:

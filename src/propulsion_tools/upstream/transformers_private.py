@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import nested_concat
 
@@ -75,8 +77,35 @@ class OpenTrainer(Trainer):
         """A batch as `Trainer` hands it to the model."""
         return self._prepare_inputs(inputs)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """In every process, where `Trainer` asks them all: sharded weights are brought together by all of them."""
         self.write_weights(Path(output_dir or self.args.output_dir))
+
+    def whole_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """An optimizer's state as one process would have it; called in every process."""
+        raise NotImplementedError
+
+    def sharded_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The inverse of `whole_optimizer_state`."""
+        raise NotImplementedError
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # As from one process, so that the run may go on in any number of them.
+        state = self.whole_optimizer_state(self.optimizer.state_dict())
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.is_fsdp_enabled or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(self.sharded_optimizer_state(state))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.read_weights(Path(resume_from_checkpoint))
