@@ -26,17 +26,21 @@ from propulsion_tools.training.notify import Notify, keep_quiet
 from propulsion_tools.training.rate_search import Found, search_rates
 from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.scoring import Scores, remark, score
+from propulsion_tools.training.together import Place
 from propulsion_tools.training.trained_files import save_trained, weight_bytes
 from propulsion_tools.training.trainer import RunTrainer, make_trainer
 
 
-def train(spec: RunSpec, notify: Notify = keep_quiet, data: TaskData | None = None) -> RunRecord:
+def train(
+    spec: RunSpec, notify: Notify = keep_quiet, data: TaskData | None = None, place: Place | None = None
+) -> RunRecord:
     """Train, score, measure, and write it all to the output folder; the record comes last.
 
     Args:
         spec: What to run. Fields that are None are filled in by the task and the method.
         notify: Is told what was guessed or left out, before the training starts, and what its end shows.
         data: Rows to train on; None: those that the spec names.
+        place: Among runs that are trained together; None: it is trained alone.
 
     Returns:
         What is in record.json.
@@ -63,6 +67,9 @@ def train(spec: RunSpec, notify: Notify = keep_quiet, data: TaskData | None = No
 
     # 4. The trainer of transformers trains, with the task's collator and metric.
     trainer = make_trainer(job)
+    if place is not None:
+        place.enter(job.model)
+        trainer.after_backward = place.backward
     start_fresh_head(job, trainer.args.device)
     if trainer.is_world_process_zero():
         clear(folder, keep_checkpoints=checkpoint is not None)
@@ -77,7 +84,8 @@ def train(spec: RunSpec, notify: Notify = keep_quiet, data: TaskData | None = No
 
     # 6. Time, memory and parameters are measured.
     notes = (*data.notes, *found.notes, *job.notes, *remarks)
-    record = replace(_record(job, trainer, scores, bytes_before, notes), rate_search=found.tried)
+    record = _record(job, trainer, scores, bytes_before, notes)
+    record = replace(record, rate_search=found.tried, joint=place.size if place else 0)
 
     # 7. Everything is written, and the record last: it says that all of it is there.
     return _write(job, record, scores, folder) if trainer.is_world_process_zero() else record

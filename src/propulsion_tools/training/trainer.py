@@ -99,6 +99,9 @@ class RunTrainer(OpenTrainer):
             and their gradients would grow with `gradient_accumulation_steps`.
         method_optimizer: The method's own optimizer, made for a model, a learning rate and a weight decay.
         **kwargs: Those of `Trainer`.
+
+    Attributes:
+        after_backward: Is called after the backward of each batch, which may have to be brought to its end.
     """
 
     optimizer: torch.optim.Optimizer | None
@@ -126,6 +129,7 @@ class RunTrainer(OpenTrainer):
         self.head_first = head_first or HeadFirst([], 0.0)
         self.collapse_watch = collapse_watch or CollapseWatch(self.model, "ignore", None)
         self.method_optimizer = method_optimizer
+        self.after_backward: Callable[[], None] = lambda: None
         for noisy in (ProgressCallback, PrinterCallback):
             self.remove_callback(noisy)
         if not self.args.disable_tqdm:
@@ -194,6 +198,7 @@ class RunTrainer(OpenTrainer):
             NotFiniteError: Names the layer whose gain left the finite range, if one did.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
+        self.after_backward()
         # That of all processes: what one of them undoes, all of them have to.
         mean = mean_over_processes(loss.item(), self.args.device)
         if not math.isfinite(mean):
