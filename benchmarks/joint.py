@@ -8,7 +8,7 @@ that of a shorter one, divided by the steps between them.
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import json
 import random
 import tempfile
@@ -18,11 +18,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import transformers
-from measuring import CLOCKS, parser, quartiles, spread, start, table, write
-from memory import MIB, peak, processes
-from subjects import SUBJECTS, build
 import torch
+import transformers
+from measuring import parser, start
+from subjects import build
 
 from propulsion_tools.records import RunSpec
 from propulsion_tools.training.joint_runs import train_together
@@ -55,7 +54,13 @@ def specs(base: Path, data: Path, rows: int, length: int, runs: int) -> list[Run
     """Runs with degrees, targets, rates and seeds of their own."""
     common: dict[str, Any] = {"model_name_or_path": str(base), "data_dir": str(data), "max_length": length}
     common |= {"per_device_train_batch_size": rows, "eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True}
-    common |= {"use_cpu": True, "overwrite_output_dir": True, "head_first": 0.0, "max_eval_samples": 1, "max_steps": STEPS}
+    common |= {
+        "use_cpu": True,
+        "overwrite_output_dir": True,
+        "head_first": 0.0,
+        "max_eval_samples": 1,
+        "max_steps": STEPS,
+    }
     return [
         RunSpec(**common, **VARIED[n % len(VARIED)], learning_rate=1e-3 * (1 + n), seed=n, output_dir=f"{data}/run{n}")
         for n in range(runs)
@@ -80,7 +85,7 @@ class Cycles:
         found = []
         for times in self.ends.values():
             later = times[WARM_UP:]
-            gaps = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(later, later[1:], strict=False)]
+            gaps = [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(later)]
             found.append((median(gap[0] for gap in gaps), median(gap[1] for gap in gaps)))
         self.ends.clear()
         return found
@@ -118,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
                 runs = specs(base, data, rows, length, options.runs)
                 for _ in range(options.rounds):
                     for name, way in WAYS.items():
-                        print(rows, name, [round(1000*x) for x in way(runs, cycles)], flush=True)
+                        print(rows, name, [round(1000 * x) for x in way(runs, cycles)], flush=True)
 
 
 if __name__ == "__main__":

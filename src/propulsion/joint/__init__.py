@@ -1,7 +1,7 @@
 """Many models that differ in their adapters and heads, trained on one frozen backbone, their rows in one batch.
 
-`members` says what of a model trains and which models go together; `gains` makes of all adapters what a layer multiplies
-each row with; `backbone` runs the pass and hands each model its part, forward and backward.
+`members` says what of a model trains and which models go together; `gains` makes of all adapters what a layer
+multiplies each row with; `backbone` runs the pass and hands each model its part, forward and backward.
 """
 
 from propulsion.joint.backbone import JointBackbone, JointPass

@@ -1,9 +1,9 @@
 """One pass of a frozen backbone for the rows of many models, and the backward that gives each its own gradients.
 
 The rows of all models are joined into one batch, padded to the longest, and run through one copy of the backbone whose
-layers multiply each model's rows with that model's gains. Rows do not meet in a backbone, so each has what it would have
-alone, to rounding. The head and the loss are each model's own business: it gets its part of what the backbone gives as
-a leaf, and the gradients that come to the leaves go back through the backbone together.
+layers multiply each model's rows with that model's gains. Rows do not meet in a backbone, so each has what it would
+have alone, to rounding. The head and the loss are each model's own business: it gets its part of what the backbone
+gives as a leaf, and the gradients that come to the leaves go back through the backbone together.
 """
 
 from __future__ import annotations

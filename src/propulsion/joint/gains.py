@@ -1,4 +1,4 @@
-"""What the adapters of several models make of themselves for a pass: for each layer one gain a model, in few operations.
+"""The gains of several models for one pass: for each layer and model one, in few operations.
 
 The vectors of a model are joined before they are raised to its degree, and the gains of all models are cut apart again
 by one operation, so that a layer costs one product forward and one backward, however many models there are.
@@ -86,15 +86,18 @@ class Gains:
                 gain = z.pow(torch.stack(exponents).repeat_interleave(counts)) if each else z
             return gain, gain
         pooled = [
-            member.layers[name].pooled_gain(member.adapter) if name in member.layers else in_full(like.new_ones(1, size))
+            member.layers[name].pooled_gain(member.adapter)
+            if name in member.layers
+            else in_full(like.new_ones(1, size))
             for name, size in self.sizes.items()
         ]
         return torch.cat([gains[0] for gains in pooled]), torch.cat([gains[-1] for gains in pooled])
 
     def _bias_line(self, member: Member, like: Tensor) -> Tensor:
         pieces = [
-            layer[member.adapter].weight if member.adapter in (layer := _biases(member, name)) else
-            like.new_zeros(self.sizes[name])
+            layer[member.adapter].weight
+            if member.adapter in (layer := _biases(member, name))
+            else like.new_zeros(self.sizes[name])
             for name in self.biases
         ]
         return torch.cat(pieces) if pieces else like.new_zeros(0)
@@ -113,7 +116,7 @@ def _folds(member: Member, layer: PropulsionLayer) -> bool:
 
 
 def _by_layer(lines: list[Tensor], rows: Tensor | None, sizes: dict[str, int]) -> dict[str, Tensor]:
-    """The lines of all models, cut into layers. One split has one backward, where slices would have one of full size."""
+    """The lines of all models, cut into layers by one split: the backward of a slice is of full size."""
     if not sizes:
         return {}
     values = torch.stack(lines)

@@ -42,8 +42,12 @@ class Member:
     @cached_property
     def trained(self) -> list[nn.Parameter]:
         """The parameters of the backbone that joint training gives a gradient, those that wait included."""
-        layers = [part[self.adapter] for m in self.layers.values() for part in (m.propulsion_delta, m.propulsion_bias)
-                  if self.adapter in part]
+        layers = [
+            part[self.adapter]
+            for m in self.layers.values()
+            for part in (m.propulsion_delta, m.propulsion_bias)
+            if self.adapter in part
+        ]
         return [parameter for part in (*layers, *self.modules.values()) for parameter in part.parameters()]
 
     @property

@@ -10,8 +10,7 @@ from propulsion_tools.records import RunRecord, RunSpec
 from propulsion_tools.tasks import TaskData
 from propulsion_tools.training.notify import Notify, keep_quiet
 from propulsion_tools.training.run import train
-from propulsion_tools.training.together import Place, Together
-from propulsion_tools.training.turns import Turn, take_turns
+from propulsion_tools.training.together import Place, Together, run_together
 
 MOST_TOGETHER = 8
 
@@ -48,8 +47,8 @@ def train_together(
         specs: What to run; each names its output_dir.
         notify: For each run, what is told as by `train`.
         data: Rows that all of them train on; None: those that each spec names.
-        measure: Whether they are trained one after the other where that is as fast, by some steps at the start; which it
-            is can differ from one machine or one hour to the next, and with it the last digits of what is trained.
+        measure: Whether they are trained one after the other where that is as fast, by some steps at the start; this
+            can differ from one machine or one hour to the next, and with it the last digits of what is trained.
         on_end: Is called with the number of each run that ends and, if it failed, why.
 
     Returns:
@@ -57,15 +56,15 @@ def train_together(
     """
     group = Together(measure)
 
-    def run(number: int, turn: Turn[RunRecord]) -> RunRecord:
+    def run(number: int, place: Place) -> RunRecord:
         error: BaseException | None = None
         try:
-            return train(specs[number], notify[number] if notify else keep_quiet, data, Place(group, turn))
+            return train(specs[number], notify[number] if notify else keep_quiet, data, place)
         except Exception as caught:
             error = caught
             raise
         finally:
             on_end(number, error)
 
-    turns = take_turns([partial(run, number) for number in range(len(specs))], group.serve)
+    turns = run_together([partial(run, number) for number in range(len(specs))], group)
     return [Ended(turn.result, turn.error, group.apart) for turn in turns]

@@ -12,6 +12,11 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_alone() -> bool:
+    """Whether this is the only process of its run."""
+    return os.environ.get("WORLD_SIZE", "1") == "1"
+
+
 def leave_process_group() -> None:
     """Part from the others: a process that ends without it is now and then aborted by its connections' threads."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from propulsion_tools.training.loss_curve import draw_curves
 from propulsion_tools.training.measure import bytes_of_weights, environment, peak_memory, reset_peak
 from propulsion_tools.training.model_card import write_card
 from propulsion_tools.training.notify import Notify, keep_quiet
+from propulsion_tools.training.processes import is_alone
 from propulsion_tools.training.rate_search import Found, search_rates
 from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.scoring import Scores, remark, score
-from propulsion_tools.training.together import Place
+from propulsion_tools.training.together import Place, Together, goes_together, run_together
 from propulsion_tools.training.trained_files import save_trained, weight_bytes
 from propulsion_tools.training.trainer import RunTrainer, make_trainer
 
@@ -95,9 +97,20 @@ def _with_rates(spec: RunSpec, data: TaskData, notify: Notify) -> tuple[RunSpec,
     """The spec with the rates that were given, or that are found on a part of the training rows."""
     if spec.learning_rate != AUTO:
         return spec, Found(spec)
-    found = search_rates(spec, data, lambda tried, rows: train(tried, data=rows), notify)
+    at_once = spec.joint is not False and is_alone() and goes_together(spec)
+    found = search_rates(spec, data, partial(_train_tries, spec.joint == AUTO), at_once, notify)
     _notify_all(notify, found.notes)
     return found.spec, found
+
+
+def _train_tries(measure: bool, specs: list[RunSpec], rows: TaskData) -> list[RunRecord | BaseException]:
+    """The record of each try, or why it failed."""
+
+    def train_at(spec: RunSpec, place: Place) -> RunRecord:
+        return train(spec, data=rows, place=place)
+
+    turns = run_together([partial(train_at, spec) for spec in specs], Together(measure))
+    return [turn.error or turn.value for turn in turns]
 
 
 def _output_folder(spec: RunSpec) -> Path:

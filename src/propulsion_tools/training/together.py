@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +22,14 @@ from torch import Tensor, nn
 from propulsion.errors import LayerError
 from propulsion.joint import JointBackbone, JointPass, Member, share_frozen, why_apart
 from propulsion.mixed_batches import by_name
-from propulsion_tools.training.turns import Turn
+from propulsion_tools.methods import get_method
+from propulsion_tools.records import RunSpec
+from propulsion_tools.training.turns import Turn, take_turns
 
 ROUNDS = 3
 PAYS = 0.95
 """A joint step that is measured has to take less than this share of the time of the steps one after the other."""
+Result = TypeVar("Result")
 FORWARD, BACKWARD = "forward", "backward"
 
 
@@ -88,14 +92,20 @@ class Together:
             if self._pass is not None:
                 self._pass.backward()
                 self._pass = None
-            return dict.fromkeys(done)
-        calls: dict[int, _Call] = {turn.number: turn.request[1] for turn in waiting}
+            return dict.fromkeys(done, True)
+        calls = {turn.number: turn.request[1] for turn in waiting}
         if self._joint is None and self.apart is None:
             self._decide(calls)
-        if self._joint is None or len(calls) == 1:
-            return {min(calls): None}
+        if self._joint is not None and len(calls) > 1:
+            try:
+                return self._outputs(self._joint, calls)
+            except (LayerError, torch.OutOfMemoryError) as error:
+                self._joint, self.apart = None, str(error).splitlines()[0]
+        return {min(calls): None}
+
+    def _outputs(self, joint: JointBackbone, calls: Mapping[int, _Call]) -> dict[int, Any]:
         with _precision(calls):
-            self._pass = self._joint({self._places[n]: by_name(c.args, c.kwargs) for n, c in calls.items()})
+            self._pass = joint({self._places[n]: by_name(c.args, c.kwargs) for n, c in calls.items()})
         return {number: self._pass.outputs[self._places[number]] for number in calls}
 
     def _decide(self, calls: Mapping[int, _Call]) -> None:
@@ -150,13 +160,35 @@ class Place:
             self._waits_for_gradients, self._steps = True, self._steps + 1
             return answer
 
-        backbone.forward = forward  # type: ignore[method-assign]
+        backbone.forward = forward
 
     def backward(self) -> None:
         """After the backward of a batch, which ends where the backbone begins: bring it to an end with the others."""
         if self._waits_for_gradients:
             self._turn.ask(BACKWARD)
             self._waits_for_gradients = False
+
+
+def run_together(functions: Sequence[Callable[[Place], Result]], group: Together) -> list[Turn[Result]]:
+    """Train runs in turns; each function trains one of them, in its place.
+
+    Returns:
+        How each ended, in their order. One that fails leaves the others alone.
+
+    Raises:
+        BaseException: One of them was interrupted, and with it all are.
+    """
+
+    def in_place(function: Callable[[Place], Result], turn: Turn[Result]) -> Result:
+        return function(Place(group, turn))
+
+    return take_turns([partial(in_place, function) for function in functions], group.serve)
+
+
+def goes_together(spec: RunSpec) -> bool:
+    """Whether a resolved run can be one of several, as far as its spec tells: the frozen network draws no dropout."""
+    is_whole = not (spec.load_in_8bit or spec.load_in_4bit or spec.device_map or spec.gradient_checkpointing)
+    return is_whole and spec.dropout == 0 and get_method(spec.method).family == "propulsion"
 
 
 def _share_of_time(joint: JointBackbone, calls: Sequence[_Call], rounds: int) -> float:

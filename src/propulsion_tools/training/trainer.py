@@ -129,6 +129,7 @@ class RunTrainer(OpenTrainer):
         self.head_first = head_first or HeadFirst([], 0.0)
         self.collapse_watch = collapse_watch or CollapseWatch(self.model, "ignore", None)
         self.method_optimizer = method_optimizer
+        self._operations_of_a_token: int | None = None
         self.after_backward: Callable[[], None] = lambda: None
         for noisy in (ProgressCallback, PrinterCallback):
             self.remove_callback(noisy)
@@ -207,6 +208,15 @@ class RunTrainer(OpenTrainer):
             return torch.zeros_like(loss)
         self.collapse_watch.add(mean)
         return loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """As in `Trainer`, which goes through the whole model for each batch to count its parameters anew."""
+        main = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
+        if not isinstance(main, Tensor) or not main.numel():
+            return super().floating_point_ops(inputs)
+        if self._operations_of_a_token is None:
+            self._operations_of_a_token = super().floating_point_ops(inputs) // main.numel()
+        return self._operations_of_a_token * main.numel()
 
     def mend(self, reason: str) -> bool:
         """Go back to the last good weights, if there are some and it was not done too often."""

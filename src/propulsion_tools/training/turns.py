@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -55,7 +55,8 @@ class Turn(Generic[Result]):
     """
 
     def __init__(self, number: int, function: Callable[[Turn[Result]], Result], leader: threading.Semaphore) -> None:
-        self.number, self.request, self.ended = number, ("start", None), False
+        self.number, self.ended = number, False
+        self.request: Request = ("start", None)
         self.result: Result | None = None
         self.error: BaseException | None = None
         self._function, self._leader, self._own = function, leader, threading.Semaphore(0)
@@ -64,6 +65,17 @@ class Turn(Generic[Result]):
         self._state = _State()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    @property
+    def value(self) -> Result:
+        """What it gave.
+
+        Raises:
+            BaseException: What it raised.
+        """
+        if self.error is not None:
+            raise self.error
+        return cast(Result, self.result)
 
     def ask(self, what: str, value: Any = None) -> Any:
         """Wait until the leader answers; called by the function itself."""

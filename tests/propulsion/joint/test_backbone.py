@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,8 +11,7 @@ from peft import get_peft_model
 from torch import Tensor, nn
 
 from propulsion import PropulsionConfig
-from propulsion.errors import LayerError
-from propulsion.joint import JointBackbone, Member, share_frozen, why_apart
+from propulsion.joint import JointBackbone, Member, share_frozen
 from tests.tiny_models import LABELS, tiny_inputs, tiny_model
 
 Inputs = dict[str, Tensor]
@@ -39,7 +39,7 @@ def make(name: str, head: str, number: int, **config: Any) -> nn.Module:
     task = {"cls": "SEQ_CLS", "lm": "CAUSAL_LM"}.get(head)
     torch.manual_seed(number)
     model = get_peft_model(model, PropulsionConfig(task_type=task, **config)).double()
-    for key, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data += torch.randn_like(parameter) * 0.05
     return model.train()
@@ -107,3 +107,58 @@ def test_losses_and_gradients_are_those_of_each_model_alone(name: str, head: str
     batches = [batch(name, head, number, 2 + number * uneven) for number in range(len(models))]
     wanted = [alone(model, inputs) for model, inputs in zip(models, batches, strict=True)]
     assert_alike(together(models, batches), wanted)
+
+
+def test_what_waits_for_its_head_gets_no_gradient_and_others_do() -> None:
+    models = [make("bert", "cls", number, **VARIANTS[0]) for number in range(2)]
+    for parameter in Member(models[0]).trained:
+        parameter.requires_grad_(False)
+    batches = [batch("bert", "cls", number, 2) for number in range(2)]
+    wanted = [alone(model, inputs) for model, inputs in zip(models, batches, strict=True)]
+    assert not any("propulsion" in name for name in wanted[0][1])
+    assert_alike(together(models, batches), wanted)
+
+
+def test_equal_weights_are_in_memory_once_and_others_stay() -> None:
+    models = [make("bert", "cls", number, **VARIANTS[number]) for number in range(2)]
+    before = {name: parameter.clone() for name, parameter in models[1].named_parameters()}
+    share_frozen(models[1], models[0])
+    ours, theirs = (Member(model).frozen() for model in models)
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name] is theirs[name] for name in ours)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in models[1].named_parameters())
+    assert not {id(p) for m in models for p in [*Member(m).trained]} & {id(p) for p in ours.values()}
+
+
+def apart(change: Callable[[nn.Module], object], **config: Any) -> str | None:
+    models = [make("bert", "cls", number, **VARIANTS[0], **config) for number in range(2)]
+    change(models[1])
+    share_frozen(models[1], models[0])
+    return why_apart([Member(model) for model in models])
+
+
+def test_what_cannot_be_trained_together_is_told() -> None:
+    assert apart(lambda model: None) is None
+    inner = "bert.encoder.layer.0.attention.self"
+    assert "draws" in str(apart(lambda m: setattr(m.get_submodule(f"base_model.model.{inner}.dropout"), "p", 0.1)))
+    weight = "base_model.model.bert.encoder.layer.1.output.dense.base_layer.weight"
+    assert "differ in encoder.layer.1.output.dense.weight" in str(
+        apart(lambda m: m.get_parameter(weight).data.add_(1e-9))
+    )
+    assert "another way" in str(apart(lambda m: m.get_parameter(weight).requires_grad_(True)))
+    assert "merged" not in str(apart(lambda m: m.merge_adapter()))
+    assert "row by row" in str(apart(lambda m: m.merge_adapter()))
+    assert "no backbone" in str(why_apart([Member(nn.Linear(2, 2))]))
+    assert "two sequences" in str(why_apart([Member(tiny_model("bart", "cls"))]))
+    with pytest.raises(LayerError, match="one batch: BertModel"):
+        JointBackbone([tiny_model("bert", "base")])
+
+
+def test_arguments_that_cannot_be_joined_are_refused() -> None:
+    models = [make("bert", "cls", number, **VARIANTS[0]) for number in range(2)]
+    share_frozen(models[1], models[0])
+    joint, ids = JointBackbone(models), torch.ones(2, 3).long()
+    with pytest.raises(LayerError, match="position_ids"):
+        joint({0: {"input_ids": ids, "position_ids": ids}, 1: {"input_ids": ids}})
+    with pytest.raises(LayerError, match="token ids"):
+        joint({0: {"inputs_embeds": torch.ones(2, 3, 32)}, 1: {"input_ids": ids}})
