@@ -29,7 +29,7 @@ def runs_of(grid: Any) -> list[Run]:
 
 def test_runs_on_the_same_rows_and_model_go_together(make_grid: MakeGrid) -> None:
     rows = {"own": {"method": "propulsion", "dropout": 0.1}, "short": {"method": "propulsion", "max_length": 8}}
-    grid = make_grid(methods=["propulsion", "propulsion-attn", "lora", rows], seeds=[1, 2, 3])
+    grid = make_grid(methods=["propulsion", "propulsion-attn", "lora"], variants=rows, seeds=[1, 2, 3])
     runs = runs_of(grid)
     assert {run.cell.row for run in ALL.first_group(runs, slots=1)} == {"propulsion", "propulsion-attn"}
     assert len(ALL.first_group(runs, slots=1)) == 6
@@ -55,8 +55,9 @@ def test_a_backend_that_runs_them_one_by_one_is_given_one_by_one(make_grid: Make
 
 
 def test_runs_of_a_grid_in_one_process(make_grid: MakeGrid, tmp_path: Path) -> None:
-    rows = ["propulsion", {"wrong": {"method": "propulsion", "degree_pattern": {"nothing": 2}}}]
-    grid = make_grid(methods=[*rows, {"low": {"method": "propulsion", "degree": 2}}], settings={"max_steps": 3})
+    rows = {"wrong": {"method": "propulsion", "degree_pattern": {"nothing": 2}}}
+    rows |= {"low": {"method": "propulsion", "degree": 2}}
+    grid = make_grid(methods=["propulsion"], variants=rows, settings={"max_steps": 3})
     first, wrong, low = run_grid(grid, LocalProcesses(1), Notes(), grouping=ALL)
     for result in (first, low):
         ((run, record),) = result.records
@@ -72,7 +73,7 @@ def test_the_runs_of_a_process_that_died_are_run_alone(
     alone: list[str] = []
 
     def dies(specs: Sequence[Any], *args: Any, **kwargs: Any) -> list[Failure | None]:
-        done, refused = (Path(specs[number].output_dir) for number in range(2))
+        refused = Path(specs[1].output_dir)
         refused.mkdir(parents=True)
         (refused / "failure.json").write_text(json.dumps({"error": "of its own", "status": 2, "seconds": 0.0}))
         return [None, Failure("of its own", 2, 0.0), Failure("ended by SIGKILL", -9, 0.0)]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from propulsion_tools.errors import CollapseError, ToolsError
+from propulsion_tools.errors import NotFiniteError, ToolsError
 from propulsion_tools.records import RunRecord, RunSpec
 from propulsion_tools.training import run
 from propulsion_tools.training.build import Job
@@ -108,12 +108,12 @@ def test_a_run_that_fails_stops_early_or_recovers_leaves_the_others_alone(make_s
         },
         {"learning_rate": 3.0, "head_first": 0.0},
     ]
-    often = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 12}
+    often = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 8}
     ended = both_ways(make_spec, tmp_path, variants, **often)
-    assert [type(one.error) for one in ended] == [type(None), CollapseError, type(None), type(None)]
+    assert [type(one.error) for one in ended] == [type(None), NotFiniteError, type(None), type(None)]
     assert not (tmp_path / "together/1/record.json").exists()
     records = [one.record for one in ended]
-    assert records[2].history["loss"][-1][0] < 12  # type: ignore[union-attr]
+    assert records[2].history["loss"][-1][0] < 8  # type: ignore[union-attr]
     assert records[3].collapses  # type: ignore[union-attr]
     for number in (0, 2):
         assert_as_alone(tmp_path, number, 4)
@@ -140,7 +140,7 @@ def test_a_killed_group_goes_on_as_if_it_had_not_been(
         assert_as_alone(tmp_path, number, 2)
 
 
-@pytest.mark.parametrize("variant", [{"dropout": 0.1}, {"method": "lora"}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize("variant", [{"dropout": 0.1}, {"method": "lora"}])
 def test_what_does_not_go_together_is_trained_one_after_the_other_to_the_last_bit(
     variant: dict[str, Any], make_spec: MakeSpec, tmp_path: Path
 ) -> None:

@@ -11,7 +11,8 @@ from peft import get_peft_model
 from torch import Tensor, nn
 
 from propulsion import PropulsionConfig
-from propulsion.joint import JointBackbone, Member, share_frozen
+from propulsion.errors import LayerError
+from propulsion.joint import JointBackbone, Member, share_frozen, why_apart
 from tests.tiny_models import LABELS, tiny_inputs, tiny_model
 
 Inputs = dict[str, Tensor]
