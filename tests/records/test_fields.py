@@ -80,6 +80,7 @@ def test_where_files_go_and_what_is_shown_is_no_identity() -> None:
         "resume_from_checkpoint",
         "disable_tqdm",
         "report_to",
+        "joint",
     }
 
 

@@ -64,6 +64,11 @@ def facts(summary: Summary) -> list[str]:
     left += [f"{len(summary.failures)} runs failed, see below"] if summary.failures else []
     if left:
         sentences.append(f"{' and '.join(left)}.")
+    if joint := sum(record.joint > 0 for record in records):
+        sentences.append(
+            f"{joint} of the final runs were trained in one batch with others: their time and memory are those of the "
+            "whole batch."
+        )
     return [*sentences, *grid.notes, *_where(records)]
 
 

@@ -34,7 +34,9 @@ class FiniteGuard(TrainerCallback):
     ) -> None:
         if args.fp16:  # the scaler tries large scales first, and passes by a step whose gradients overflow
             return
-        gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
+        # Those of the optimizer are all that are trained; to go through the model takes as long as a small step.
+        trained = (p for group in kwargs["optimizer"].param_groups for p in group["params"])
+        gradients = [p.grad for p in trained if p.grad is not None]
         if not _all_finite(gradients, args.device) and not self.mend("a gradient was not finite"):
             raise not_finite("a gradient is no longer finite", kwargs["model"], args, state)
 

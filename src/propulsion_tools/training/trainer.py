@@ -109,6 +109,9 @@ class RunTrainer(OpenTrainer):
             and their gradients would grow with `gradient_accumulation_steps`.
         method_optimizer: The method's own optimizer, made for a model, a learning rate and a weight decay.
         **kwargs: Those of `Trainer`.
+
+    Attributes:
+        after_backward: Is called after the backward of each batch, which may have to be brought to its end.
     """
 
     optimizer: torch.optim.Optimizer | None
@@ -138,6 +141,8 @@ class RunTrainer(OpenTrainer):
         self.head_first = head_first or HeadFirst(self.model, [], 0.0)
         self.collapse_watch = collapse_watch or CollapseWatch(self.model, "ignore", None)
         self.method_optimizer = method_optimizer
+        self._operations_of_a_token: int | None = None
+        self.after_backward: Callable[[], None] = lambda: None
         for noisy in (ProgressCallback, PrinterCallback):
             self.remove_callback(noisy)
         if not self.args.disable_tqdm:
@@ -225,6 +230,7 @@ class RunTrainer(OpenTrainer):
             NotFiniteError: Names the layer whose gain left the finite range, if one did.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
+        self.after_backward()
         # That of all processes: what one of them undoes, all of them have to.
         mean = mean_over_processes(loss.item(), self.args.device)
         if not math.isfinite(mean):
@@ -233,6 +239,15 @@ class RunTrainer(OpenTrainer):
             return torch.zeros_like(loss)
         self.collapse_watch.add(mean)
         return loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """As in `Trainer`, which goes through the whole model for each batch to count its parameters anew."""
+        main = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
+        if not isinstance(main, Tensor) or not main.numel():
+            return super().floating_point_ops(inputs)
+        if self._operations_of_a_token is None:
+            self._operations_of_a_token = super().floating_point_ops(inputs) // main.numel()
+        return self._operations_of_a_token * main.numel()
 
     def mend(self, reason: str) -> bool:
         """Go back to the last good weights, if there are some and it was not done too often."""
