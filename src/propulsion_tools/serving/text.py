@@ -26,7 +26,9 @@ class Writer:
         self.stopped = False
 
     def push(self, token: int) -> str:
-        """What one more token adds to the text."""
+        """What one more token adds to the text; nothing after a stop sequence."""
+        if self.stopped:
+            return ""
         self._ids.append(token)
         before = self._decoded(self._ids[self._shown : self._read])
         text = self._decoded(self._ids[self._shown :])
