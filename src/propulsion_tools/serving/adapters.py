@@ -15,12 +15,13 @@ from typing import Any
 
 from propulsion import AdapterBank
 from propulsion.bank.adapter_bank import check_name
-from propulsion.errors import AdapterNameError, PropulsionError
+from propulsion.errors import AdapterNameError
 from propulsion.mixed_batches import BASE_MODEL
-from propulsion_tools.errors import ToolsError, near_misses
+from propulsion_tools.errors import is_one_sentence, near_misses
 from propulsion_tools.export.bases import saved_whole
 from propulsion_tools.serving.cards import Card, Sketch, make_card
 from propulsion_tools.serving.errors import ApiError
+from propulsion_tools.serving.logs import LOG
 from propulsion_tools.tasks import ModelKind, Setup, get_task
 from propulsion_tools.tasks.model_kinds import CAUSAL_LM
 from propulsion_tools.training.base_models import load_tokenizer
@@ -135,9 +136,10 @@ class Adapters:
                     raise ApiError(409, "too_many_adapters", f"There are {self.limit} adapters: remove one first.")
             try:
                 card = self._loaded(folder, name)
-            except (PropulsionError, ToolsError) as error:
-                said = str(error).replace(str(folder), path).replace(str(self.root), "")
-                raise ApiError(422, "adapter_refused", f"The adapter cannot be served: {said}") from error
+            except ApiError:
+                raise
+            except Exception as error:  # libraries read its files, and raise what they like
+                raise _refused(error, folder, path) from error
             with self._lock:
                 old = self._cards.pop(name, None)
                 self._cards[name] = card
@@ -238,3 +240,13 @@ class Adapters:
         if len(name) > LONGEST_NAME:
             raise ApiError(422, "bad_name", f"A name has at most {LONGEST_NAME} characters.")
         return name
+
+
+def _refused(error: Exception, folder: Path, path: str) -> ApiError:
+    """What a client is told of an adapter that cannot be loaded; paths of the server are the client's own."""
+    if is_one_sentence(error):
+        said = str(error).replace(str(folder), path)
+    else:
+        LOG.error("adapter refused", exc_info=error)
+        said = f"its files are damaged ({type(error).__name__}): get it again."
+    return ApiError(422, "adapter_refused", f"The adapter cannot be served: {said}")

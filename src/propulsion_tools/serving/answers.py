@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from propulsion_tools.serving.doors import LOG
 from propulsion_tools.serving.engine import Completion
 from propulsion_tools.serving.errors import as_api_error
+from propulsion_tools.serving.logs import LOG
 from propulsion_tools.serving.text import Writer
 
 DONE = "data: [DONE]\n\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,9 +12,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from propulsion_tools.serving.errors import ApiError, as_api_error
+from propulsion_tools.serving.logs import LOG
 from propulsion_tools.serving.metrics import Metrics
 
-LOG = logging.getLogger("propulsion.serve")
 KEY_VARIABLE = "PROPULSION_API_KEY"
 FACTS = "propulsion.facts"
 """Where a request's scope holds what the log is to say of it."""

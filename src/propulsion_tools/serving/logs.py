@@ -9,6 +9,8 @@ import time
 import traceback
 from typing import Any
 
+LOG = logging.getLogger("propulsion.serve")
+
 
 class JsonLines(logging.Formatter):
     """Time, level, event and facts; of an error its class and where it was raised."""
@@ -37,6 +39,6 @@ def settings(level: str = "INFO") -> dict[str, Any]:
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "stream": sys.stderr}},
         "loggers": {
             name: {"handlers": ["stderr"], "level": level, "propagate": False}
-            for name in ("propulsion.serve", "uvicorn", "uvicorn.error")
+            for name in (LOG.name, "uvicorn", "uvicorn.error")
         },
     }
