@@ -7,7 +7,7 @@ DEMO_STAMP := $(VENV)/.installed-demo
 OLDEST := .venv-oldest
 WORKERS ?= 2
 
-.PHONY: help demo test test-oldest check kernels chaos reference docs docs-serve clean
+.PHONY: help demo test test-oldest check kernels chaos soak reference docs docs-serve clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ check: $(STAMP)  ## lint, types, import rules, spelling, the site, the fast test
 
 chaos: $(STAMP)  ## feed a million damaged and hostile files to what reads a user's files (ten minutes)
 	$(BIN)/python benchmarks/fuzz.py --inputs 1000000 --output benchmarks/results/fuzz.json
+
+soak: $(STAMP)  ## 64 clients against a server while adapters come and go (ten minutes)
+	$(BIN)/python benchmarks/soak.py --minutes 10
 
 reference: $(STAMP)  ## write docs/cli.md and docs/architectures.md, which tests compare with the code
 	$(BIN)/python -m propulsion_tools.cli.reference > docs/cli.md

@@ -207,9 +207,8 @@ def damage(folder: Path, how: str) -> None:
         save_file(tensors, weights, metadata={"format": "pt"})
 
 
-DAMAGES = (
-    "cut", "not finite", "another base", "no head", "pickled", "another method", "no json", "another record", "tokenizer"
-)  # fmt: skip
+WEIGHTS = ("cut", "not finite", "another base", "no head", "pickled")
+DAMAGES = (*WEIGHTS, "another method", "no json", "another record", "tokenizer")
 
 
 def test_damaged_adapters_are_refused_and_the_others_go_on(room: tuple[Client, Path]) -> None:

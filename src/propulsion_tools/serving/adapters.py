@@ -83,7 +83,7 @@ class Adapters:
                 return card
             known = [other for other in self._cards if abs(len(other) - len(name)) <= 3][:_LOOKED_AT]
         hint = near_misses(name, known) or " GET /v1/models lists what there is."
-        raise ApiError(404, "adapter_not_found", f"There is no adapter {name[:LONGEST_NAME]!r}.{hint}")
+        raise ApiError(f"There is no adapter {name[:LONGEST_NAME]!r}.{hint}", 404, "adapter_not_found")
 
     def hold(self, name: str) -> Card:
         """The adapter of this name, which stays as it is until it was released as often as it is held.
@@ -133,7 +133,7 @@ class Adapters:
         with self._loading:
             with self._lock:
                 if name not in self._cards and len(self._cards) >= self.limit:
-                    raise ApiError(409, "too_many_adapters", f"There are {self.limit} adapters: remove one first.")
+                    raise ApiError(f"There are {self.limit} adapters: remove one first.", 409, "too_many_adapters")
             try:
                 card = self._loaded(folder, name)
             except ApiError:
@@ -155,7 +155,7 @@ class Adapters:
         """
         card = self.card(name)
         if card.row == BASE_MODEL:
-            raise ApiError(403, "not_removable", "The base model cannot be removed.")
+            raise ApiError("The base model cannot be removed.", 403, "not_removable")
         with self._lock:
             if self._cards.get(name) is card:
                 del self._cards[name]
@@ -185,7 +185,7 @@ class Adapters:
         for head in self.fresh_heads:
             if not any(key.startswith(f"{head}.") for key in own):
                 raise ApiError(
-                    422, "adapter_refused", f"The adapter has no {head} of its own, and the base model's is random."
+                    f"The adapter has no {head} of its own, and the base model's is random.", 422, "adapter_refused"
                 )
 
     def _tokenizer(self, folder: Path) -> Any:
@@ -203,10 +203,10 @@ class Adapters:
             embeddings = self.bank.base_model.get_input_embeddings()
             if len(tokenizer) > embeddings.num_embeddings:
                 raise ApiError(
-                    422,
-                    "adapter_refused",
                     f"The adapter's tokenizer has {len(tokenizer)} tokens, and the base model "
                     f"{embeddings.num_embeddings}.",
+                    422,
+                    "adapter_refused",
                 )
             self._tokenizers[key] = tokenizer
         return self._tokenizers[key]
@@ -216,19 +216,19 @@ class Adapters:
         try:
             folder = (self.root / path).resolve()
         except (ValueError, OSError, RuntimeError) as error:  # a null character, too long, a loop of links
-            raise ApiError(422, "bad_path", "This cannot be a path.") from error
+            raise ApiError("This cannot be a path.", 422, "bad_path") from error
         if not folder.is_relative_to(self.root):
-            raise ApiError(403, "path_not_allowed", "Adapters are read from the server's own folder alone.")
+            raise ApiError("Adapters are read from the server's own folder alone.", 403, "path_not_allowed")
         try:
             there = (folder / ADAPTER_CONFIG).is_file()
             places = [Path(at, name) for at, _, names in os.walk(folder) for name in names] if there else []
             outside = [place for place in places if not place.resolve().is_relative_to(self.root)]
         except (ValueError, OSError, RuntimeError) as error:
-            raise ApiError(422, "bad_path", "This cannot be a path.") from error
+            raise ApiError("This cannot be a path.", 422, "bad_path") from error
         if not there:
-            raise ApiError(404, "path_not_found", f"There is no folder with an {ADAPTER_CONFIG} at this path.")
+            raise ApiError(f"There is no folder with an {ADAPTER_CONFIG} at this path.", 404, "path_not_found")
         if outside:
-            raise ApiError(403, "path_not_allowed", "A file of this adapter is a link that leaves the server's folder.")
+            raise ApiError("A file of this adapter is a link that leaves the server's folder.", 403, "path_not_allowed")
         return folder
 
     @staticmethod
@@ -236,9 +236,9 @@ class Adapters:
         try:
             check_name(name)
         except AdapterNameError as error:
-            raise ApiError(422, "bad_name", str(error)) from error
+            raise ApiError(str(error), 422, "bad_name") from error
         if len(name) > LONGEST_NAME:
-            raise ApiError(422, "bad_name", f"A name has at most {LONGEST_NAME} characters.")
+            raise ApiError(f"A name has at most {LONGEST_NAME} characters.", 422, "bad_name")
         return name
 
 
@@ -249,4 +249,4 @@ def _refused(error: Exception, folder: Path, path: str) -> ApiError:
     else:
         LOG.error("adapter refused", exc_info=error)
         said = f"its files are damaged ({type(error).__name__}): get it again."
-    return ApiError(422, "adapter_refused", f"The adapter cannot be served: {said}")
+    return ApiError(f"The adapter cannot be served: {said}", 422, "adapter_refused")

@@ -52,7 +52,7 @@ async def _not_served(request: Request, error: Any) -> Response:
     """What Starlette refuses: no such route, or not by this method."""
     said = "There is nothing here." if error.status_code == 404 else "This cannot be done here."
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "refused")
-    return json_error(ApiError(error.status_code, code, said, error.headers))
+    return json_error(ApiError(said, error.status_code, code, error.headers))
 
 
 def _open_routes(engine: Engine) -> APIRouter:
@@ -171,7 +171,7 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise ApiError(_NO_CLIENT, "client_gone", "The client hung up.")
+        raise ApiError("The client hung up.", _NO_CLIENT, "client_gone")
     finally:
         for other in (task, gone):
             other.cancel()

@@ -34,13 +34,13 @@ async def read(request: Request, schema: type[S], limits: Limits) -> S:
     try:
         body = await asyncio.wait_for(_bytes(request, limits), limits.body_timeout)
     except asyncio.TimeoutError as error:
-        raise ApiError(408, "slow_body", "The body has taken too long.", {"Connection": "close"}) from error
+        raise ApiError("The body has taken too long.", 408, "slow_body", {"Connection": "close"}) from error
     except ClientDisconnect as error:
-        raise ApiError(400, "no_body", "The client hung up.") from error
+        raise ApiError("The client hung up.", 400, "no_body") from error
     try:
         return schema.model_validate(_parsed(body))
     except ValidationError as error:
-        raise ApiError(422, "bad_input", _mistakes(error)) from error
+        raise ApiError(_mistakes(error), 422, "bad_input") from error
 
 
 async def _bytes(request: Request, limits: Limits) -> bytes:
@@ -55,7 +55,7 @@ async def _bytes(request: Request, limits: Limits) -> bytes:
 def _too_large(limits: Limits) -> NoReturn:
     # What is left of the body is not read: the connection cannot be used again.
     said = f"A body may have {limits.max_body_bytes} bytes: send less at a time."
-    raise ApiError(413, "body_too_large", said, {"Connection": "close"})
+    raise ApiError(said, 413, "body_too_large", {"Connection": "close"})
 
 
 def _parsed(body: bytes) -> Any:
@@ -65,12 +65,12 @@ def _parsed(body: bytes) -> Any:
         if b"\\u" in body:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails on half a surrogate pair
     except (ValueError, RecursionError) as error:
-        raise ApiError(400, "bad_json", "The body is not JSON.") from error
+        raise ApiError("The body is not JSON.", 400, "bad_json") from error
     return value
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ApiError(f"The body has {name}, which is not JSON.", 400, "bad_json")
 
 
 def _mistakes(error: ValidationError) -> str:

@@ -31,7 +31,7 @@ def key_check(key: str | None) -> Callable[[Request], Awaitable[None]]:
         is_right = expected is None or hmac.compare_digest(given.strip().encode("latin-1"), expected)
         if expected is not None and not (is_right and scheme.lower() == "bearer"):
             headers = {"WWW-Authenticate": "Bearer"}
-            raise ApiError(401, "invalid_api_key", "Send the server's key: Authorization: Bearer KEY.", headers)
+            raise ApiError("Send the server's key: Authorization: Bearer KEY.", 401, "invalid_api_key", headers)
 
     return check
 

@@ -149,7 +149,7 @@ class Engine:
         """
         model = self._batcher()
         if len(inputs) > self.limits.max_inputs:
-            raise ApiError(413, "too_many_inputs", f"A request may have {self.limits.max_inputs} inputs: send fewer.")
+            raise ApiError(f"A request may have {self.limits.max_inputs} inputs: send fewer.", 413, "too_many_inputs")
         with self.adapters.in_use(name) as card:
             question = await run_in_threadpool(encode, card, inputs, self._accepted, self.limits.max_input_tokens)
             asked = Asked(card, question.encoded)
@@ -172,7 +172,7 @@ class Engine:
         model = self._generator()
         count = len(prompts) * wish.choices
         if count > self.limits.max_inputs:
-            raise ApiError(413, "too_many_inputs", f"A request may have {self.limits.max_inputs} texts: ask for fewer.")
+            raise ApiError(f"A request may have {self.limits.max_inputs} texts: ask for fewer.", 413, "too_many_inputs")
         with self.adapters.in_use(name) as card:
             ids = await run_in_threadpool(self._prompt_ids, card, prompts)
             events: asyncio.Queue[list[Event]] = asyncio.Queue()
@@ -205,16 +205,13 @@ class Engine:
         """How many tokens may follow a prompt."""
         limits = self.limits
         if length > limits.max_input_tokens:
-            raise ApiError(413, "input_too_long", f"The prompt has {length} tokens, of {limits.max_input_tokens}.")
+            raise ApiError(f"The prompt has {length} tokens, of {limits.max_input_tokens}.", 413, "input_too_long")
         if wanted is not None and wanted > limits.max_new_tokens:
-            raise ApiError(422, "bad_input", f"max_tokens is {wanted}, of {limits.max_new_tokens} at most.")
+            raise ApiError(f"max_tokens is {wanted}, of {limits.max_new_tokens} at most.", 422, "bad_input")
         room = limits.max_new_tokens if self._longest is None else self._longest - length
         if room < (wanted or 1):
-            raise ApiError(
-                400,
-                "context_length_exceeded",
-                f"The model takes {self._longest} tokens: the prompt has {length}, and {wanted or 1} are to follow.",
-            )
+            said = f"The model takes {self._longest} tokens: the prompt has {length}, and {wanted or 1} are to follow."
+            raise ApiError(said, 400, "context_length_exceeded")
         return wanted or min(room, limits.max_new_tokens)
 
     def _prompt_ids(self, card: Card, prompts: Sequence[str | list[int]]) -> list[list[int]]:
@@ -227,13 +224,13 @@ class Engine:
     def _batcher(self) -> Batcher:
         self._check_open()
         if not isinstance(self.model, Batcher):
-            raise ApiError(400, "wrong_route", "This server generates texts: use /v1/completions.")
+            raise ApiError("This server generates texts: use /v1/completions.", 400, "wrong_route")
         return self.model
 
     def _generator(self) -> Generator:
         self._check_open()
         if not isinstance(self.model, Generator):
-            raise ApiError(400, "wrong_route", "This server's adapters do not generate texts: use /v1/predict.")
+            raise ApiError("This server's adapters do not generate texts: use /v1/predict.", 400, "wrong_route")
         return self.model
 
     def _check_open(self) -> None:
@@ -250,7 +247,7 @@ async def in_time(awaited: Awaitable[T], seconds: float) -> T:
     try:
         return await asyncio.wait_for(awaited, max(0, seconds))
     except asyncio.TimeoutError as error:
-        raise ApiError(504, "timeout", "The answer has taken too long: ask for less, or later.") from error
+        raise ApiError("The answer has taken too long: ask for less, or later.", 504, "timeout") from error
 
 
 def _tell(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[list[Event]], events: list[Event]) -> None:

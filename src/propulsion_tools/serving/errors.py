@@ -15,13 +15,13 @@ class ApiError(Exception):
     """A request that is not answered.
 
     Args:
+        message: A sentence for a person; nothing of the server's insides.
         status: Of HTTP.
         code: A word that programs can tell it by.
-        message: A sentence for a person; nothing of the server's insides.
         headers: For the answer.
     """
 
-    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, message: str, status: int, code: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
         self.headers = dict(headers or {})
@@ -38,22 +38,22 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, BankFullError):
-        return ApiError(503, "no_capacity", "The device has no place for this adapter: try again, or unpin another.")
+        return ApiError("The device has no place for this adapter: try again, or unpin another.", 503, "no_capacity")
     if is_one_sentence(error):
-        return ApiError(422, "bad_input", str(error))
-    return ApiError(500, "internal_error", "The server could not answer; its log says more.")
+        return ApiError(str(error), 422, "bad_input")
+    return ApiError("The server could not answer; its log says more.", 500, "internal_error")
 
 
 def shutting_down() -> ApiError:
     """For who comes when the server is about to end."""
-    return ApiError(503, "shutting_down", "The server is shutting down: send the request again.", {"Retry-After": "5"})
+    return ApiError("The server is shutting down: send the request again.", 503, "shutting_down", {"Retry-After": "5"})
 
 
 def overloaded(waiting: int) -> ApiError:
     """For who comes when too many wait."""
-    return ApiError(429, "queue_full", f"{waiting} rows wait for the model: try again later.", {"Retry-After": "1"})
+    return ApiError(f"{waiting} rows wait for the model: try again later.", 429, "queue_full", {"Retry-After": "1"})
 
 
 def not_finite() -> ApiError:
     """For an adapter whose answers are no numbers."""
-    return ApiError(422, "not_finite", "The adapter's scores for this input are not finite: it is of no use here.")
+    return ApiError("The adapter's scores for this input are not finite: it is of no use here.", 422, "not_finite")

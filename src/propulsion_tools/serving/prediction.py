@@ -75,7 +75,7 @@ def _check_tokens(row: Row, card: Card, most: int) -> None:
         return
     ids = card.setup.tokenizer(texts, add_special_tokens=False).input_ids
     if (count := sum(map(len, ids))) > most:
-        raise ApiError(413, "input_too_long", f"An input has {count} tokens, and {most} are allowed: shorten it.")
+        raise ApiError(f"An input has {count} tokens, and {most} are allowed: shorten it.", 413, "input_too_long")
 
 
 def decode(card: Card, question: Question, answers: Sequence[Answer]) -> list[Row]:

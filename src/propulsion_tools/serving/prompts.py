@@ -24,7 +24,7 @@ def prompt_ids(prompt: str | Sequence[int], tokenizer: Any, vocabulary: int) -> 
     """
     if not isinstance(prompt, str):
         if max(prompt) >= vocabulary:
-            raise ApiError(422, "bad_input", f"The prompt has the token {max(prompt)}, and the model has {vocabulary}.")
+            raise ApiError(f"The prompt has the token {max(prompt)}, and the model has {vocabulary}.", 422, "bad_input")
         return list(prompt)
     ids = list(tokenizer(prompt).input_ids)
     while ids and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id):
@@ -32,7 +32,7 @@ def prompt_ids(prompt: str | Sequence[int], tokenizer: Any, vocabulary: int) -> 
     if not ids:
         ids = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None][:1]
     if not ids:
-        raise ApiError(422, "bad_input", "The prompt has no tokens: write something in it.")
+        raise ApiError("The prompt has no tokens: write something in it.", 422, "bad_input")
     return ids
 
 
@@ -48,17 +48,17 @@ def chat_ids(messages: Sequence[Mapping[str, str]], tokenizer: Any, vocabulary: 
     if tokenizer.chat_template is None:
         if len(messages) != 1 or messages[0]["role"] != "user":
             raise ApiError(
-                422,
-                "no_chat_template",
                 "The adapter's tokenizer has no chat template: send one message of the role user, or use "
                 "/v1/completions.",
+                422,
+                "no_chat_template",
             )
         return prompt_ids(FRAME.format(messages[0]["content"]), tokenizer, vocabulary)
     try:
         rendered = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
     except (TemplateError, ValueError, TypeError, LookupError) as error:
-        raise ApiError(422, "bad_messages", "The adapter's chat template does not take these messages.") from error
+        raise ApiError("The adapter's chat template does not take these messages.", 422, "bad_messages") from error
     ids = list(tokenizer(rendered, add_special_tokens=False).input_ids)
     if not ids:
-        raise ApiError(422, "bad_input", "The messages have no tokens: write something in them.")
+        raise ApiError("The messages have no tokens: write something in them.", 422, "bad_input")
     return ids
