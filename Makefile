@@ -11,7 +11,7 @@ PROGRAMS := .venv-integrations
 PINS ?= constraints.txt
 WORKERS ?= 2
 
-.PHONY: help demo test test-oldest check kernels integrations chaos dist sbom audit coverage mutants reference docs docs-serve clean
+.PHONY: help demo test test-oldest check kernels integrations chaos soak dist sbom audit coverage mutants reference docs docs-serve clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -98,6 +98,9 @@ mutants: $(STAMP)  ## mutate the gains and the poolings, and list the mutants th
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mutmut>=3.8,<4'
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/mutmut run
 	$(BIN)/mutmut results
+
+soak: $(STAMP)  ## 64 clients against a server while adapters come and go (ten minutes)
+	$(BIN)/python benchmarks/soak.py --minutes 10
 
 reference: $(STAMP)  ## write docs/cli.md and docs/architectures.md, which tests compare with the code
 	$(BIN)/python -m propulsion_tools.cli.reference > docs/cli.md

@@ -337,6 +337,33 @@ def _bank(rows: list[Row]) -> Iterable[str]:
             yield f"| {row['known']:,} | {row['on_device']:,} | {row['method']} | {shown} |"
 
 
+def _serving(rows: list[Row]) -> Iterable[str]:
+    yield "| clients at once | adapters | answers a second | median, ms | 99th percentile, ms | mixed / one |\n|---|---|---|---|---|---|"
+    for row in rows:
+        times = f"{row['p50_ms']:,.0f} | {row['p99_ms']:,.0f}"
+        ratio = spread(row["ratio"]) if "ratio" in row else ""
+        yield f"| {row['clients']} | {row['adapters']} | {spread(row['per_second'], 1)} | {times} | {ratio} |"
+
+
+def _soak(rows: list[Row]) -> Iterable[str]:
+    yield "64 clients of two tiny models; 5 % of the requests are malformed, 3 % hang up, adapters come and go meanwhile.\n"
+    yield "| | predictions | texts |\n|---|---|---|"
+    shown = {
+        "seconds": "seconds",
+        "answered": "well-formed requests answered",
+        "wrong": "answers that were not their adapter's, or of an unexpected status",
+        "hung_up": "clients that hung up",
+        "changes_of_adapters": "adapters added or removed",
+    }
+    lines = {what: [f"{row[key]:,.0f}" for row in rows] for key, what in shown.items()}
+    broken = [sum(count for status, count in row["statuses"].items() if status >= "500") for row in rows]
+    lines["answers of a status from 500 on"] = list(map(str, broken))
+    lines["median and 99th percentile, ms"] = [f"{row['p50_ms']:,.0f}, {row['p99_ms']:,.0f}" for row in rows]
+    lines["memory of the last quarter over the second"] = [f"{1 + row['memory_growth']:.3f}" for row in rows]
+    for what, cells in lines.items():
+        yield f"| {what} | {' | '.join(cells)} |"
+
+
 def _ntk(rows: list[Row]) -> Iterable[str]:
     yield "| the kernel of all weights | seconds | of the processor | peak of the process, MiB | load of the machine |\n|---|---|---|---|---|"
     for row in rows:
@@ -355,6 +382,8 @@ TABLES = {
     "memory": _memory,
     "inference": _inference,
     "bank": _bank,
+    "serving": _serving,
+    "soak": _soak,
     "ntk": _ntk,
     "command_line": _command_line,
 }
@@ -363,6 +392,8 @@ TITLES = {
     "memory": "Memory",
     "inference": "Inference",
     "bank": "An adapter for each row",
+    "serving": "Server",
+    "soak": "Server under load",
     "ntk": "Tangent kernels",
     "command_line": "Command line",
 }
@@ -373,6 +404,9 @@ def _where(row: Row, dtype: bool = True) -> str:
     """The model and its batch; nothing for a benchmark without a model."""
     if "model" not in row:
         return ""
+    if "clients" in row:
+        made = f", {row['new_tokens']} generated" if row["new_tokens"] else ""
+        return f"{row['model']}, {row['length']} tokens{made}"
     kind = f", {row['dtype']}" if dtype else ""
     return f"{row['model']}{kind}, {row['batch']} × {row['length']} tokens"
 

@@ -73,7 +73,7 @@ def test_every_plug_in_imports_its_program_alone() -> None:
 
 
 def test_the_tools_import_what_their_extras_declare() -> None:
-    assert undeclared("propulsion_tools", declared("train", "report", "distributed", "quantization")) == {}
+    assert undeclared("propulsion_tools", declared("train", "report", "distributed", "quantization", "serve")) == {}
 
 
 def test_a_package_that_is_not_declared_is_named() -> None:

@@ -27,6 +27,7 @@ from propulsion_tools.records.options import (
     PredictOptions,
     RecipesOptions,
     RegressionOptions,
+    ServeOptions,
 )
 from propulsion_tools.training.going_on import after_grid, after_predict, after_train
 
@@ -223,6 +224,17 @@ def _demo(options: DemoOptions) -> None:
     demo(options)
 
 
+def _serve(options: ServeOptions) -> None:
+    from propulsion_tools.errors import check_installed
+    from propulsion_tools.training.console import show
+
+    for package in ("fastapi", "uvicorn", "prometheus_client"):
+        check_installed(package, "serve")
+    from propulsion_tools.serving.command import serve
+
+    serve(options, show)
+
+
 def _compare(path: str, options: CompareOptions) -> None:
     from propulsion_tools.compare.command import compare, require_a_finished_run
     from propulsion_tools.compare.grid_file import read_grid
@@ -285,6 +297,7 @@ COMMANDS = {
         ADAPTER_DIR,
         "folder of an adapter that PEFT saved",
     ),
+    "serve": Command("answer over HTTP with many adapters of one base model", ServeOptions, _serve),
     "ntk": Command("compare a method's tangent kernel with that of full fine-tuning", NtkOptions, _ntk, heading=THEORY),
     "jacobian": Command("see whether training stays in the kernel regime", JacobianOptions, _jacobian, heading=THEORY),
     "bound": Command("hold the theorem's bound against a model's own weights", BoundOptions, _bound, heading=THEORY),

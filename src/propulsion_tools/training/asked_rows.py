@@ -11,7 +11,7 @@ import datasets
 import torch
 
 from propulsion_tools.errors import DataError
-from propulsion_tools.tasks.base import INDEX
+from propulsion_tools.tasks.base import INDEX, Task
 from propulsion_tools.tasks.given_rows import Given
 from propulsion_tools.tasks.metrics import to_numpy
 from propulsion_tools.tasks.raw_tables import from_rows, without_index
@@ -46,17 +46,8 @@ class AskedRows:
         Raises:
             DataError: One of them cannot be read, or does not fit the model; names it by its number in its source.
         """
-        if given.lines:
-            read = {name: column for name, column in {**_named(job), **job.data.columns}.items() if column}
-            rows = [job.task.from_line(row["text"], read) for row in given.rows]
-            unlabelled = job.task.unlabelled(rows)
-        else:
-            table = from_rows(given.rows)
-            kept = without_index(table)
-            rows = [{name: value for name, value in row.items() if name in kept} for row in given.rows]
-            names = _columns(job, kept)
-            unlabelled = job.task.unlabelled(rows, names.get("text_column"), names.get(PAIR))
-            _check_pairs(job, unlabelled, kept)
+        named = {name: getattr(job.spec, name) for name in ("text_column", PAIR)}
+        unlabelled = read_rows(job.task, given.rows, given.lines, job.data.columns, named)
         encoded = for_model(job.task.encode(unlabelled, job.setup, training=False).rows, job.model)
         return cls(job, unlabelled, encoded, encoded[INDEX][:])
 
@@ -92,26 +83,49 @@ class AskedRows:
         return task.decode(answers, index, self.rows.select(range(start, end)), setup)
 
 
-def _named(job: Job) -> dict[str, str | None]:
-    return {name: getattr(job.spec, name) for name in ("text_column", PAIR)}
+def read_rows(
+    task: Task, rows: Sequence[Row], lines: bool, read: Mapping[str, str], named: Mapping[str, str | None]
+) -> datasets.Dataset:
+    """Rows as a task takes those that it predicts for.
+
+    Args:
+        task: What was trained for.
+        rows: As they were given.
+        lines: Whether they are lines of text, which have no columns.
+        read: The columns that the run has read, by the options that name them.
+        named: Those that the user names, by the same options.
+
+    Raises:
+        DataError: One cannot be read, or has no text, or it is not clear which column holds it.
+    """
+    if lines:
+        columns = {name: column for name, column in {**named, **read}.items() if column}
+        return task.unlabelled([task.from_line(row["text"], columns) for row in rows])
+    kept = without_index(from_rows(rows))
+    names = _columns(read, named, kept)
+    cleaned = [{name: value for name, value in row.items() if name in kept} for row in rows]
+    unlabelled = task.unlabelled(cleaned, names.get("text_column"), names.get(PAIR))
+    _check_pairs(read, unlabelled, kept)
+    return unlabelled
 
 
-def _columns(job: Job, columns: Mapping[str, Sequence[Any]]) -> Mapping[str, str | None]:
+def _columns(
+    read: Mapping[str, str], named: Mapping[str, str | None], columns: Mapping[str, Sequence[Any]]
+) -> Mapping[str, str | None]:
     """The columns that were named, each or else the one that the run has read, where the rows have them."""
-    named = _named(job)
-    read = {name: column for name, column in job.data.columns.items() if named[name] is None}
-    return named | read if all(column in columns for column in read.values()) else named
+    wanted = {name: column for name, column in read.items() if named.get(name) is None}
+    return {**named, **wanted} if all(column in columns for column in wanted.values()) else named
 
 
-def _check_pairs(job: Job, rows: datasets.Dataset, columns: Mapping[str, Sequence[Any]]) -> None:
+def _check_pairs(read: Mapping[str, str], rows: datasets.Dataset, columns: Mapping[str, Sequence[Any]]) -> None:
     """Refuse single texts where pairs were learned, and pairs where single texts were."""
-    if not job.data.columns or "text" not in rows.column_names:
+    if not read or "text" not in rows.column_names:
         return
-    learned, there = PAIR in job.data.columns, "text_pair" in rows.column_names
+    learned, there = PAIR in read, "text_pair" in rows.column_names
     if learned == there:
         return
     what = ("pairs of texts", "single texts") if learned else ("single texts", "pairs of texts")
-    wanted = " and ".join(f"--{name} ({column!r} in training)" for name, column in job.data.columns.items())
+    wanted = " and ".join(f"--{name} ({column!r} in training)" for name, column in read.items())
     raise DataError(
         f"The run was trained on {what[0]}, and these rows have {what[1]}: name the columns with {wanted}. The columns "
         f"are {', '.join(map(repr, columns))}."
