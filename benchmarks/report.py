@@ -320,6 +320,13 @@ def _memory(rows: list[Row]) -> Iterable[str]:
         yield f"| {row['method']} | {' | '.join(numbers)} |"
 
 
+def _quantized_memory(rows: list[Row]) -> Iterable[str]:
+    yield "| method | trainable | adapter, KiB | base model, MiB | saved, MiB | peak of a step, MiB | peak of the process, MiB |\n|---|---|---|---|---|---|---|"
+    for row in rows:
+        numbers = (f"{row[key]:,}" for key in ("base_mib", "saved_mib", "step_mib", "peak_mib"))
+        yield f"| {row['method']} | {row['trainable']:,} | {row['adapter_bytes'] / 1024:,.0f} | {' | '.join(numbers)} |"
+
+
 def _inference(rows: list[Row]) -> Iterable[str]:
     yield f"The base model takes {1000 * rows[0]['seconds']['median']:.1f} ms.\n"
     yield "| method | forward / base |\n|---|---|"
@@ -380,6 +387,7 @@ def _command_line(rows: list[Row]) -> Iterable[str]:
 TABLES = {
     "training_step": _training_step,
     "memory": _memory,
+    "quantized_memory": _quantized_memory,
     "inference": _inference,
     "bank": _bank,
     "serving": _serving,
@@ -390,6 +398,7 @@ TABLES = {
 TITLES = {
     "training_step": "Training step",
     "memory": "Memory",
+    "quantized_memory": "Memory over a base model of four bits",
     "inference": "Inference",
     "bank": "An adapter for each row",
     "serving": "Server",

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from transformers.pytorch_utils import Conv1D
 
 from propulsion import PropulsionConfig
@@ -216,6 +222,44 @@ def test_4_bit_weights_on_the_cpu_are_not_merged() -> None:
     with pytest.raises(MergeError, match="repacked"):
         model.merge_and_unload()
     assert torch.equal(model(torch.ones(1, 64)), before)
+
+
+@pytest.fixture(name="group_of_one")
+def _group_of_one(tmp_path: Path) -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_weights_in_parts_are_refused() -> None:
+    base = One(nn.Linear(4, 6))
+    parallelize_module(base, init_device_mesh("cpu", (1,)), {"layer": ColwiseParallel()})
+    with pytest.raises(LayerError, match=r"layer has a part of its weights in each process.*without tp_plan"):
+        get_peft_model(base, PropulsionConfig(target_modules=["layer"]))
+    assert not list(layers(base))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_torchao_weights_are_trained_saved_and_not_merged(tmp_path: Path) -> None:
+    quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
+    torch.manual_seed(0)
+    base, x = One(nn.Linear(64, 128)), torch.randn(4, 64)
+    quantization.quantize_(base, quantization.Int8WeightOnlyConfig())
+    expected = base(x).detach()
+    model = get_peft_model(copy.deepcopy(base), PropulsionConfig(target_modules=["layer"], degree=2))
+    assert torch.equal(model.eval()(x), expected)
+    train_by_chance(model)
+    (layer,) = layers(model)
+    gain = (1 + layer.propulsion_delta["default"].weight[0]) ** 2
+    torch.testing.assert_close(model(x), expected * gain)
+    model(x).sum().backward()
+    assert layer.propulsion_delta["default"].weight.grad.abs().sum() > 0
+    model.save_pretrained(tmp_path)
+    assert torch.equal(PeftModel.from_pretrained(base, tmp_path).eval()(x), model(x))
+    with pytest.raises(MergeError, match=r"torchao cannot be merged into.*leave the adapter unmerged"):
+        model.merge_and_unload()
+    torch.testing.assert_close(model(x), expected * gain)
 
 
 def test_outputs_that_others_keep_or_change_are_not_overwritten() -> None:

@@ -63,6 +63,10 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         self.has_learned = False
         self.events: list[dict[str, Any]] = []
 
+    def forgo_copies(self) -> None:
+        """Say a collapse and do not mend it: DeepSpeed's own float32 weights would undo what is put back."""
+        self.keeps_copies = False
+
     def trained(self) -> dict[str, nn.Parameter]:
         """What is trained, by name; sharding puts other parameters in the place of those that there were."""
         return {name: self.model.get_parameter(name) for name in self.names}
@@ -79,6 +83,8 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
             return
         for name, value in json.loads(bytes(tensors[_TEXT].tolist())).items():
             setattr(self, name, value)
+        if self.action == "recover" and not self.keeps_copies:
+            return
         copies: dict[int, Copy] = {}
         for key in tensors.keys() - {_TEXT}:
             step, name = key.split("|", 1)

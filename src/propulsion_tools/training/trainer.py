@@ -20,7 +20,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from propulsion.upstream.peft_private import name_in_base
-from propulsion_tools.errors import NotFiniteError
+from propulsion_tools.errors import NotFiniteError, OptionError
 from propulsion_tools.methods import get_method
 from propulsion_tools.methods.head_training import is_head
 from propulsion_tools.methods.method_callback import KeepsTensors
@@ -132,6 +132,10 @@ class RunTrainer(OpenTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
+            raise OptionError(
+                "FSDP of version 1 is not supported: set fsdp_version to 2 in accelerate's configuration."
+            )
         self.task, self.setup = task, setup
         self.loss_is_mean, self.counted = loss_is_mean, list[int]()
         if loss_is_mean:
@@ -140,6 +144,8 @@ class RunTrainer(OpenTrainer):
         self.head_learning_rate = head_learning_rate
         self.head_first = head_first or HeadFirst(self.model, [], 0.0)
         self.collapse_watch = collapse_watch or CollapseWatch(self.model, "ignore", None)
+        if self.is_deepspeed_enabled:
+            self.collapse_watch.forgo_copies()
         self.method_optimizer = method_optimizer
         self._operations_of_a_token: int | None = None
         self.after_backward: Callable[[], None] = lambda: None
