@@ -309,6 +309,19 @@ def _bank(rows: list[Row]) -> Iterable[str]:
             yield f"| {row['known']:,} | {row['on_device']:,} | {row['method']} | {shown} |"
 
 
+def _joint(rows: list[Row]) -> Iterable[str]:
+    yield (
+        "Whole runs with degrees, targets, rates and seeds of their own, trained in one batch (`--joint true`) and one after "
+        "the other. *Faster* is the time of a step of all runs one after the other, over that of a step in one batch; "
+        "the peaks are of processes, the second of as many as there are runs.\n"
+    )
+    yield "| runs | faster, by the clock | by the processor's time | peak in one batch, MiB | of as many processes, MiB |"
+    yield "|---|---|---|---|---|"
+    for row in rows:
+        peaks = " | ".join(f"{row['peak_mib'][key]:,}" for key in ("in one batch", "processes"))
+        yield f"| {row['runs']} | {spread(row['wall'], 2)} | {spread(row['processor'], 2)} | {peaks} |"
+
+
 def _ntk(rows: list[Row]) -> Iterable[str]:
     yield "| the kernel of all weights | seconds | of the processor | peak of the process, MiB | load of the machine |\n|---|---|---|---|---|"
     for row in rows:
@@ -327,6 +340,7 @@ TABLES = {
     "memory": _memory,
     "inference": _inference,
     "bank": _bank,
+    "joint": _joint,
     "ntk": _ntk,
     "command_line": _command_line,
 }
@@ -335,6 +349,7 @@ TITLES = {
     "memory": "Memory",
     "inference": "Inference",
     "bank": "An adapter for each row",
+    "joint": "Runs in one batch",
     "ntk": "Tangent kernels",
     "command_line": "Command line",
 }
