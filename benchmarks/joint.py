@@ -1,13 +1,14 @@
 """Eight runs in one batch against the same runs one after the other: time of a step, and memory against eight processes.
 
-python benchmarks/joint.py --clock processor
+OMP_WAIT_POLICY=PASSIVE python benchmarks/joint.py
 
-Whole runs are trained, with everything that `propulsion train` does. The time of a step is that of a longer run less
-that of a shorter one, divided by the steps between them.
+Whole runs are trained, with everything that `propulsion train` does. The time of a step is the median from the end of
+one to the end of the next: of all runs one after the other, or of the one in which all are made.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import random
@@ -20,7 +21,8 @@ from typing import Any
 
 import torch
 import transformers
-from measuring import parser, start
+from measuring import parser, quartiles, spread, start, table, write
+from memory import MIB, peak, processes
 from subjects import build
 
 from propulsion_tools.records import RunSpec
@@ -109,21 +111,58 @@ def in_one_batch(runs: list[RunSpec], cycles: Cycles) -> tuple[float, float]:
 WAYS = {"one after the other": one_after_the_other, "in one batch": in_one_batch}
 
 
+def peak_of(way: str, runs: list[RunSpec]) -> int:
+    """The most bytes that this process has held, when it has trained runs in one way."""
+    WAYS[way](runs, Cycles())
+    return peak("cpu")
+
+
+def memory_of(runs: list[RunSpec]) -> dict[str, int]:
+    """The peak of a process with all runs in one batch, and that of as many processes with a run each."""
+    context = processes()
+    with context.Pool(1) as pool:
+        together = pool.apply(peak_of, ("in one batch", runs))
+    with context.Pool(1) as pool:
+        alone = pool.apply(peak_of, ("one after the other", runs[:1]))
+    return {"in one batch": together // MIB, "processes": len(runs) * alone // MIB}
+
+
+def measure(options: argparse.Namespace, model_name: str, length: int) -> list[dict[str, Any]]:
+    """Every number of rows at one length; the ways alternate."""
+    base, data = prepare(model_name, length)
+    cycles, lines = Cycles(), []
+    for rows in options.batches:
+        runs = specs(base, data, rows, length, options.runs)
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in WAYS}
+        for _ in range(options.rounds):
+            for name, way in WAYS.items():
+                found[name].append(way(runs, cycles))
+        memory = memory_of(runs)
+        where = {"model": model_name, "dtype": "float32", "batch": rows, "length": length, "runs": options.runs}
+        apart, together = found.values()
+        wall, processor = (
+            quartiles([a[clock] / b[clock] for a, b in zip(apart, together, strict=True)]) for clock in (0, 1)
+        )
+        seconds = {name: quartiles([item[1] for item in items]) for name, items in found.items()}
+        lines.append({**where, "wall": wall, "processor": processor, "processor_seconds": seconds, "peak_mib": memory})
+    return lines
+
+
 def main(arguments: list[str] | None = None) -> None:
+    """Measure, print and write."""
     options = parser(__doc__.splitlines()[0], models=["minilm"], dtype=["float32"], length=[32], rounds=5)
     options.add_argument("--runs", type=int, default=8)
-    options.add_argument("--batches", type=int, nargs="+", default=[1, 4])
+    options.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="rows of each run in a step")
     options = options.parse_args(arguments)
     start(options)
-    cycles = Cycles()
-    for model_name in options.models:
-        for length in options.length:
-            base, data = prepare(model_name, length)
-            for rows in options.batches:
-                runs = specs(base, data, rows, length, options.runs)
-                for _ in range(options.rounds):
-                    for name, way in WAYS.items():
-                        print(rows, name, [round(1000 * x) for x in way(runs, cycles)], flush=True)
+    begin = time.perf_counter()
+    rows = [row for name in options.models for length in options.length for row in measure(options, name, length)]
+    lines = [
+        [f"{row['batch']} × {row['length']}", spread(row["wall"], 2), spread(row["processor"], 2), str(row["peak_mib"])]
+        for row in rows
+    ]
+    table(f"{options.runs} runs", ["tokens of each", "faster, clock", "faster, processor", "peak, MiB"], lines)
+    print("Written to", write("joint", options, rows, time.perf_counter() - begin))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from propulsion_tools.errors import OptionError, UnknownNameError, near_misses
 from propulsion_tools.records.fields import (
     ABOVE_ZERO,
     AT_LEAST_ONE,
-    AUTO,
     NOT_NEGATIVE,
     Checked,
     Values,
@@ -302,12 +301,11 @@ class CompareOptions(Checked):
     data_root: str | None = _option(None, "folder with a folder of data for each task, named like the task")
     retry_failed: bool = _option(False, "run again what failed before")
     report_only: bool = _option(False, "run nothing, write the report of what there is")
-    joint: bool | str = _option(
-        AUTO,
-        "train runs on one base model in one batch (true, false or auto): with auto those that choose a learning rate, "
-        "where some steps at the start say that it is faster; with true also those that count, whose time and memory "
-        "are then those of the batch",
-        one_of(True, False, AUTO),
+    joint: bool | str = _borrowed(
+        "joint",
+        text="train runs on one base model in one batch (true, false or auto): with auto those that choose a learning "
+        "rate, where some steps at the start say that it is faster; with true also those that count, whose time and "
+        "memory are then those of the batch",
     )
     archive: bool = _option(False, "also write runs.tar.xz, from which a report can be made without the runs' folders")
 
@@ -326,11 +324,10 @@ class CompareOptions(Checked):
 class AblateOptions(CompareOptions):
     """Run one of the paper's ablations on any task and model, and write its report."""
 
-    joint: bool | str = _option(
-        AUTO,
-        "train runs on one base model in one batch: true, false, or auto (where some steps at the start say that it is "
-        "faster)",
-        one_of(True, False, AUTO),
+    joint: bool | str = _borrowed(
+        "joint",
+        text="train runs on one base model in one batch: true, false, or auto (where some steps at the start say that "
+        "it is faster)",
     )
     task: str | tuple[str, ...] = _option("docstrings", "one task or a list; see `propulsion tasks`")
     model_name_or_path: str = _borrowed("model_name_or_path", text="a folder, a hub id, or 'minilm'")
