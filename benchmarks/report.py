@@ -194,7 +194,7 @@ def glance(records: list[Record]) -> Iterable[str]:
     rows: dict[str, list[tuple[str, Row]]] = {}
     for record in records:
         of_interest = record["rows"] if record["benchmark"] in TIMED else []
-        device = record["environment"]["device"] if record["settings"]["device"] == "cuda" else ""
+        device = record["environment"]["device"] if record.get("settings", {}).get("device") == "cuda" else ""
         for row in of_interest:
             if row["length"] > 1 and "error" not in row:
                 where = ", ".join(filter(None, (_where(row, dtype=False), device)))
