@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from propulsion import PropulsionConfig
 
 WORD = "w{}"  # the token n
+JSON = {"Content-Type": "application/json"}
 
 
 def write_base(model: Any, folder: Path) -> None:
@@ -85,7 +86,7 @@ class Caller:
         """Status and body of an answer."""
         if self._connection is None:
             self._connection = HTTPConnection("127.0.0.1", self._port, timeout=120)
-        self._connection.request(method, path, body)
+        self._connection.request(method, path, body, JSON)
         answer = self._connection.getresponse()
         content = answer.read()
         if answer.will_close:
@@ -95,7 +96,7 @@ class Caller:
     def send(self, path: str, body: bytes) -> None:
         """A request whose answer is not awaited."""
         connection = HTTPConnection("127.0.0.1", self._port, timeout=120)
-        connection.request("POST", path, body)
+        connection.request("POST", path, body, JSON)
         connection.close()
 
     def hang_up(self) -> None:

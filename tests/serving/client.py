@@ -51,7 +51,7 @@ class Client:
         key = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         try:
-            connection.request(method, path, data, {**key, **headers})
+            connection.request(method, path, data, {"Content-Type": "application/json", **key, **headers})
             answer = connection.getresponse()
             return Reply(answer.status, {name.lower(): v for name, v in answer.getheaders()}, answer.read().decode())
         finally:

@@ -25,6 +25,7 @@ from tests.serving.conftest import open_engine
 
 ASKED = {"adapter": "mood", "inputs": "the film was good"}
 BODY = json.dumps(ASKED).encode()
+HEAD = "POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 DEEP = b"[" * 100_000 + b"]" * 100_000
 REFUSED: list[tuple[Any, int, str]] = [
     (b"", 400, "bad_json"),
@@ -50,6 +51,10 @@ REFUSED: list[tuple[Any, int, str]] = [
     ({**ASKED, "inputs": {"other": "x", "another": "y"}}, 422, "bad_input"),
     ({**ASKED, "inputs": {"text": ["a", "b"]}}, 422, "bad_input"),
     ({**ASKED, "surprise": 1}, 422, "bad_input"),
+    ({**ASKED, "inputs": [1] * 300_000}, 422, "bad_input"),
+    ({**ASKED, "inputs": [{"text": [1] * 300_000}]}, 422, "bad_input"),
+    ({**ASKED, "inputs": {str(number): number for number in range(50_000)}}, 422, "bad_input"),
+    ({**ASKED, **{str(number): number for number in range(50_000)}}, 422, "bad_input"),
     ({"adapter": "pairs", "inputs": "one text"}, 422, "bad_input"),
     ({**ASKED, "adapter": "moood"}, 404, "adapter_not_found"),
     ({**ASKED, "adapter": "mood@0"}, 404, "adapter_not_found"),  # what the bank calls it
@@ -85,9 +90,21 @@ def test_what_is_not_there_and_what_cannot_be_done(client: Client) -> None:
     assert listed == {"mood": ["bad", "good"], "topic": ["a", "b", "c"], "pairs": ["no", "yes"], "stars": None}
 
 
+def test_a_body_of_many_mistakes_is_told_the_first(client: Client) -> None:
+    reply = client("POST", "/v1/predict", {**ASKED, "inputs": [1] * 300_000})
+    assert len(reply.text) < 1000  # and not 600,000 mistakes, which take a gigabyte
+
+
+def test_a_page_in_a_browser_cannot_ask(client: Client) -> None:
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        reply = client("POST", "/v1/predict", ASKED, **{"Content-Type": kind})
+        assert (reply.status, reply.code) == (415, "not_json")
+    assert client("POST", "/v1/predict", ASKED, **{"Content-Type": "application/JSON; charset=utf-8"}).status == 200
+
+
 def test_bodies_that_lie_about_their_length(classifiers: Path) -> None:
     limits = {"max_body_bytes": 1000, "body_timeout": 0.3}
-    head = b"POST /v1/predict HTTP/1.1\r\nHost: x\r\n"
+    head = HEAD.encode()
     with running(open_engine(classifiers, **limits)) as client:
         assert client("POST", "/v1/predict", b" " * 1001).code == "body_too_large"
         assert b" 413 " in client.raw(head + b"Content-Length: 99999999999999999999\r\n\r\n")
@@ -318,7 +335,7 @@ def test_who_hangs_up_frees_their_place(classifiers: Path, monkeypatch: pytest.M
     with running(open_engine(classifiers, max_batch_size=1)) as client, ThreadPoolExecutor(1) as pool:
         first = pool.submit(client, "POST", "/v1/predict", ASKED)
         held.begun.result(60)
-        head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
+        head = f"{HEAD}Content-Length: {len(BODY)}\r\n\r\n".encode()
         with socket.create_connection(("127.0.0.1", client.port)) as link:
             link.sendall(head + BODY)
             while client.number("propulsion_queue_rows") < 1:

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from propulsion import AdapterBank
 from propulsion_tools.errors import OptionError
+from propulsion_tools.serving import generation
 from propulsion_tools.serving.generation import Generator, Text
 from propulsion_tools.serving.metrics import Metrics
 from propulsion_tools.serving.sampling import Wishes
@@ -244,6 +245,37 @@ def test_many_clients_at_once_get_their_own_texts(service: Any, client: Client) 
         texts = list(pool.map(ask, range(12)))
     for number, text in enumerate(texts):
         assert text == said(alone(own[NAMES[number % 2]], prompts[number], 2 + number))
+    assert client.number("propulsion_running_texts") == 0
+
+
+def test_odd_wishes_of_one_client_spoil_no_other_text(service: Any) -> None:
+    asked = {"model": "left", "prompt": "w5 w6 w7", "max_tokens": 12}
+    whole = service.completions.create(**asked, temperature=0).choices[0].text
+    odd = [{"temperature": 5e-324}, {"temperature": 2, "top_p": 5e-324}, {"seed": -(2**63)}, {"n": 16}] * 2
+    with ThreadPoolExecutor(16) as pool:
+        plain = [pool.submit(service.completions.create, **asked, temperature=0) for _ in odd]
+        others = [pool.submit(service.completions.create, **asked, **wish) for wish in odd]
+    assert [future.result().choices[0].text for future in plain] == [whole] * len(odd)
+    assert others[0].result().choices[0].text == others[1].result().choices[0].text == whole
+
+
+def test_what_fails_in_a_step_is_told_and_the_next_are_answered(
+    service: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, joined = Generator._step, generation.joined
+
+    def failing(*_: Any) -> Any:
+        raise RuntimeError("secret")
+
+    for name, place in (("_step", Generator), ("joined", generation)):
+        with monkeypatch.context() as patch, ThreadPoolExecutor(8) as pool:
+            patch.setattr(place, name, failing)
+            asked = {"model": "left", "prompt": "w5 w6", "max_tokens": 20, "temperature": 0}
+            replies = list(pool.map(lambda _: client("POST", "/v1/completions", asked), range(8)))  # noqa: B023
+            assert {reply.status for reply in replies} <= {200, 500}
+            assert not any("secret" in reply.text for reply in replies)
+        assert service.completions.create(**asked).choices[0].text
+    assert (Generator._step, generation.joined) == (step, joined)
     assert client.number("propulsion_running_texts") == 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -94,8 +94,8 @@ def _routes(engine: Engine) -> APIRouter:
     @router.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         asked = await bodies.read(request, schema.Chat, engine.limits)
-        prompt = await engine.chat(asked.model, [message.plain() for message in asked.messages])
-        return await _generated(engine, request, asked, [prompt], asked.max_tokens)
+        messages = [message.plain() for message in asked.messages]
+        return await _generated(engine, request, asked, [messages], asked.max_tokens)
 
     return router
 
@@ -188,12 +188,3 @@ def _finite(answer: dict[str, Any]) -> Response:
         return JSONResponse(answer)
     except ValueError as error:
         raise not_finite() from error
-
-
-@asynccontextmanager
-async def closing(engine: Engine) -> AsyncIterator[None]:
-    """For a lifespan: the engine answers what it has accepted, and ends."""
-    try:
-        yield
-    finally:
-        await run_in_threadpool(engine.close)

@@ -14,6 +14,7 @@ from propulsion_tools.serving.limits import Limits
 from propulsion_tools.serving.schema import Request as Schema
 
 S = TypeVar("S", bound=Schema)
+_MOST_KEYS = 100  # of an object: each can be a mistake, and each mistake takes time
 _SHOWN = 5  # mistakes that an answer lists
 
 
@@ -26,8 +27,11 @@ async def read(request: Request, schema: type[S], limits: Limits) -> S:
         limits: How long it may be, and how long it may take.
 
     Raises:
-        ApiError: It is too large (413) or too slow (408), no JSON (400), or something else (422).
+        ApiError: It is too large (413) or too slow (408), no JSON (400, 415), or something else (422).
     """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        # A page in a browser can send other types to this machine without being asked, and this one it cannot.
+        raise ApiError("Send JSON, with the header Content-Type: application/json.", 415, "not_json")
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared[:20]) > limits.max_body_bytes:
         _too_large(limits)
@@ -61,12 +65,18 @@ def _too_large(limits: Limits) -> NoReturn:
 def _parsed(body: bytes) -> Any:
     """The JSON value of a body; no NaN, no halves of characters, and no depth that ends in an error of Python."""
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_object)
         if b"\\u" in body:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails on half a surrogate pair
     except (ValueError, RecursionError) as error:
         raise ApiError("The body is not JSON.", 400, "bad_json") from error
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > _MOST_KEYS:
+        raise ApiError(f"An object has {len(pairs)} keys, of {_MOST_KEYS} at most.", 422, "bad_input")
+    return dict(pairs)
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -64,7 +64,9 @@ def serve(options: ServeOptions, notify: Notify = keep_quiet) -> None:
         raise OptionError(f"{KEY_VARIABLE} is empty: unset it to serve without a key, or give it one.")
     adapters = open_adapters(options, notify)
     engine = Engine(adapters, Limits.of(options))
-    notify(f"{len(adapters.cards)} adapters of a {adapters.kind.name}{'' if key else ', open to all who reach them'}.")
+    count = len(adapters.cards)
+    served = f"{count} adapter{'' if count == 1 else 's'} of a {adapters.kind.name}"
+    notify(f"{served}{'' if key else ', open to all who reach the port'}.")
     config = Config(
         build_app(engine, key),
         host=options.host,

@@ -7,7 +7,7 @@ The application of `app` needs of an engine what is public here, and no more:
 | `adapters` | `cards`, `card(name)`, `load(path, name)` and `remove(name)` |
 | `limits`, `metrics` | what may be asked for, and what is counted |
 | `await predict(name, inputs)` | the answers of a task |
-| `async with complete(name, prompts, wish)` | a `Completion`, whose events are read; `await chat(…)` makes a prompt |
+| `async with complete(name, prompts, wish)` | a `Completion`, whose events are read |
 | `ready`, `alive` | whether it takes requests; whether the model's thread is there |
 | `close_door()`, `close()` | take no more requests; answer those that were taken, and end |
 """
@@ -32,7 +32,7 @@ from propulsion_tools.serving.generation import Event, Generator, Text
 from propulsion_tools.serving.limits import Limits
 from propulsion_tools.serving.metrics import Metrics
 from propulsion_tools.serving.prediction import Input, accepted, decode, encode
-from propulsion_tools.serving.prompts import chat_ids, prompt_ids
+from propulsion_tools.serving.prompts import Prompt, prompt_ids
 from propulsion_tools.serving.sampling import Wishes
 from propulsion_tools.tasks.model_kinds import CAUSAL_LM
 from propulsion_tools.training.base_models import longest_input
@@ -157,14 +157,14 @@ class Engine:
             answers = await in_time(asyncio.wrap_future(asked.future), self.limits.request_timeout)
             return await run_in_threadpool(decode, card, question, answers)
 
-    async def chat(self, name: str, messages: Sequence[dict[str, str]]) -> list[int]:
-        """A chat as a prompt."""
-        card = self.adapters.card(name)
-        return await run_in_threadpool(chat_ids, messages, card.setup.tokenizer, self._vocabulary)
-
     @asynccontextmanager
-    async def complete(self, name: str, prompts: Sequence[str | list[int]], wish: Wish) -> AsyncIterator[Completion]:
+    async def complete(self, name: str, prompts: Sequence[Prompt], wish: Wish) -> AsyncIterator[Completion]:
         """Generate texts until the block ends; those that go on then are given up.
+
+        Args:
+            name: The adapter.
+            prompts: Texts, token ids, or the messages of a chat.
+            wish: How they go on.
 
         Raises:
             ApiError: There will be none.
@@ -214,7 +214,7 @@ class Engine:
             raise ApiError(said, 400, "context_length_exceeded")
         return wanted or min(room, limits.max_new_tokens)
 
-    def _prompt_ids(self, card: Card, prompts: Sequence[str | list[int]]) -> list[list[int]]:
+    def _prompt_ids(self, card: Card, prompts: Sequence[Prompt]) -> list[list[int]]:
         return [prompt_ids(prompt, card.setup.tokenizer, self._vocabulary) for prompt in prompts]
 
     @property

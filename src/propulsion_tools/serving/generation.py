@@ -49,10 +49,17 @@ class Text:
     release: Callable[[], None]
     made: int = 0
     cancelled: bool = False
+    has_left: bool = False
     generator: torch.Generator | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.generator = self.wishes.generator()
+
+    def leave(self) -> None:
+        """Need the adapter no longer."""
+        if not self.has_left:
+            self.has_left = True
+            self.release()
 
 
 @dataclass
@@ -177,16 +184,17 @@ class Generator:
             self._turn(joining)
 
     def _turn(self, joining: list[Text]) -> None:
-        """Let texts in, take a step, and let those out that have ended."""
-        self._leave()
-        if joining:
-            self._join(joining)
-        if self._running is not None:
-            try:
+        """Let texts in, take a step, and let those out that have ended; whatever fails, the thread goes on."""
+        try:
+            self._leave()
+            if joining:
+                self._join(joining)
+            if self._running is not None:
                 self._step(self._running)
-            except Exception as error:
-                self._give_up(self._running.texts, error)
-                self._set(None)
+        except Exception as error:
+            running = self._running.texts if self._running else []
+            self._give_up([*running, *joining], error)
+            self._set(None)
 
     def _admitted(self) -> list[Text]:
         """The first of those that wait, as long as there is room for them and their adapters."""
@@ -302,13 +310,14 @@ class Generator:
     @staticmethod
     def _give_up(texts: Sequence[Text], error: BaseException) -> None:
         for text in texts:
-            text.sink([(text.number, error)])
+            if not text.has_left:
+                text.sink([(text.number, error)])
         _release(texts)
 
 
 def _release(texts: Sequence[Text]) -> None:
     for text in texts:
-        text.release()
+        text.leave()
 
 
 def _with_rows(running: Running, rows: list[int]) -> Running | None:

@@ -10,23 +10,33 @@ from jinja2 import TemplateError
 from propulsion_tools.serving.errors import ApiError
 from propulsion_tools.tasks.prompts import FRAME
 
+Prompt = str | list[int] | list[dict[str, str]]
+"""A text, token ids, or the messages of a chat."""
 
-def prompt_ids(prompt: str | Sequence[int], tokenizer: Any, vocabulary: int) -> list[int]:
-    """A prompt's tokens; ids that are given are taken as they are.
+
+def prompt_ids(prompt: Prompt, tokenizer: Any, vocabulary: int) -> list[int]:
+    """A prompt's tokens; ids that are given are taken as they are, and a chat ends where its answer begins.
 
     Args:
-        prompt: A text, or its ids.
+        prompt: Not empty.
         tokenizer: The adapter's.
         vocabulary: How many tokens the model knows.
 
     Raises:
-        ApiError: There are none, or one is unknown (422).
+        ApiError: There are none, one is unknown, or the adapter takes no such chat (422).
     """
-    if not isinstance(prompt, str):
-        if max(prompt) >= vocabulary:
-            raise ApiError(f"The prompt has the token {max(prompt)}, and the model has {vocabulary}.", 422, "bad_input")
-        return list(prompt)
-    ids = list(tokenizer(prompt).input_ids)
+    if isinstance(prompt, str):
+        return _text_ids(prompt, tokenizer)
+    given = [token for token in prompt if isinstance(token, int)]
+    if not given:
+        return _chat_ids([message for message in prompt if isinstance(message, dict)], tokenizer)
+    if max(given) >= vocabulary:
+        raise ApiError(f"The prompt has the token {max(given)}, and the model has {vocabulary}.", 422, "bad_input")
+    return given
+
+
+def _text_ids(text: str, tokenizer: Any) -> list[int]:
+    ids = list(tokenizer(text).input_ids)
     while ids and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id):
         ids.pop()  # some tokenizers end every text, and the answer follows here
     if not ids:
@@ -36,15 +46,8 @@ def prompt_ids(prompt: str | Sequence[int], tokenizer: Any, vocabulary: int) -> 
     return ids
 
 
-def chat_ids(messages: Sequence[Mapping[str, str]], tokenizer: Any, vocabulary: int) -> list[int]:
-    """A chat's tokens, up to where the answer begins.
-
-    By the tokenizer's chat template; without one, a single instruction stands in the frame that adapters were trained
-    with by `propulsion train`.
-
-    Raises:
-        ApiError: The template refuses it, or there is none for more than one message (422).
-    """
+def _chat_ids(messages: Sequence[Mapping[str, str]], tokenizer: Any) -> list[int]:
+    """By the tokenizer's chat template; without one, a single instruction stands in the frame of `propulsion train`."""
     if tokenizer.chat_template is None:
         if len(messages) != 1 or messages[0]["role"] != "user":
             raise ApiError(
@@ -53,7 +56,7 @@ def chat_ids(messages: Sequence[Mapping[str, str]], tokenizer: Any, vocabulary: 
                 422,
                 "no_chat_template",
             )
-        return prompt_ids(FRAME.format(messages[0]["content"]), tokenizer, vocabulary)
+        return _text_ids(FRAME.format(messages[0]["content"]), tokenizer)
     try:
         rendered = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
     except (TemplateError, ValueError, TypeError, LookupError) as error:

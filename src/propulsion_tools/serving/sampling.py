@@ -41,16 +41,17 @@ def choose(logits: Tensor, wishes: list[tuple[Wishes, torch.Generator | None]]) 
         logits: (rows, vocabulary).
         wishes: Of each row, with the generator of its draws.
     """
-    best, nan = logits.argmax(dim=-1).tolist(), logits.isnan().any(dim=-1).tolist()
+    best, usable = logits.argmax(dim=-1).tolist(), logits.amax(dim=-1).isfinite().tolist()
     return [
-        None if nan[row] else best[row] if generator is None else _drawn(logits[row], wish, generator)
+        None if not usable[row] else best[row] if generator is None else _drawn(logits[row], wish, generator)
         for row, (wish, generator) in enumerate(wishes)
     ]
 
 
 def _drawn(logits: Tensor, wish: Wishes, generator: torch.Generator) -> int:
     """A token by chance, on the CPU: there the same seed gives the same draws on every machine."""
-    shares = torch.softmax(logits.double().cpu() / wish.temperature, dim=-1)
+    scores = logits.double().cpu()
+    shares = torch.softmax((scores - scores.max()) / wish.temperature, dim=-1)  # finite at the least temperature
     if wish.top_p < 1:
         ordered, places = shares.sort(descending=True)
         ordered[ordered.cumsum(-1) - ordered >= wish.top_p] = 0

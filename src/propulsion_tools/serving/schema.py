@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Cell = str | list[str] | None
+Cell = str | Annotated[list[str], Field(fail_fast=True)] | None
+"""What a column of a row holds. In a list one mistake is enough: a body of a megabyte can have a million."""
+Stop = Annotated[str, Field(max_length=256)]
 
 
 class Request(BaseModel):
@@ -20,7 +22,7 @@ class Predict(Request):
     """For /v1/predict."""
 
     adapter: Name
-    inputs: str | dict[str, Cell] | Annotated[list[str | dict[str, Cell]], Field(min_length=1)]
+    inputs: str | dict[str, Cell] | Annotated[list[str | dict[str, Cell]], Field(min_length=1, fail_fast=True)]
 
     @property
     def rows(self) -> list[str | dict[str, Cell]]:
@@ -51,7 +53,7 @@ class Generate(Request):
     top_p: Annotated[float, Field(gt=0, le=1, strict=False, allow_inf_nan=False)] | None = None
     n: Annotated[int, Field(ge=1, le=16)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=4, fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     presence_penalty: Literal[0, None] = None
@@ -72,13 +74,14 @@ class Generate(Request):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Texts = Annotated[list[str], Field(min_length=1, fail_fast=True)]
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
 
 
 class Complete(Generate):
     """For /v1/completions."""
 
-    prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
+    prompt: str | Ids | Texts | Annotated[list[Ids], Field(min_length=1, fail_fast=True)]
     best_of: Literal[1, None] = None
     echo: Literal[False, None] = None
     logprobs: None = None
@@ -103,7 +106,7 @@ class Message(Request):
     """One turn of a chat."""
 
     role: Annotated[str, Field(max_length=50)]
-    content: str | list[Part]
+    content: str | Annotated[list[Part], Field(fail_fast=True)]
     name: str | None = None
 
     def plain(self) -> dict[str, str]:
@@ -115,7 +118,7 @@ class Message(Request):
 class Chat(Generate):
     """For /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: Literal[False, None] = None
     top_logprobs: None = None
