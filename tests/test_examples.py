@@ -113,7 +113,7 @@ def test_an_adapter_by_diffusers_own_functions(example: ModuleType) -> None:
     inputs = {"sample": torch.randn(2, 4, 8, 8), "timestep": torch.tensor([3, 400])}
     inputs["encoder_hidden_states"] = torch.randn(2, 5, 32)
     untrained = answers(unet, **inputs)
-    unet.add_adapter(PropulsionConfig(target_modules=example.TARGETS), adapter_name="style")
+    unet.add_adapter(PropulsionConfig(target_modules=[*example.TARGETS, "norm1"]), adapter_name="style")
     assert torch.equal(answers(unet, **inputs), untrained)
     train_by_chance(unet, "style")
     trained = answers(unet, **inputs)
