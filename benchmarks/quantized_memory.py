@@ -6,6 +6,7 @@ python benchmarks/quantized_memory.py --models llama-110m
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import multiprocessing
 import time
@@ -62,6 +63,14 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
+def give_back_freed() -> None:
+    """Return to the system what this process has freed, where its C library can (glibc)."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def measure_one(options: argparse.Namespace, model_name: str, base: str, length: int, method: str) -> dict[str, Any]:
     """One method on one base, in a process of its own."""
     start(options)
@@ -70,8 +79,8 @@ def measure_one(options: argparse.Namespace, model_name: str, base: str, length:
         model = quantize(model, DTYPES["bfloat16"])
     held = bytes_of(model.parameters())
     trainee = Trainee(TUNED[method](model), batch(model_name, options.batch, length, options.device))
-    gc.collect()
-    reset_peak()  # that of quantizing
+    give_back_freed()  # by quantizing, or the step would take it again unseen
+    reset_peak()
     before = torch.cuda.memory_allocated() if options.device == "cuda" else resident()
     trainee.step()
     trainee.step()
