@@ -377,7 +377,8 @@ def _joint(rows: list[Row]) -> Iterable[str]:
     yield (
         "Whole runs with degrees, targets, rates and seeds of their own, trained in one batch (`--joint true`) and one after "
         "the other. *Faster* is the time of a step of all runs one after the other, over that of a step in one batch; "
-        "the peaks are of processes, the second of as many as there are runs.\n"
+        "the peaks are of processes, the second of as many as there are runs. Others used the machine too: trust the "
+        "processor's time.\n"
     )
     yield "| runs | faster, by the clock | by the processor's time | peak in one batch, MiB | of as many processes, MiB |"
     yield "|---|---|---|---|---|"

@@ -51,7 +51,7 @@ class JointBackbone:
         if reason := why_apart(self.members):
             raise LayerError(f"These models cannot be trained in one batch: {reason}.")
         self.gains = Gains(self.members)
-        self.backbone = _without_adapters(self.members[0])
+        self.backbone = _without_adapters(self.members[0]).train()
         self.config = self.members[0].inner.config
         self._now: dict[str, LayerGains] = {}
         self._rows = NamesOfRows[int]([])
@@ -82,7 +82,6 @@ class JointBackbone:
         Raises:
             LayerError: An argument cannot be joined; names it.
         """
-        self.backbone.train()
         named = [by_parameter(self.members[number].backbone, call) for number, call in inputs.items()]
         if not all(isinstance(call.get("input_ids"), Tensor) for call in named):
             raise LayerError("Rows can be joined where they are token ids (input_ids): train these models one by one.")

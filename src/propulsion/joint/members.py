@@ -68,7 +68,7 @@ class Member:
         if others:
             return f"{bare_name(others[0])} is trained by another way than gains"
         for name, module in self.backbone.named_modules():
-            if isinstance(module, nn.Dropout) and module.p > 0:
+            if _drops(module):
                 return f"dropout in {bare_name(name)} draws for the whole batch what each model would draw for itself"
             if isinstance(module, PropulsionLayer) and (module.output_axis != -1 or module.merged):
                 return f"{bare_name(name)} cannot be steered row by row"
@@ -82,7 +82,13 @@ class Member:
         own = {id(parameter) for parameter in self.trained}
         whole = tuple(f"{name}." for name in self.modules)
         named = {bare_name(name): p for name, p in self.backbone.named_parameters() if id(p) not in own}
-        return {name: parameter for name, parameter in named.items() if not name.startswith(whole or ("\0",))}
+        return {name: parameter for name, parameter in named.items() if not name.startswith(whole)}
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a module draws what it leaves out, itself or by a share that it hands to a function."""
+    shares = (value for name, value in vars(module).items() if "drop" in name and isinstance(value, float))
+    return (isinstance(module, nn.Dropout) and module.p > 0) or any(share > 0 for share in shares)
 
 
 def bare_name(name: str) -> str:

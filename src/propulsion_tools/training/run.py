@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from propulsion_tools.errors import OptionError
+from propulsion_tools.errors import CollapseError, NotFiniteError, OptionError
 from propulsion_tools.methods.head_training import count_parameters
 from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec
 from propulsion_tools.records.fields import AUTO
@@ -107,6 +107,11 @@ def _with_rates(spec: RunSpec, data: TaskData, notify: Notify) -> tuple[RunSpec,
 
 def _train_tries(measure: bool, specs: list[RunSpec], rows: TaskData) -> list[RunRecord | BaseException]:
     """The record of each try, or why it failed."""
+    if len(specs) == 1:
+        try:
+            return [train(specs[0], data=rows)]
+        except (NotFiniteError, CollapseError) as error:
+            return [error]
 
     def train_at(spec: RunSpec, place: Place) -> RunRecord:
         return train(spec, data=rows, place=place)

@@ -142,6 +142,7 @@ def test_what_cannot_be_trained_together_is_told() -> None:
     assert apart(lambda model: None) is None
     inner = "bert.encoder.layer.0.attention.self"
     assert "draws" in str(apart(lambda m: setattr(m.get_submodule(f"base_model.model.{inner}.dropout"), "p", 0.1)))
+    assert "draws" in str(apart(lambda m: setattr(m.get_submodule(f"base_model.model.{inner}"), "attention_drop", 0.1)))
     weight = "base_model.model.bert.encoder.layer.1.output.dense.base_layer.weight"
     assert "differ in encoder.layer.1.output.dense.weight" in str(
         apart(lambda m: m.get_parameter(weight).data.add_(1e-9))
