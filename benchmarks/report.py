@@ -347,6 +347,7 @@ def _bank(rows: list[Row]) -> Iterable[str]:
 
 
 def _serving(rows: list[Row]) -> Iterable[str]:
+    yield "Clients and server share the machine. Rounds of one adapter and of 64 alternate; see [log.md](log.md) for its load.\n"
     yield "| clients at once | adapters | answers a second | median, ms | 99th percentile, ms | mixed / one |\n|---|---|---|---|---|---|"
     for row in rows:
         times = f"{row['p50_ms']:,.0f} | {row['p99_ms']:,.0f}"

@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -68,6 +69,11 @@ class Client:
                 while chunk := link.recv(65536):
                     received += chunk
             return received
+
+    def wait_until_idle(self) -> None:
+        """Until nothing waits and nothing runs; an answer comes a little before its place is free."""
+        while self.number("propulsion_running_texts") + self.number("propulsion_queue_rows") > 0:
+            time.sleep(0.01)
 
     def number(self, name: str) -> float:
         """A number of /metrics, summed over its labels."""

@@ -178,8 +178,19 @@ def test_nothing_outside_the_folder_is_read(room: tuple[Client, Path], classifie
     shutil.copytree(classifiers / "topic", folder / "inside")
     (folder / "inside" / "adapter_model.safetensors").unlink()
     (folder / "inside" / "adapter_model.safetensors").symlink_to(classifiers / "topic" / "adapter_model.safetensors")
+    shutil.copytree(classifiers / "topic", folder / "templates")
+    (folder / "templates" / "additional_chat_templates").symlink_to(classifiers)
     outside = os.path.relpath(classifiers / "topic", folder)
-    for path in (outside, str(classifiers / "topic"), "mood/../../x", "/etc", "link", "inside", "../served2"):
+    for path in (
+        outside,
+        str(classifiers / "topic"),
+        "mood/../../x",
+        "/etc",
+        "link",
+        "inside",
+        "templates",
+        "../served2",
+    ):
         assert load(client, path).code == "path_not_allowed", path
     (folder / "loop").symlink_to(folder / "loop")
     for path, code in (

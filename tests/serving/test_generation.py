@@ -245,7 +245,7 @@ def test_many_clients_at_once_get_their_own_texts(service: Any, client: Client) 
         texts = list(pool.map(ask, range(12)))
     for number, text in enumerate(texts):
         assert text == said(alone(own[NAMES[number % 2]], prompts[number], 2 + number))
-    assert client.number("propulsion_running_texts") == 0
+    client.wait_until_idle()
 
 
 def test_odd_wishes_of_one_client_spoil_no_other_text(service: Any) -> None:
@@ -276,7 +276,7 @@ def test_what_fails_in_a_step_is_told_and_the_next_are_answered(
             assert not any("secret" in reply.text for reply in replies)
         assert service.completions.create(**asked).choices[0].text
     assert (Generator._step, generation.joined) == (step, joined)
-    assert client.number("propulsion_running_texts") == 0
+    client.wait_until_idle()
 
 
 def test_a_client_that_hangs_up_frees_its_places(folder: Path) -> None:
@@ -287,10 +287,7 @@ def test_a_client_that_hangs_up_frees_its_places(folder: Path) -> None:
             with service.completions.create(**asked) as stream:
                 next(iter(stream))
         assert service.completions.create(model="right", prompt="w5", max_tokens=1).choices[0].text is not None
-        for _ in range(100):
-            if client.number("propulsion_running_texts") + client.number("propulsion_queue_rows") == 0:
-                break
-        assert client.number("propulsion_running_texts") + client.number("propulsion_queue_rows") == 0
+        client.wait_until_idle()
 
 
 def test_a_removed_adapter_ends_what_it_has_begun(folder: Path) -> None:

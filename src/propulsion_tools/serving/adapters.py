@@ -28,7 +28,7 @@ from propulsion_tools.training.base_models import load_tokenizer
 from propulsion_tools.training.trained_files import ADAPTER_CONFIG, ADAPTER_FILE
 
 LONGEST_NAME = 128
-_LOOKED_AT = 1000  # names that a near miss is looked for among
+_WORK = 50_000  # characters times characters that are compared to find near misses: some 20 ms
 _TOKENIZER = "tokenizer_config.json"
 
 
@@ -81,7 +81,9 @@ class Adapters:
         with self._lock:
             if (card := self._cards.get(name)) is not None:
                 return card
-            known = [other for other in self._cards if abs(len(other) - len(name)) <= 3][:_LOOKED_AT]
+            near = [other for other in self._cards if abs(len(other) - len(name)) <= 3]
+        near.sort(key=lambda other: other[:1] != name[:1])
+        known = near[: _WORK // (len(name) + 1) ** 2 + 8]
         hint = near_misses(name, known) or " GET /v1/models lists what there is."
         raise ApiError(f"There is no adapter {name[:LONGEST_NAME]!r}.{hint}", 404, "adapter_not_found")
 
@@ -221,7 +223,8 @@ class Adapters:
             raise ApiError("Adapters are read from the server's own folder alone.", 403, "path_not_allowed")
         try:
             there = (folder / ADAPTER_CONFIG).is_file()
-            places = [Path(at, name) for at, _, names in os.walk(folder) for name in names] if there else []
+            found = os.walk(folder) if there else ()
+            places = [Path(at, name) for at, *names in found for name in itertools.chain(*names)]
             outside = [place for place in places if not place.resolve().is_relative_to(self.root)]
         except (ValueError, OSError, RuntimeError) as error:
             raise ApiError("This cannot be a path.", 422, "bad_path") from error
