@@ -149,8 +149,8 @@ class _Scale(torch.autograd.Function):
             values = functional.embedding(ids, table)
         if ctx.detached is None and needs_z and kernels.is_plain(grad_outputs[0]):
             grad, values = grad_outputs[0].contiguous(), values.contiguous()
-            own = (needs_output, overwrite, ctx.degree, ctx.divides)
-            return *triton_kernels.multiply_backward(grad, values, z, *own), None, None, None
+            how = (needs_output, overwrite, ctx.degree, ctx.divides)
+            return *triton_kernels.multiply_backward(grad, values, z, *how), None, None, None
         divisor, gains = ctx.detached or _divisor_and_gains(z.detach(), grad_outputs[0].dtype, ctx.degree, ctx.divides)
         if torch.is_grad_enabled():  # for a second derivative
             divisor = z + (divisor - z).detach()  # the same numbers, with z's history

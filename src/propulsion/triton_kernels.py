@@ -112,9 +112,13 @@ if AVAILABLE:
     # Without annotations: Triton compiles them like everything else, and knows no names but its own.
 
     @triton.jit
+    def _divisor(z):
+        return tl.where(z == 0.0, 1e-15, z)  # as propulsion.gain.NEARLY_ZERO has it for the dtypes of a GPU
+
+    @triton.jit
     def _gain(z, DEGREE: tl.constexpr, BITS: tl.constexpr, IS_DIVISOR: tl.constexpr):
         if IS_DIVISOR:
-            z = tl.where(z == 0.0, 1e-15, z)
+            z = _divisor(z)
         gain = tl.zeros_like(z) + 1.0
         factor = z
         for bit in tl.static_range(BITS):
@@ -176,7 +180,7 @@ if AVAILABLE:
             total += tl.sum(tl.load(sums + place, mask=is_inside, other=0.0), axis=0)
         own = tl.load(z + row * channels + channel, mask=is_channel, other=1.0)
         if IS_DIVISOR:
-            total = total / tl.where(own == 0.0, 1e-15, own)
+            total = total / _divisor(own)
         elif DEGREE > 1:
             total = total * _gain(own, DEGREE - 1, BITS, False)
         tl.store(grad_z + row * channels + channel, total * DEGREE, mask=is_channel)
