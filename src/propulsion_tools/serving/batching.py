@@ -31,23 +31,19 @@ class Asked:
         card: Its adapter.
         rows: Encoded.
         future: Gets the answer of each row, or an error; cancelled by who asked, it frees the places of its rows.
-        answers: What there is of them.
+        answers: What there is of them, by the number of the row.
     """
 
     card: Card
     rows: list[Row]
     future: Future[list[Answer]] = field(default_factory=Future)
-    answers: list[Answer | None] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.answers = [None] * len(self.rows)
+    answers: dict[int, Answer] = field(default_factory=dict)
 
     def take(self, number: int, answer: Answer) -> None:
         """Note the answer of a row."""
         self.answers[number] = answer
-        done = [known for known in self.answers if known is not None]
-        if len(done) == len(self.rows):
-            self._end(lambda: self.future.set_result(done))
+        if len(self.answers) == len(self.rows):
+            self._end(lambda: self.future.set_result([self.answers[row] for row in range(len(self.rows))]))
 
     def fail(self, error: BaseException) -> None:
         """There will be no answer."""
