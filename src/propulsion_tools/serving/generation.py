@@ -133,9 +133,11 @@ class Generator(ModelThread[Text]):
 
     def cancel(self, texts: Sequence[Text]) -> None:
         """Give texts up; their places are free before the next step."""
-        for text in texts:
-            text.cancelled = True
-        _release(self._withdraw(lambda text: text.cancelled))
+        with self._changed:  # the model's thread lets texts in with it, and is not to see some of them change
+            for text in texts:
+                text.cancelled = True
+            gone = self._withdraw(lambda text: text.cancelled)
+        _release(gone)
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def _run(self) -> None:
