@@ -136,6 +136,30 @@ def test_texts_that_join_and_leave_are_those_of_each_adapter_alone(architecture:
         assert taken.tokens[number] == alone(own[NAMES[number % 2]], prompt, lengths[number])
 
 
+def test_a_text_that_is_given_up_while_it_is_let_in_needs_its_adapter_no_longer() -> None:
+    class Watched(Text):
+        """Given up by another thread once the model's thread has seen that it is not."""
+
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            if name == "cancelled" and not clients:
+                clients.append(threading.Thread(target=generator.cancel, args=([self],)))
+                clients[0].start()
+                clients[0].join(0.2)
+            return value
+
+    clients: list[threading.Thread] = []
+    taken = Taken(1)
+    generator = Generator(AdapterBank(tiny_model("llama", "lm")), set(), 3, 100, None, Metrics())
+    try:
+        release = partial(taken.released.append, 0)
+        generator.submit([Watched(0, "__base__", [5, 6], 20, Wishes(0), taken.sink, release)])
+    finally:
+        generator.close()
+    clients[0].join()
+    assert taken.released == [0]
+
+
 def test_a_model_with_a_state_of_another_kind_is_refused() -> None:
     from transformers import MambaConfig, MambaForCausalLM
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,8 +15,9 @@ from torch import Tensor
 
 from propulsion import AdapterBank
 from propulsion_tools.serving.cards import Card
-from propulsion_tools.serving.errors import not_finite, overloaded, shutting_down
+from propulsion_tools.serving.errors import not_finite
 from propulsion_tools.serving.metrics import Metrics
+from propulsion_tools.serving.model_thread import ModelThread
 from propulsion_tools.serving.prediction import Answer, Row
 from propulsion_tools.tasks.base import forward_arguments
 from propulsion_tools.tasks.metrics import to_numpy
@@ -31,23 +31,19 @@ class Asked:
         card: Its adapter.
         rows: Encoded.
         future: Gets the answer of each row, or an error; cancelled by who asked, it frees the places of its rows.
-        answers: What there is of them.
+        answers: What there is of them, by the number of the row.
     """
 
     card: Card
     rows: list[Row]
     future: Future[list[Answer]] = field(default_factory=Future)
-    answers: list[Answer | None] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.answers = [None] * len(self.rows)
+    answers: dict[int, Answer] = field(default_factory=dict)
 
     def take(self, number: int, answer: Answer) -> None:
         """Note the answer of a row."""
         self.answers[number] = answer
-        done = [known for known in self.answers if known is not None]
-        if len(done) == len(self.rows):
-            self._end(lambda: self.future.set_result(done))
+        if len(self.answers) == len(self.rows):
+            self._end(lambda: self.future.set_result([self.answers[row] for row in range(len(self.rows))]))
 
     def fail(self, error: BaseException) -> None:
         """There will be no answer."""
@@ -63,7 +59,7 @@ Place = tuple[Asked, int]
 """A row of a request."""
 
 
-class Batcher:
+class Batcher(ModelThread[tuple[float, Place]]):
     """Answers rows in batches, each with its own adapter.
 
     A batch begins when its first row has waited for `max_wait` seconds, or `max_batch` rows are there. Rows are taken
@@ -88,24 +84,8 @@ class Batcher:
         capacity: int | None,
         metrics: Metrics,
     ) -> None:
-        self._bank, self._metrics = bank, metrics
-        self._max_batch, self._max_wait, self._max_queue, self._capacity = max_batch, max_wait, max_queue, capacity
-        self._waiting: deque[tuple[float, Place]] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._device = next(bank.base_model.parameters()).device
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-        self._thread.start()
-
-    @property
-    def waiting(self) -> int:
-        """How many rows wait."""
-        return len(self._waiting)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the model's thread is there."""
-        return self._thread.is_alive()
+        self._max_wait = max_wait
+        super().__init__(bank, max_batch, max_queue, capacity, metrics)
 
     def submit(self, asked: Asked) -> None:
         """Have the rows of a request answered.
@@ -113,26 +93,11 @@ class Batcher:
         Raises:
             ApiError: Too many wait (429), or this is about to end (503).
         """
-        with self._changed:
-            if self._closed:
-                raise shutting_down()
-            if self._waiting and len(self._waiting) + len(asked.rows) > self._max_queue:
-                raise overloaded(len(self._waiting))
-            now = time.monotonic()
-            self._waiting.extend((now, (asked, number)) for number in range(len(asked.rows)))
-            self._changed.notify_all()
-        asked.future.add_done_callback(lambda future: self._leave(asked) if future.cancelled() else None)
-
-    def close(self) -> None:
-        """Answer what was accepted, and end."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._thread.join()
-
-    def _leave(self, asked: Asked) -> None:
-        with self._changed:
-            self._waiting = deque(item for item in self._waiting if item[1][0] is not asked)
+        now = time.monotonic()
+        self._accept([(now, (asked, number)) for number in range(len(asked.rows))])
+        asked.future.add_done_callback(
+            lambda future: future.cancelled() and self._withdraw(lambda item: item[1][0] is asked)
+        )
 
     def _run(self) -> None:
         while batch := self._next():

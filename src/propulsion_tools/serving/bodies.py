@@ -9,8 +9,8 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from propulsion_tools.records.options import ServeOptions
 from propulsion_tools.serving.errors import ApiError
-from propulsion_tools.serving.limits import Limits
 from propulsion_tools.serving.schema import Request as Schema
 
 S = TypeVar("S", bound=Schema)
@@ -18,7 +18,7 @@ _MOST_KEYS = 100  # of an object: each can be a mistake, and each mistake takes 
 _SHOWN = 5  # mistakes that an answer lists
 
 
-async def read(request: Request, schema: type[S], limits: Limits) -> S:
+async def read(request: Request, schema: type[S], limits: ServeOptions) -> S:
     """The body of a request.
 
     Args:
@@ -47,7 +47,7 @@ async def read(request: Request, schema: type[S], limits: Limits) -> S:
         raise ApiError(_mistakes(error), 422, "bad_input") from error
 
 
-async def _bytes(request: Request, limits: Limits) -> bytes:
+async def _bytes(request: Request, limits: ServeOptions) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -56,7 +56,7 @@ async def _bytes(request: Request, limits: Limits) -> bytes:
     return bytes(body)
 
 
-def _too_large(limits: Limits) -> NoReturn:
+def _too_large(limits: ServeOptions) -> NoReturn:
     # What is left of the body is not read: the connection cannot be used again.
     said = f"A body may have {limits.max_body_bytes} bytes: send less at a time."
     raise ApiError(said, 413, "body_too_large", {"Connection": "close"})

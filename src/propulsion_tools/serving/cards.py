@@ -146,10 +146,8 @@ def _by_head(sketch: Sketch, base: Setup, kind: ModelKind, labels: int | None) -
     task: Task = get_task(_TASKS[kind.peft_task_type])
     names = None
     if kind in (SEQUENCE_CLASSIFIER, TOKEN_CLASSIFIER):
-        known = base.config.id2label
+        known = base.config.id2label if len(base.config.id2label) == labels else {}
         names = tuple(str(known.get(number, f"LABEL_{number}")) for number in range(labels or 0))
-        if len(known) != labels:
-            names = tuple(f"LABEL_{number}" for number in range(labels or 0))
     if kind is SEQUENCE_CLASSIFIER and labels == 1:
         task, names = _REGRESSION, None
     longest = longest_input(base.config, base.tokenizer) or task.lengths.max_length

@@ -16,7 +16,6 @@ from propulsion_tools.records.options import ServeOptions
 from propulsion_tools.serving.app import build_app
 from propulsion_tools.serving.doors import KEY_VARIABLE
 from propulsion_tools.serving.engine import Engine
-from propulsion_tools.serving.limits import Limits
 from propulsion_tools.serving.loading import open_adapters
 from propulsion_tools.serving.logs import settings
 from propulsion_tools.training.notify import Notify, keep_quiet
@@ -63,7 +62,7 @@ def serve(options: ServeOptions, notify: Notify = keep_quiet) -> None:
     if key is not None and not key.strip():
         raise OptionError(f"{KEY_VARIABLE} is empty: unset it to serve without a key, or give it one.")
     adapters = open_adapters(options, notify)
-    engine = Engine(adapters, Limits.of(options))
+    engine = Engine(adapters, options)
     count = len(adapters.cards)
     served = f"{count} adapter{'' if count == 1 else 's'} of a {adapters.kind.name}"
     notify(f"{served}{'' if key else ', open to all who reach the port'}.")

@@ -24,12 +24,12 @@ from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
+from propulsion_tools.records.options import ServeOptions
 from propulsion_tools.serving.adapters import Adapters
 from propulsion_tools.serving.batching import Asked, Batcher
 from propulsion_tools.serving.cards import Card
 from propulsion_tools.serving.errors import ApiError, shutting_down
 from propulsion_tools.serving.generation import Event, Generator, Text
-from propulsion_tools.serving.limits import Limits
 from propulsion_tools.serving.metrics import Metrics
 from propulsion_tools.serving.prediction import Input, accepted, decode, encode
 from propulsion_tools.serving.prompts import Prompt, prompt_ids
@@ -96,20 +96,21 @@ class Engine:
 
     Args:
         adapters: What is served.
-        limits: How much a request may ask for.
+        limits: How much a request may ask for, and how long it may take: the options that `adapters` was opened with.
     """
 
-    def __init__(self, adapters: Adapters, limits: Limits | None = None) -> None:
-        self.adapters, self.limits, self.metrics = adapters, limits or Limits(), Metrics()
-        bank, most = adapters.bank, self.limits
+    def __init__(self, adapters: Adapters, limits: ServeOptions) -> None:
+        self.adapters, self.limits, self.metrics = adapters, limits, Metrics()
+        bank, most = adapters.bank, limits
         self._accepted = accepted(bank.base_model, adapters.kind)
         self._longest = longest_input(adapters.setup.config, adapters.setup.tokenizer)
         self._open = True
         self.model: Batcher | Generator
         if adapters.kind is CAUSAL_LM:
             ends = _ends(bank.base_model, adapters.setup.tokenizer)
-            self.model = Generator(bank, ends, most.max_batch_size, most.max_queue, most.capacity, self.metrics)
-            self.metrics.gauge("running_texts", "Texts that are being generated", partial(_running, self.model))
+            generator = Generator(bank, ends, most.max_batch_size, most.max_queue, most.capacity, self.metrics)
+            self.model = generator
+            self.metrics.gauge("running_texts", "Texts that are being generated", lambda: generator.running)
         else:
             wait = most.max_wait_ms / 1000
             self.model = Batcher(bank, most.max_batch_size, wait, most.max_queue, most.capacity, self.metrics)
@@ -254,10 +255,6 @@ def _tell(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[list[Event]], ev
     """Events from the model's thread, to the one that answers; nobody may be there any more."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(queue.put_nowait, events)
-
-
-def _running(model: Generator) -> float:
-    return model.running
 
 
 def _ends(model: Any, tokenizer: Any) -> set[int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,8 +14,9 @@ from transformers import DynamicCache
 from propulsion import AdapterBank
 from propulsion_tools.errors import OptionError
 from propulsion_tools.serving.caches import can_join, joined, kept
-from propulsion_tools.serving.errors import not_finite, overloaded, shutting_down
+from propulsion_tools.serving.errors import not_finite
 from propulsion_tools.serving.metrics import Metrics
+from propulsion_tools.serving.model_thread import ModelThread
 from propulsion_tools.serving.sampling import Wishes, choose
 from propulsion_tools.tasks.base import accepted_by
 
@@ -79,7 +78,7 @@ class Running:
     mask: Tensor
 
 
-class Generator:
+class Generator(ModelThread[Text]):
     """Generates texts by joining and leaving, in one thread that runs the model.
 
     Before each step, texts that wait join those that run, as long as there is room; after it, those that have ended
@@ -112,22 +111,11 @@ class Generator:
                 f"{bank.base_model.config.model_type} keeps more than keys and values of each token, so that texts "
                 "cannot join and leave: serve another model."
             )
-        self._bank, self.ends, self._metrics = bank, ends, metrics
-        self._max_batch, self._max_queue, self._capacity = max_batch, max_queue, capacity
+        self.ends = ends
         self._accepted = accepted_by(bank.base_model)
-        self._device = next(bank.base_model.parameters()).device
-        self._waiting: deque[Text] = deque()
         self._running: Running | None = None
         self._steering = ExitStack()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-        self._thread.start()
-
-    @property
-    def waiting(self) -> int:
-        """How many texts wait."""
-        return len(self._waiting)
+        super().__init__(bank, max_batch, max_queue, capacity, metrics)
 
     @property
     def running(self) -> int:
@@ -135,40 +123,21 @@ class Generator:
         running = self._running
         return len(running.texts) if running else 0
 
-    @property
-    def alive(self) -> bool:
-        """Whether the model's thread is there."""
-        return self._thread.is_alive()
-
     def submit(self, texts: Sequence[Text]) -> None:
         """Have the texts of a request generated.
 
         Raises:
             ApiError: Too many wait (429), or this is about to end (503).
         """
-        with self._changed:
-            if self._closed:
-                raise shutting_down()
-            if self._waiting and len(self._waiting) + len(texts) > self._max_queue:
-                raise overloaded(len(self._waiting))
-            self._waiting.extend(texts)
-            self._changed.notify_all()
+        self._accept(texts)
 
     def cancel(self, texts: Sequence[Text]) -> None:
         """Give texts up; their places are free before the next step."""
-        for text in texts:
-            text.cancelled = True
-        with self._changed:
-            gone = [text for text in self._waiting if text.cancelled]
-            self._waiting = deque(text for text in self._waiting if not text.cancelled)
+        with self._changed:  # the model's thread lets texts in with it, and is not to see some of them change
+            for text in texts:
+                text.cancelled = True
+            gone = self._withdraw(lambda text: text.cancelled)
         _release(gone)
-
-    def close(self) -> None:
-        """Generate what was accepted, and end."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._thread.join()
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def _run(self) -> None:

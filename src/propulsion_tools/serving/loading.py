@@ -40,11 +40,14 @@ def open_adapters(options: ServeOptions, notify: Notify) -> Adapters:
     """
     root = Path(options.adapters)
     sketches = _sketches(root, notify)
-    kind = KINDS[_task_type(sketches, options)]
-    chosen = [sketch for sketch in sketches if _type_of(sketch) == kind.peft_task_type]
-    for sketch in sketches:
-        if sketch not in chosen:
-            notify(f"{sketch.folder.name} is left out: it is for {_type_of(sketch)}.")
+    types = [_type_of(sketch) for sketch in sketches]
+    kind = KINDS[_task_type(types, options)]
+    chosen = []
+    for sketch, task_type in zip(sketches, types, strict=True):
+        if task_type == kind.peft_task_type:
+            chosen.append(sketch)
+        else:
+            notify(f"{sketch.folder.name} is left out: it is for {task_type}.")
     name = options.model_name_or_path or _base_of(chosen, options)
     spec = RunSpec(model_name_or_path=name, torch_dtype=options.torch_dtype, use_cpu=options.use_cpu)
     path = model_path(name)
@@ -86,8 +89,8 @@ def _type_of(sketch: Sketch) -> str | None:
     return get_task(str(sketch.record.spec.task)).model_kind(config).peft_task_type
 
 
-def _task_type(sketches: list[Sketch], options: ServeOptions) -> str:
-    found = sorted({str(_type_of(sketch)) for sketch in sketches})
+def _task_type(types: list[str | None], options: ServeOptions) -> str:
+    found = sorted(set(map(str, types)))
     wanted = options.task_type or (found[0] if len(found) == 1 else None)
     if wanted is None and not found:
         raise OptionError(

@@ -30,7 +30,7 @@ def _traced(error: BaseException) -> dict[str, Any]:
     return {"error": type(error).__name__, "at": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]}
 
 
-def settings(level: str = "INFO") -> dict[str, Any]:
+def settings() -> dict[str, Any]:
     """For `logging.config.dictConfig`, and so for uvicorn: all to standard error."""
     return {
         "version": 1,
@@ -38,7 +38,7 @@ def settings(level: str = "INFO") -> dict[str, Any]:
         "formatters": {"json": {"()": JsonLines}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "stream": sys.stderr}},
         "loggers": {
-            name: {"handlers": ["stderr"], "level": level, "propagate": False}
+            name: {"handlers": ["stderr"], "level": "INFO", "propagate": False}
             for name in (LOG.name, "uvicorn", "uvicorn.error")
         },
     }
