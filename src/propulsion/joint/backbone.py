@@ -105,7 +105,7 @@ class JointBackbone:
         gains = self._now.get(name)
         if gains is None:
             return None
-        whole = self._one_for_all(output)
+        whole = self._one_for_all(args, output)
         # Rows of one model lie behind one another, so that its tokens do, whether or not the layer sees rows.
         values = output.reshape(1 if whole else self._lines, -1, output.shape[-1])
         gain, negative, bias = (None if part is None else part.unsqueeze(1) for part in gains)
@@ -118,7 +118,7 @@ class JointBackbone:
             return steered.view(output.shape)
         return steered.repeat_interleave(len(self._rows) // self._lines, dim=0)
 
-    def _one_for_all(self, output: Tensor) -> bool:
+    def _one_for_all(self, args: Any, output: Tensor) -> bool:
         """Whether a layer has given one row that stands for all, as for positions.
 
         Raises:
@@ -127,9 +127,11 @@ class JointBackbone:
         rows, tokens = len(self._rows), self._rows.tokens
         if output.dim() > 2 and len(output) == rows:
             return False
+        if output.dim() == 3 and len(output) == 1:
+            return True
         if output.dim() == 2 and len(output) == rows * tokens:
             return False
-        if (output.dim() == 3 and len(output) == 1) or (output.dim() == 2 and len(output) == tokens):
+        if output.dim() == 2 and args and args[0].dim() == 1 and len(output) == tokens:  # looked up, not computed
             return True
         if output.dim() == 2 and len(output) == rows:
             return False

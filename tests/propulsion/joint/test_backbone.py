@@ -110,6 +110,15 @@ def test_losses_and_gradients_are_those_of_each_model_alone(name: str, head: str
     assert_alike(together(models, batches), wanted)
 
 
+def test_as_many_rows_as_tokens_are_not_taken_for_positions() -> None:
+    """BERT's pooler sees one vector for each row: as many as a row has tokens, here."""
+    models = [make("bert", "cls", number, target_modules=["pooler.dense"]) for number in (0, 2)]
+    batches = [batch("bert", "cls", number, 4) for number in (0, 2)]
+    wanted = [alone(model, inputs) for model, inputs in zip(models, batches, strict=True)]
+    assert sum(len(inputs["input_ids"]) for inputs in batches) == batches[1]["input_ids"].shape[1]
+    assert_alike(together(models, batches), wanted)
+
+
 def test_what_waits_for_its_head_gets_no_gradient_and_others_do() -> None:
     models = [make("bert", "cls", number, **VARIANTS[0]) for number in range(2)]
     for parameter in Member(models[0]).trained:
