@@ -217,8 +217,8 @@ class RunTrainer(OpenTrainer):
         that has no row of its own keeps one, which counts for nothing, because all of them have to take part.
         """
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if not self.loss_is_mean or not batches:
-            return batches, count
+        if not self.loss_is_mean or not batches or len(batches) == self.args.world_size == 1:
+            return batches, count  # the mean of the one batch is that of the step
         rows = real = rows_of(batches[-1])
         if self.args.world_size > 1 and self.accelerator.gradient_state.end_of_dataloader:
             # Not as accelerate counts it, which does not know it in an epoch that is gone on with.
@@ -270,11 +270,10 @@ class RunTrainer(OpenTrainer):
         accumulated batches, which have different numbers of labels.
         """
         computed = super().compute_loss(model, self.task.arguments(self.model, inputs), *args, **kwargs)
-        count = kwargs.get("num_items_in_batch")
-        if not self.loss_is_mean or count is None or not self.model.training:
+        if not self.counted or not self.model.training:
             return computed
-        share = self.counted.pop(0) / count * self.args.world_size * self.current_gradient_accumulation_steps
-        return computed * share
+        share = self.counted.pop(0) / kwargs["num_items_in_batch"] * self.args.world_size
+        return computed * share * self.current_gradient_accumulation_steps
 
     def prediction_step(
         self,
