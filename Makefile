@@ -5,9 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 OLDEST := .venv-oldest
+RELEASE := .venv-release
+INSTALLED := .venv-installed
+PROGRAMS := .venv-integrations
+PINS ?= constraints.txt
 WORKERS ?= 2
 
-.PHONY: help demo test test-oldest check kernels chaos reference docs docs-serve clean
+.PHONY: help demo test test-oldest check kernels integrations chaos soak dist sbom audit coverage mutants reference docs docs-serve clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,9 +38,18 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 test-oldest: $(OLDEST)/.installed  ## run the fast tests with the oldest versions that we allow (7 GB, Python 3.11)
 	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -q -n $(WORKERS) -m 'not slow'
 
-kernels: $(STAMP)  ## run the Triton kernels in Triton's interpreter, without a GPU (installs Triton, 1 GB)
+kernels: $(STAMP)  ## run the Triton kernels in its interpreter and compile them, without a GPU (installs Triton, 1 GB)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,kernels]'
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/propulsion/test_kernels.py -k interpreter
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/propulsion/test_kernels.py -k 'interpreter or compiles'
+
+$(PROGRAMS)/.installed: pyproject.toml constraints.txt constraints-integrations.txt
+	test -x $(PROGRAMS)/bin/python || $(PYTHON) -m venv $(PROGRAMS)
+	$(PROGRAMS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(PROGRAMS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-integrations.txt
+	touch $@
+
+integrations: $(PROGRAMS)/.installed  ## run the plug-ins in axolotl, ms-swift and LLaMA-Factory themselves (7 GB)
+	HF_HUB_OFFLINE=1 $(PROGRAMS)/bin/python -m pytest -q tests/propulsion/integrations
 
 check: $(STAMP)  ## lint, types, import rules, spelling, the site, the fast tests
 	$(BIN)/ruff check .
@@ -52,6 +65,45 @@ chaos: $(STAMP)  ## read a million hostile files, kill a thousand runs, damage w
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/chaos.py --trials 1150 --output benchmarks/results/chaos.json
 	$(BIN)/python benchmarks/reliability.py
 
+$(RELEASE)/.installed:
+	test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check build cyclonedx-bom pip-audit
+	touch $@
+
+dist: $(RELEASE)/.installed  ## build wheel and sdist, and try the wheel in an empty environment (PINS=constraints-oldest.txt)
+	rm -rf dist build src/*.egg-info $(INSTALLED)
+	$(RELEASE)/bin/python -m build --outdir dist .
+	$(RELEASE)/bin/python -m build --wheel --outdir build/from-tree .
+	$(RELEASE)/bin/python release/contents.py dist build/from-tree
+	$(PYTHON) -m venv --without-pip $(INSTALLED)
+	$(RELEASE)/bin/python -m pip --python $(INSTALLED)/bin/python install --quiet --disable-pip-version-check \
+		-c $(PINS) "$$(echo dist/*.whl)[train]"
+	$(INSTALLED)/bin/python -I release/smoke.py
+
+$(INSTALLED)/bin/propulsion:
+	$(MAKE) dist
+
+sbom: $(INSTALLED)/bin/propulsion  ## list what `make dist` installed as a CycloneDX SBOM, dist/sbom.json
+	$(RELEASE)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/sbom.json $(INSTALLED)/bin/python
+
+audit: $(INSTALLED)/bin/propulsion  ## ask for known vulnerabilities of what `make dist` installed (needs the network)
+	mkdir -p build
+	$(RELEASE)/bin/python -m pip --python $(INSTALLED)/bin/python freeze --exclude propulsion-peft \
+		| sed 's/+.*//' > build/installed.txt  # torch 2.13.0+cpu is known as 2.13.0
+	$(RELEASE)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r build/installed.txt
+
+coverage: $(STAMP)  ## run the whole suite and say which lines of src no test runs
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n $(WORKERS) --cov --cov-report=term-missing:skip-covered
+
+mutants: $(STAMP)  ## mutate the gains and the poolings, and list the mutants that no test notices (half an hour)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mutmut>=3.8,<4'
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/mutmut run
+	$(BIN)/mutmut results
+
+soak: $(STAMP)  ## 64 clients against a server while adapters come and go (ten minutes)
+	$(BIN)/python benchmarks/soak.py --minutes 10
+
 reference: $(STAMP)  ## write docs/cli.md and docs/architectures.md, which tests compare with the code
 	$(BIN)/python -m propulsion_tools.cli.reference > docs/cli.md
 	$(BIN)/python -m website.architectures > docs/architectures.md
@@ -63,4 +115,4 @@ docs-serve: $(STAMP)  ## show the site at http://127.0.0.1:8000 while you write 
 	$(BIN)/mkdocs serve
 
 clean:  ## remove the environment and what the tools left
-	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site src/*.egg-info
+	rm -rf $(VENV) $(OLDEST) $(RELEASE) $(INSTALLED) $(PROGRAMS) mutants .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site src/*.egg-info

@@ -70,7 +70,8 @@ def build(name: str, dtype: torch.dtype, device: str = "cpu") -> nn.Module:
         transformers.AutoModelForCausalLM if subject.causal else transformers.AutoModelForSequenceClassification
     )
     torch.manual_seed(0)
-    return auto_class.from_config(config, dtype=dtype).to(device).train()
+    with torch.device(device):
+        return auto_class.from_config(config, dtype=dtype).train()
 
 
 def batch(name: str, rows: int, length: int, device: str = "cpu") -> dict[str, Tensor]:

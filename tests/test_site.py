@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,9 +18,9 @@ from propulsion.architectures import ARCHITECTURES
 from propulsion.targets import PRESETS
 from propulsion_tools.cli import commands
 from propulsion_tools.cli.parsing import parse
+from tests.browser import chromium
 
 ROOT = Path(__file__).parent.parent
-CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
 DOCS = ROOT / "docs"
 GUIDE = ("index", "quickstart", "method", "choosing", "training", "from_ia3_and_lora", "troubleshooting")
 EVIDENCE = ("results", "performance", "theory")
@@ -132,13 +131,8 @@ def test_the_python_reference_shows_the_help_of_every_field(site: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as engine:
-        opened = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 def test_the_search_works_where_the_site_is_opened_as_a_file(site: Path, browser: Any) -> None:

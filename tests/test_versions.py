@@ -16,7 +16,7 @@ else:
     import tomli as tomllib
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS = ("train", "report", "distributed", "quantization", "kernels")
+EXTRAS = ("train", "report", "distributed", "quantization", "kernels", "serve")
 # We use private names of these, or places that they move in minor releases.
 FRAGILE = ("torch", "transformers", "peft", "accelerate", "datasets", "jsonargparse")
 

@@ -15,8 +15,8 @@ For these {count} architectures the presets of `target_modules` know which layer
 `embedding`, `query`, `key` and `value`. A model's architecture is `model.config.model_type`.
 
 Any other model works as well, by a list of module names, a regular expression or PEFT's `all-linear`. Linear layers,
-GPT-2's `Conv1D`, embeddings, convolutions in one to three dimensions, LayerNorms, and linear layers quantized by
-bitsandbytes can be steered. RMSNorms cannot, nor can the parts of `nn.MultiheadAttention`.
+GPT-2's `Conv1D`, embeddings, convolutions in one to three dimensions, LayerNorms, group norms, batch norms, and linear
+layers quantized by bitsandbytes can be steered. RMSNorms cannot, nor can the parts of `nn.MultiheadAttention`.
 
 Where one layer computes queries, keys and values, they cannot be steered one by one: use `attn`. Where the feed-forward
 parts are a mixture of experts, `all` and `mlp` steer every expert, with gains of its own, and never the router.

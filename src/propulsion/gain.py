@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from propulsion import kernels
+from propulsion import kernels, triton_kernels
 from propulsion.ownership import is_unshared
 from propulsion.upstream.torch_private import is_forward_mode, is_recorded, is_transformed
 
@@ -126,11 +126,15 @@ class _Scale(torch.autograd.Function):
         # Where v is overwritten, the gradient is had from y by dividing by z, which must not be 0 then.
         divides = in_place and trains and lookup is None
         ctx.degree, ctx.divides, ctx.shape = degree, divides, output.shape
-        divisor = divisor_of(z, output.dtype, divides)
-        # Without history, as all that is computed in here; a second derivative gives it back to them.
-        ctx.detached = divisor, power(divisor, degree)
         # .data: the result shares v's memory without being a view of v, so that autograd need not rebase v's history.
-        result = kernels.multiply(output, ctx.detached[1], out=output.data if in_place else None)
+        out = output.data if in_place else None
+        # Without history, as all that is computed in here; a second derivative gives it back to them.
+        if triton_kernels.suits(output, z):
+            ctx.detached = None
+            result = triton_kernels.multiply(output, z, out, degree, divides)
+        else:
+            ctx.detached = _divisor_and_gains(z, output.dtype, degree, divides)
+            result = kernels.multiply(output, ctx.detached[1], out=out)
         values = (None, *lookup) if lookup else (result if in_place else output, None, None)
         ctx.save_for_backward(z, *(values if trains else (None, None, None)))
         return result
@@ -143,7 +147,11 @@ class _Scale(torch.autograd.Function):
         overwrite = needs_output and not is_transformed() and is_unshared(grad_outputs)
         if table is not None:
             values = functional.embedding(ids, table)
-        divisor, gains = ctx.detached
+        if ctx.detached is None and needs_z and kernels.is_plain(grad_outputs[0]):
+            grad, values = grad_outputs[0].contiguous(), values.contiguous()
+            how = (needs_output, overwrite, ctx.degree, ctx.divides)
+            return *triton_kernels.multiply_backward(grad, values, z, *how), None, None, None
+        divisor, gains = ctx.detached or _divisor_and_gains(z.detach(), grad_outputs[0].dtype, ctx.degree, ctx.divides)
         if torch.is_grad_enabled():  # for a second derivative
             divisor = z + (divisor - z).detach()  # the same numbers, with z's history
             gains = power(divisor, ctx.degree)
@@ -154,6 +162,12 @@ class _Scale(torch.autograd.Function):
             grad_output = grad_output.sum_to_size(ctx.shape)
         grad_z = None if grad_gains is None else times_derivative(grad_gains, divisor, ctx.degree, ctx.divides)
         return grad_output, grad_z, None, None, None
+
+
+def _divisor_and_gains(z: Tensor, dtype: torch.dtype, degree: int, divides: bool) -> tuple[Tensor, Tensor]:
+    """What sums over an output of this dtype may be divided by, and its power."""
+    divisor = divisor_of(z, dtype, divides)
+    return divisor, power(divisor, degree)
 
 
 def power(z: Tensor, degree: int) -> Tensor:

@@ -57,7 +57,7 @@ class _Gain(NamedTuple):
 class Product(NamedTuple):
     """All that a layer does while one adapter is active in it: the base layer's output times a gain."""
 
-    gain: Tensor  # of shape (d_out, ...)
+    gain: Tensor  # of shape (d_out,)
     base_layer: nn.Module
     vectors: dict[str, nn.Module]  # the layer's, by the adapter's name
     name: str
@@ -130,13 +130,13 @@ class _FixedGains:
         return self.keep(layer, adapter_name, layer.pooled_gain(adapter_name))
 
     def keep(self, layer: MergeableLayer, adapter_name: str, pooled: Tensor) -> Tensor:
-        """Remember the pooled gains of an adapter in a layer, as they meet the output's channels."""
-        vector, gain = layer.propulsion_delta[adapter_name], layer.align(pooled)
+        """Remember the pooled gains of an adapter in a layer."""
+        vector = layer.propulsion_delta[adapter_name]
         parameters, weight = vars(vector)[PARAMETERS], vector.weight
         self.known[layer, adapter_name] = _Gain(
-            gain, vector, parameters, weight, times_changed(weight), weight.data_ptr()
+            pooled, vector, parameters, weight, times_changed(weight), weight.data_ptr()
         )
-        return gain
+        return pooled
 
 
 _FIXED: ContextVar[_FixedGains | None] = ContextVar("fixed gains", default=None)
@@ -188,7 +188,7 @@ def fixed_product(layer: MergeableLayer) -> Product | None:
 
 
 def fixed_gain(layer: MergeableLayer, adapter_name: str) -> Tensor | None:
-    """The gains of an adapter in a layer if they are fixed, (1, ...) or (2, ...), broadcasting with the output."""
+    """The gains of an adapter in a layer if they are fixed, as `PropulsionLayer.pooled_gain` gives them."""
     fixed = None if is_compiling() else _FIXED.get()
     if fixed is None or is_grad_enabled() or is_traced() or is_transformed() or is_forward_mode():
         return None

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
 from propulsion.advice import listed, lists_of_blocks, on_blocks, on_entry
 from propulsion.config import PropulsionConfig
-from propulsion.errors import AdapterFileError, AdapterNameError, BaseModelError, TargetError, near_misses
+from propulsion.errors import AdapterFileError, AdapterNameError, BaseModelError, LayerError, TargetError, near_misses
 from propulsion.experts import ExpertWeight, holds_experts
 from propulsion.heads import is_saved_whole
 from propulsion.layer_kinds import kind_of
@@ -113,6 +114,24 @@ def check_not_compiled(modules: Iterable[str]) -> None:
             "This model, or a part of it, is compiled: put the adapter into the model first, and then compile what "
             "get_peft_model or PeftModel.from_pretrained returns."
         )
+
+
+def check_not_in_parts(matched: dict[str, nn.Module]) -> None:
+    """Refuse layers of which each process has a part: a vector would not be shared out, nor its gradient added up.
+
+    Raises:
+        LayerError: Says how to load the model.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    from torch.distributed.tensor import DTensor  # slow to import, and missing where PyTorch has been built without it
+
+    for name, module in matched.items():
+        if any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+            raise LayerError(
+                f"{name} has a part of its weights in each process (a DTensor): load the model without tp_plan or "
+                "distributed_config, put the adapter into it, and let FSDP2 spread it after that."
+            )
 
 
 def check_saved_shapes(peft_config: PropulsionConfig, matched: dict[str, nn.Module]) -> None:

@@ -82,8 +82,7 @@ def multiply_backward(
     Returns:
         ∂L/∂v = s ⊙ ∂L/∂y, and Σ ∂L/∂y ⊙ saved over all that `scale` was broadcast over, in the gains' dtype.
     """
-    many_at_once = is_transformed() or not has_storage(grad)
-    if torch.is_grad_enabled() or many_at_once:  # enabled for a second derivative
+    if not is_plain(grad):
         grad_values = (grad * scale).to(grad.dtype) if needs_values else None
         return grad_values, None if saved is None else _product_sum_reference(grad, saved, scale)
     grad = grad.contiguous()
@@ -92,6 +91,11 @@ def multiply_backward(
     # The sum before the product, which may overwrite what the sum reads.
     grad_scale = None if saved is None else _product_sum(grad, saved, scale)
     return multiply(grad, scale, out=grad if overwrite else None) if needs_values else None, grad_scale
+
+
+def is_plain(grad: Tensor) -> bool:
+    """Whether a gradient is numbers in memory, of which no second derivative and not many at once are wanted."""
+    return not torch.is_grad_enabled() and not is_transformed() and has_storage(grad)
 
 
 def _product_sum(grad: Tensor, saved: Tensor, scale: Tensor) -> Tensor:

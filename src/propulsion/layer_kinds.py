@@ -62,7 +62,43 @@ class Conv3d(PropulsionLayer):
     size_name, input_size_name, weight_axis, output_axis = "out_channels", "in_channels", 0, -4
 
 
-KINDS: tuple[type[PropulsionLayer], ...] = (Linear, Conv1D, Embedding, LayerNorm, Conv1d, Conv2d, Conv3d)
+class _ChannelNorm(PropulsionLayer):
+    """Steers a normalisation whose channels follow the rows, whatever follows them."""
+
+    weight_axis, output_axis = 0, 1
+
+
+class GroupNorm(_ChannelNorm):
+    """Steers nn.GroupNorm by channel."""
+
+    base_class = nn.GroupNorm
+    size_name = input_size_name = "num_channels"
+
+
+class BatchNorm1d(_ChannelNorm):
+    """Steers nn.BatchNorm1d by channel."""
+
+    base_class = nn.BatchNorm1d
+    size_name = input_size_name = "num_features"
+
+
+class BatchNorm2d(_ChannelNorm):
+    """Steers nn.BatchNorm2d by channel."""
+
+    base_class = nn.BatchNorm2d
+    size_name = input_size_name = "num_features"
+
+
+class BatchNorm3d(_ChannelNorm):
+    """Steers nn.BatchNorm3d by channel."""
+
+    base_class = nn.BatchNorm3d
+    size_name = input_size_name = "num_features"
+
+
+CONVOLUTIONS = (Conv1d, Conv2d, Conv3d)
+NORMS = (LayerNorm, GroupNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d)
+KINDS: tuple[type[PropulsionLayer], ...] = (Linear, Conv1D, Embedding, *CONVOLUTIONS, *NORMS)
 
 
 def kind_of(module: nn.Module, name: str) -> type[PropulsionLayer]:

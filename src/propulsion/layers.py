@@ -52,7 +52,7 @@ class PropulsionLayer(SeeThrough, MergeableLayer):
     base_class: type[nn.Module]  # exactly this one gives fresh memory that its backward does not read
     size_name: str  # the base layer's attribute with d_out
     input_size_name = "in_features"  # and that with d_in
-    output_axis = -1  # where the base layer's output has its channels, counted from the end
+    output_axis = -1  # where the base layer's output has its channels, as in `axes_after`
     weight_axis: int  # where its weight has them
 
     def __init__(self, base_layer: nn.Module, owns_output: bool = False) -> None:
@@ -152,7 +152,8 @@ class PropulsionLayer(SeeThrough, MergeableLayer):
         """The base layer's output, steered by the active adapters or, with `adapter_names`, each row by its own."""
         if not kwargs and (product := fixed_product(self)) is not None:
             output = product.output_of_base(x, args)
-            return multiply(output, product.gain, out=output if self._may_overwrite(output) else None)
+            gain = self.align(product.gain, output)
+            return multiply(output, gain, out=output if self._may_overwrite(output) else None)
         adapter_names = kwargs.pop("adapter_names", None)
         if self.disable_adapters:
             if self.merged:
@@ -184,14 +185,14 @@ class PropulsionLayer(SeeThrough, MergeableLayer):
 
     def _steer(self, output: Tensor, adapter_name: str, in_place: bool, x: Tensor | None = None) -> Tensor:
         if adapter_name in self.propulsion_bias:
-            output = (output + self.align(self.propulsion_bias[adapter_name]())).to(output.dtype)
+            output = (output + self.align(self.propulsion_bias[adapter_name](), output)).to(output.dtype)
         if (gain := fixed_gain(self, adapter_name)) is not None:
-            return steer(output, gain, in_place)
+            return steer(output, self.align(gain, output), in_place)
         degree, lookup = self.propulsion_degree[adapter_name], self._lookup(output, x)
         if len(degree) == 1:  # its own pool: the power and its derivative belong to the product
-            z = self.align(self.propulsion_delta[adapter_name]())
+            z = self.align(self.propulsion_delta[adapter_name](), output)
             return steer(output, z, in_place, lookup, degree[0])
-        return steer(output, self.align(self.pooled_gain(adapter_name)), in_place, lookup)
+        return steer(output, self.align(self.pooled_gain(adapter_name), output), in_place, lookup)
 
     def own(self, adapter_names: Iterable[str]) -> list[str]:
         """Those of some adapters that steer this layer."""
@@ -204,11 +205,13 @@ class PropulsionLayer(SeeThrough, MergeableLayer):
 
     def _known_gain(self, adapter_name: str) -> Tensor:
         gain = fixed_gain(self, adapter_name)
-        return self.pooled_gain(adapter_name) if gain is None else gain.flatten(1)
+        return self.pooled_gain(adapter_name) if gain is None else gain
 
-    def align(self, values: Tensor) -> Tensor:
+    def align(self, values: Tensor, output: Tensor) -> Tensor:
         """(..., d_out) → (..., d_out, 1, ...), so that it meets the output's channels."""
-        return values if self.output_axis == -1 else values.reshape(*values.shape, *[1] * (-1 - self.output_axis))
+        if self.output_axis == -1:
+            return values
+        return values.reshape(*values.shape, *[1] * axes_after(self.output_axis, output))
 
     def _forward_mixed(self, output: Tensor, x: Tensor, adapter_names: Sequence[str]) -> Tensor:
         """Steer each row by the adapter of its name; "__base__" and adapters without this layer leave it alone."""
@@ -228,7 +231,8 @@ class PropulsionLayer(SeeThrough, MergeableLayer):
             )
         names = names_of_rows(adapter_names, output)
         rows = torch.tensor([known.index(name) + 1 if name in known else 0 for name in names], device=output.device)
-        shape = (len(rows), *[1] * (output.dim() - 1 + self.output_axis), -1, *[1] * (-1 - self.output_axis))
+        after = axes_after(self.output_axis, output)
+        shape = (len(rows), *[1] * (output.dim() - 2 - after), -1, *[1] * after)
         if any(name in self.propulsion_bias for name in known):
             zero = torch.zeros(self.out_features, device=output.device)
             biases = [self.propulsion_bias[name]() if name in self.propulsion_bias else zero for name in known]
@@ -244,6 +248,16 @@ class PropulsionLayer(SeeThrough, MergeableLayer):
 
     def __repr__(self) -> str:
         return "propulsion." + super().__repr__()
+
+
+def axes_after(axis: int, output: Tensor) -> int:
+    """How many axes an output has after that of its channels.
+
+    Args:
+        axis: That of its channels: -1, -2, ... from the end, or 1 for the one after the rows, however many follow.
+        output: Of a layer.
+    """
+    return -1 - axis if axis < 0 else output.dim() - 1 - axis
 
 
 def _rename_old_keys(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -34,10 +34,6 @@ class MergeableLayer(BaseTunerLayer):
         """As `PropulsionLayer.pooled_gain`."""
         raise NotImplementedError
 
-    def align(self, values: Tensor) -> Tensor:
-        """As `PropulsionLayer.align`."""
-        raise NotImplementedError
-
     def check_mergeable(self, adapter_name: str) -> None:
         """Refuse to merge what cannot be folded into the base layer's weights.
 

@@ -34,6 +34,7 @@ from propulsion.injection_checks import (
     check_adapter_name,
     check_name_beside_heads,
     check_not_compiled,
+    check_not_in_parts,
     check_saved_shapes,
     check_targets,
     is_left_in,
@@ -123,6 +124,7 @@ class PropulsionModel(BaseTuner):
         named = {name: module for name, module in modules.items() if self._matches(peft_config, name, model)}
         matched = {**split_experts(named), **self._match_parameters(peft_config, modules)}
         check_targets(peft_config, modules, matched)
+        check_not_in_parts(matched)
         if peft_config.base_fingerprint:
             is_pretrained = hasattr(getattr(model, "config", None), "model_type")
             check_fingerprint(peft_config.base_fingerprint, with_expert_weights(modules), strict=is_pretrained)

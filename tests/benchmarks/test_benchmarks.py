@@ -95,6 +95,35 @@ def test_one_round_writes_what_the_report_reads(
     assert "not measured" in page.read_text()  # memory was not
 
 
+@pytest.mark.usefixtures("small")
+def test_memory_over_four_bits_is_measured_beside_bfloat16_and_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    import quantized_memory
+
+    import report
+
+    few = ["--methods", "propulsion-all", "--batch", "1", "--length", "8", "--threads", "1"]
+    quantized_memory.main([*few, "--output", str(tmp_path / "quantized.json")])
+    rows = json.loads((tmp_path / "quantized.json").read_text())["rows"]
+    measured = {(row["dtype"], row["method"]): row for row in rows}
+    assert set(measured) == {
+        (base, method) for base in quantized_memory.BASES for method in ("floor", "propulsion-all")
+    }
+    four, sixteen = (measured[base, "propulsion-all"] for base in quantized_memory.BASES)
+    in_linears = 12 * (4 * 64 * 64 + 3 * 64 * 256)
+    assert sixteen["base_mib"] - four["base_mib"] == pytest.approx(in_linears * (16 - 4) / 8 / 2**20, abs=0.15)
+    assert four["trainable"] == sixteen["trainable"] > 0
+    assert measured["4-bit", "floor"]["trainable"] == 0
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(report, "PAGE", tmp_path / "performance.md")
+    report.main()
+    page = (tmp_path / "performance.md").read_text()
+    assert page.count("is QLoRA") == 1
+    assert "### llama-110m, bfloat16, 1 × 8 tokens" in page
+
+
 def test_a_goal_is_met_or_says_by_how_much_not(monkeypatch: pytest.MonkeyPatch) -> None:
     import report
 
@@ -133,11 +162,10 @@ def test_the_page_opens_with_what_a_reader_compares() -> None:
         {"benchmark": "something else", "rows": [{"command": "--version"}]},
     ]
     table = "\n".join(report.glance(records))
-    assert (
-        "| | trained parameters | file | training step, bfloat16 | kept, float32 | peak of a step, float32 |" in table
-    )
-    assert "| LoRA r = 8, query and value | 512 | 2 KiB | – | 1.50 | 1,024 MiB |" in table
-    assert "| full fine-tuning | – | – | 1.25 | – | – |" in table
+    costs = "training step, bfloat16 | kept, float32 | kept, bfloat16 | peak of a step, float32"
+    assert f"| | trained parameters | file | {costs} |" in table
+    assert "| LoRA r = 8, query and value | 512 | 2 KiB | – | 1.50 | – | 1,024 MiB |" in table
+    assert "| full fine-tuning | 512 | 2 KiB | 1.25 | – | 2.00 | – |" in table
     assert "vera" not in table
 
 

@@ -22,6 +22,7 @@ from propulsion_tools.compare.plan import cells, final_runs, named_tries, select
 from propulsion_tools.errors import OptionError, ToolsError
 from propulsion_tools.records import RunSpec
 from propulsion_tools.report.rerun_commands import flags
+from propulsion_tools.report.summary import Summary
 from tests.grids import MakeGrid
 
 GOOD: dict[str, Any] = {"methods": ["head", "lora"], "tasks": ["docstrings"]}
@@ -146,6 +147,16 @@ def test_rates_are_chosen_without_the_validation_split_and_finals_see_it() -> No
     assert all(run.spec.selection_fraction == 0 for run in final_runs(made, cell, tries[0]))
     shorter = selection_run(made, cell, replace(tries[0], share=0.5, head_learning_rate=0.25)).spec
     assert (shorter.num_train_epochs, shorter.head_learning_rate) == (0.5, 0.25)
+
+
+def test_settings_are_chosen_without_the_validation_split() -> None:
+    made = grid(settings={"selection_fraction": 0.5}, learning_rates={"all": [5e-4, 1e-3]})
+    cell = cells(made)[0]
+    assert all(run.spec.selection_fraction == 0.5 for run in final_runs(made, cell, named_tries(made, cell)[0]))
+    assert "50% of the training rows" in Summary(made, {}).scored_rows
+    assert Summary(grid(), {}).scored_rows == "the validation split"
+    with pytest.raises(OptionError, match="selection"):
+        grid(methods={"lora": {"method": "lora", "selection_fraction": 0.5}})
 
 
 def test_a_row_wins_over_a_task_and_a_task_over_the_settings() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,10 @@ import pytest
 from propulsion_tools.inspection.inspect_adapter import inspect_adapter
 from propulsion_tools.theory.kernel_figure import KernelSnapshot, names_with_room
 from propulsion_tools.theory.kernel_html import kernels_page
+from tests.browser import chromium
 from tests.inspection.conftest import Save
 from tests.inspection.test_gains import bert_deltas
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 LABELS = [name for name in ("networkx", "numpy", "a & b <c>", "transformers") for _ in range(6)]
 
 
@@ -46,13 +43,8 @@ def test_a_phone_is_told_how_wide_it_is(file: Path) -> None:
 
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as engine:
-        opened = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.mark.slow

@@ -205,6 +205,7 @@ def test_activations_larger_than_a_chunk(name: str, dtype: torch.dtype) -> None:
 def test_bfloat16_is_rounded_once() -> None:
     output, gains = random(64, 48, seed=1, dtype=torch.bfloat16), 1 + random(48, seed=2, dtype=torch.float32)
     expected = (output.double() * gains.double()).bfloat16()
+    assert torch.equal(scale_reference(output, gains), (output.float() * gains).bfloat16())
     for in_place in (False, True):
         torch.testing.assert_close(scale(output.clone(), gains, in_place), expected, rtol=2**-8, atol=0)
         assert torch.equal(scale(output.clone(), gains, in_place), (output.float() * gains).bfloat16())
@@ -251,10 +252,15 @@ def test_in_place_keeps_only_the_result() -> None:
     assert memory(scale_reference)  # v: the test can fail
 
 
-def test_in_place_writes_over_the_output() -> None:
-    output = random(4, 6, seed=1, dtype=torch.float32)
-    result = scale(output, torch.full((6,), 2.0), in_place=True)
+@every_shape
+def test_in_place_writes_over_the_output(name: str) -> None:
+    shape, gain_shape = SHAPES[name]
+    output = random(*shape, seed=1, dtype=torch.float32)
+    result = scale(output, torch.full(gain_shape, 2.0), in_place=True)
     assert result.data_ptr() == output.data_ptr()
+
+
+def test_what_the_caller_does_not_own_is_kept() -> None:
     kept = random(4, 6, seed=1, dtype=torch.float32)
     assert scale(kept, torch.full((6,), 2.0)).data_ptr() != kept.data_ptr()
     assert torch.equal(kept, random(4, 6, seed=1, dtype=torch.float32))
@@ -268,9 +274,13 @@ def test_what_cannot_be_overwritten_is_not(output: Tensor) -> None:
     assert torch.equal(output, before)
 
 
-def test_gains_with_more_rows_than_the_output_widen_it() -> None:
-    output, gains = random(1, 4, 5, seed=1), random(3, 1, 5, seed=2)
-    assert_agrees(output, gains, random(3, 4, 5, seed=3))
+@pytest.mark.parametrize(
+    ("shape", "gain_shape"),
+    [((1, 4, 5), (3, 1, 5)), ((3, 1), (5,)), ((1, 5), (5, 1)), ((3, 1, 5), (1, 5, 1)), ((2, 5, 1), (5,))],
+)
+def test_gains_of_a_wider_shape_than_the_output_widen_it(shape: tuple[int, ...], gain_shape: tuple[int, ...]) -> None:
+    output, gains = random(*shape, seed=1), random(*gain_shape, seed=2)
+    assert_agrees(output, gains, random(*torch.broadcast_shapes(shape, gain_shape), seed=3))
 
 
 def test_frozen_gains_keep_no_activations() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from propulsion import kernels, triton_kernels
+from propulsion.gain import scale, scale_reference
 from tests.propulsion.steered import relative_error
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -147,22 +148,76 @@ def test_kernels_of_triton(name: str, dtype: torch.dtype, needs_values: bool) ->
 
 
 @on_triton
+@pytest.mark.parametrize("degree", [0, 1, 2, 15, 55])
+@pytest.mark.parametrize("is_divisor", [True, False])
+@pytest.mark.parametrize("name", ["linear", "rows"])
+def test_kernels_of_triton_compute_the_power(name: str, degree: int, is_divisor: bool) -> None:
+    values, grad, z = example(*SHAPES[name], torch.float32)
+    z = 1 + (z - 1) / 10
+    z.view(-1)[0] = 0.0
+    on_device = [tensor.to(DEVICE) for tensor in (values, grad, z)]
+    product = triton_kernels.multiply(on_device[0], on_device[2], None, degree, is_divisor)
+    saved = product if is_divisor else on_device[0]
+    found = triton_kernels.multiply_backward(on_device[1], saved, on_device[2], True, False, degree, is_divisor)
+    exact = [tensor.double().requires_grad_() for tensor in (values, z)]
+    expected = exact[0] * exact[1] ** degree
+    (expected * grad).sum().backward()
+    close = 2e-6 + degree * torch.finfo(torch.float32).eps / 2  # by so much a rounded z changes z^k
+    assert relative_error(product.cpu().double(), expected.detach()) < close
+    for own, other in zip(found, exact, strict=True):
+        assert own is not None
+        if degree or other is exact[0]:
+            assert relative_error(own.cpu().double(), other.grad) < close
+        else:
+            assert not own.any()
+
+
+@on_triton
 @every_dtype
-def test_gains_from_a_bank(dtype: torch.dtype) -> None:
-    values, grad, _ = example((4, 33, 70), (70,), dtype)
-    bank, index = 1 + 0.3 * torch.randn(3, 70), torch.tensor([2, 0, 2, 2])
-    product = triton_kernels.multiply(values.to(DEVICE), bank.to(DEVICE), index=index.to(DEVICE))
-    grad_values, total = triton_kernels.multiply_backward(
-        grad.to(DEVICE), values.to(DEVICE), bank.to(DEVICE), index=index.to(DEVICE)
-    )
-    of_rows = bank[index].unsqueeze(1)
-    sums = (grad.double() * values.double()).sum(1)
-    expected = torch.zeros(3, 70, dtype=torch.float64).index_add_(0, index, sums)
-    assert grad_values is not None
-    assert_rounded(product, values.float() * of_rows)
-    assert_rounded(grad_values, grad.float() * of_rows)
-    assert relative_error(total.cpu().double(), expected) < 2e-6
-    assert not total[1].any()
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_step_on_triton_is_that_of_the_formula(
+    in_place: bool, trains: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values, grad, z = (tensor.to(DEVICE) for tensor in example(*SHAPES["linear"], dtype))
+    z = (1 + (z - 1) / 10).requires_grad_(trains)
+    if INTERPRETED:  # whose tensors are on the CPU
+        monkeypatch.setattr(triton_kernels, "suits", lambda values, z: triton_kernels._rows(values, z) is not None)
+    assert triton_kernels.suits(values, z)
+    leaf = values.clone().requires_grad_()
+    result = scale(leaf * 1, z, in_place, None, 15)
+    result.backward(grad)
+    other, z_double = values.double().requires_grad_(), z.detach().double().requires_grad_()
+    expected = scale_reference(other, z_double, 15)
+    expected.backward(grad.double())
+    close = 2e-6 if dtype == torch.float32 else torch.finfo(dtype).eps
+    pairs = [(result.detach(), expected.detach()), (leaf.grad, other.grad)]
+    for own, exact in [*pairs, (z.grad, z_double.grad)] if trains else pairs:
+        assert relative_error(own.double(), exact) < close
+    assert trains or z.grad is None
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_triton_compiles_the_kernels_for_a_gpu_that_is_not_there(dtype: str, capability: int) -> None:
+    """Triton's interpreter takes what its compiler refuses: annotations, for one, which broke every step on a GPU."""
+    if not triton_kernels.AVAILABLE or INTERPRETED:
+        pytest.skip("Triton is not installed, or interprets: make kernels")
+    from triton import compile
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    power = {"DEGREE": 15, "BITS": 4, "IS_DIVISOR": True, "TOKENS": 32, "BLOCK": 128}
+    data = f"*{dtype}"
+    sizes = dict.fromkeys(("all_tokens", "tokens", "share", "parts", "channels"), "i32")
+    pointers = {"values": data, "out": data, "grad": data, "saved": data, "grad_values": data}
+    types = sizes | pointers | dict.fromkeys(("z", "sums", "grad_z"), "*fp32")
+    for kernel in (triton_kernels._multiply, triton_kernels._backward, triton_kernels._derivative):
+        constants = {name: value for name, value in power.items() if name in kernel.arg_names}
+        constants |= {"NEEDS_VALUES": True} if "NEEDS_VALUES" in kernel.arg_names else {}
+        signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+        built = compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", capability, 32))
+        assert ".visible .entry" in built.asm["ptx"]
 
 
 def test_kernels_of_triton_in_its_interpreter() -> None:
@@ -172,7 +227,7 @@ def test_kernels_of_triton_in_its_interpreter() -> None:
         pytest.skip("this is its interpreter")
     # The interpreter has to be chosen before Triton is imported.
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "triton or bank", __file__],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "triton", __file__],
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,

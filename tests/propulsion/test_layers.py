@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from transformers.pytorch_utils import Conv1D
 
-from propulsion import PropulsionConfig
+from propulsion import AdapterBank, PropulsionConfig, fixed_gains
 from propulsion.errors import LayerError, MergeError
 from tests.propulsion.steered import batch, layers, relative_error, result, steered_model, train_by_chance
 
@@ -28,6 +34,14 @@ def floats(*shape: int) -> torch.Tensor:
     return torch.randn(*shape)
 
 
+def scaled_norm(norm: nn.Module) -> nn.Module:
+    """A normalisation with a weight and a bias that are not those of its start."""
+    with torch.no_grad():
+        norm.weight.normal_()
+        norm.bias.normal_()
+    return norm.eval()
+
+
 KINDS = {
     "Linear": (lambda: nn.Linear(4, 6), floats(2, 3, 4), 6, -1),
     "Linear without bias": (lambda: nn.Linear(4, 6, bias=False), floats(5, 4), 6, -1),
@@ -38,6 +52,13 @@ KINDS = {
     "Conv1d": (lambda: nn.Conv1d(4, 6, 3), floats(2, 4, 9), 6, -2),
     "Conv2d": (lambda: nn.Conv2d(4, 6, 3, groups=2), floats(2, 4, 9, 9), 6, -3),
     "Conv3d": (lambda: nn.Conv3d(4, 6, 3, bias=False), floats(2, 4, 5, 5, 5), 6, -4),
+    "GroupNorm": (lambda: scaled_norm(nn.GroupNorm(2, 6)), floats(2, 6, 5, 4), 6, 1),
+    "GroupNorm of a sequence": (lambda: scaled_norm(nn.GroupNorm(3, 6)), floats(3, 6, 7), 6, 1),
+    "GroupNorm of vectors": (lambda: scaled_norm(nn.GroupNorm(3, 6)), floats(5, 6), 6, 1),
+    "BatchNorm1d": (lambda: scaled_norm(nn.BatchNorm1d(6)), floats(5, 6), 6, 1),
+    "BatchNorm1d of sequences": (lambda: scaled_norm(nn.BatchNorm1d(6)), floats(5, 6, 7), 6, 1),
+    "BatchNorm2d": (lambda: scaled_norm(nn.BatchNorm2d(6)), floats(3, 6, 5, 4), 6, 1),
+    "BatchNorm3d": (lambda: scaled_norm(nn.BatchNorm3d(6)), floats(3, 6, 2, 3, 4), 6, 1),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 FIELDS = [{"degree": 3}, {"degree": 2, "train_bias": True}, {"num_vectors": 2, "degree": [2, 15], "pooling": "l2"}]
@@ -77,6 +98,36 @@ def test_merging_and_unmerging(kind: str, fields: dict) -> None:
     assert torch.equal(model(x), expected)
     merged = model.merge_and_unload()
     assert type(merged.layer) is type(build())
+
+
+@every_kind
+def test_gains_that_are_fixed_are_the_same(kind: str) -> None:
+    build, x, *_ = KINDS[kind]
+    model = steered(build(), degree=3)
+    with torch.no_grad():
+        expected = model(x)
+        with fixed_gains(model):
+            assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("kind", ["Conv2d", "GroupNorm", "GroupNorm of a sequence", "BatchNorm1d", "BatchNorm3d"])
+def test_each_row_has_the_gains_of_its_own_adapter(kind: str) -> None:
+    build, x, *_ = KINDS[kind]
+    fields = {"a": {"degree": 3, "train_bias": True}, "b": {"num_vectors": 2, "degree": [1, 2], "pooling": "l2"}}
+    base = One(build()).eval()
+    alone = {name: steered(copy.deepcopy(base.layer), **fields[name]).eval() for name in fields}
+    train_by_chance(alone["b"], seed=2)
+    mixed = steered(copy.deepcopy(base.layer), **fields["a"])
+    mixed.add_adapter("b", PropulsionConfig(target_modules=["layer"], **fields["b"]))
+    train_by_chance(mixed.eval(), "b", seed=2)
+    bank = AdapterBank(copy.deepcopy(base))
+    for name, model in alone.items():
+        bank.add(name, model)
+    names = ["b", "a", "__base__", "b", "a"][: len(x)]
+    with torch.no_grad():
+        expected = torch.stack([{"__base__": base, **alone}[name](x)[row] for row, name in enumerate(names)])
+        torch.testing.assert_close(mixed(x, adapter_names=[{"a": "default"}.get(n, n) for n in names]), expected)
+        torch.testing.assert_close(bank(x, adapter_names=names), expected)
 
 
 @every_kind
@@ -216,6 +267,44 @@ def test_4_bit_weights_on_the_cpu_are_not_merged() -> None:
     with pytest.raises(MergeError, match="repacked"):
         model.merge_and_unload()
     assert torch.equal(model(torch.ones(1, 64)), before)
+
+
+@pytest.fixture(name="group_of_one")
+def _group_of_one(tmp_path: Path) -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_weights_in_parts_are_refused() -> None:
+    base = One(nn.Linear(4, 6))
+    parallelize_module(base, init_device_mesh("cpu", (1,)), {"layer": ColwiseParallel()})
+    with pytest.raises(LayerError, match=r"layer has a part of its weights in each process.*without tp_plan"):
+        get_peft_model(base, PropulsionConfig(target_modules=["layer"]))
+    assert not list(layers(base))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_torchao_weights_are_trained_saved_and_not_merged(tmp_path: Path) -> None:
+    quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
+    torch.manual_seed(0)
+    base, x = One(nn.Linear(64, 128)), torch.randn(4, 64)
+    quantization.quantize_(base, quantization.Int8WeightOnlyConfig())
+    expected = base(x).detach()
+    model = get_peft_model(copy.deepcopy(base), PropulsionConfig(target_modules=["layer"], degree=2))
+    assert torch.equal(model.eval()(x), expected)
+    train_by_chance(model)
+    (layer,) = layers(model)
+    gain = (1 + layer.propulsion_delta["default"].weight[0]) ** 2
+    torch.testing.assert_close(model(x), expected * gain)
+    model(x).sum().backward()
+    assert layer.propulsion_delta["default"].weight.grad.abs().sum() > 0
+    model.save_pretrained(tmp_path)
+    assert torch.equal(PeftModel.from_pretrained(base, tmp_path).eval()(x), model(x))
+    with pytest.raises(MergeError, match=r"torchao cannot be merged into.*leave the adapter unmerged"):
+        model.merge_and_unload()
+    torch.testing.assert_close(model(x), expected * gain)
 
 
 def test_outputs_that_others_keep_or_change_are_not_overwritten() -> None:

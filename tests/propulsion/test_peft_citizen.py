@@ -232,6 +232,32 @@ def test_weighted_adapters(kind: str) -> None:
     assert relative_error(result(model, inputs), expected) < 1e-6
 
 
+def test_weighted_biases_add_up() -> None:
+    fields = {"task_type": None, "train_bias": True}
+    model = steered_model("roberta", **fields)
+    for seed, name in enumerate(("second", "third"), start=5):
+        model.add_adapter(name, config(**fields))
+        train_by_chance(model, name, seed=seed)
+    names, weights = ["default", "second", "third"], [0.25, 2.0, -1.0]
+    model.add_weighted_adapter(names, weights, "sum_of_all")
+    with_bias = [layer for layer in layers(model) if "sum_of_all" in layer.propulsion_bias]
+    assert with_bias
+    for layer in with_bias:
+        expected = sum(w * layer.propulsion_bias[n].weight for n, w in zip(names, weights, strict=True))
+        torch.testing.assert_close(layer.propulsion_bias["sum_of_all"].weight, expected)
+
+
+def test_no_root_is_taken_of_a_gain_that_is_not_positive() -> None:
+    model = steered_model("roberta", task_type=None)
+    with torch.no_grad():
+        next(layers(model)).propulsion_delta["default"].weight[0, 0] = -1.5
+    with pytest.raises(ConfigError, match="use 'linear'"):
+        model.add_weighted_adapter(["default"], [0.5], "root", combination_type="product")
+    model.add_weighted_adapter(["default"], [2.0], "square", combination_type="product")
+    square = next(layers(model)).propulsion_delta["square"].weight[0, 0]
+    assert float(square.detach()) == pytest.approx(0.5**2 - 1)
+
+
 def test_weighted_adapters_have_the_head_of_the_first_and_say_so(tmp_path) -> None:
     model = steered_model("roberta")
     model.add_adapter("second", config())

@@ -238,6 +238,11 @@ def knows_quantized_layers(private: Any) -> None:
     assert not private.is_four_bit(None)
 
 
+def knows_torchao(private: Any) -> None:
+    assert issubclass(private.TorchaoBackend, private.QuantizationBackend)
+    assert private.TorchaoBackend.supports_merge
+
+
 def knows_four_bits(private: Any) -> None:
     bitsandbytes = pytest.importorskip("bitsandbytes")
     four = private.quantization_of(bitsandbytes.nn.Linear4bit(2, 2))
@@ -418,7 +423,8 @@ CANARIES = [
            without(peft.utils.quantization_utils, "resolve_quantization_backend")),
     Canary("Bnb4bitBackend", PEFT, knows_four_bits,
            without(peft.utils.quantization_utils, "resolve_quantization_backend",
-                   lambda layer: peft.utils.quantization_utils.Bnb8bitBackend())),
+                   lambda layer, **kwargs: peft.utils.quantization_utils.Bnb8bitBackend())),
+    Canary("TorchaoBackend", PEFT, knows_torchao, without(peft.utils.quantization_utils, "TorchaoBackend")),
     Canary("BaseTunerLayer._get_base_layer_device_and_dtype", PEFT, tells_device_and_dtype,
            without(BaseTunerLayer, "_get_base_layer_device_and_dtype")),
     Canary("the warning of merged adapters", PEFT, hides_the_warning_of_merged_adapters,

@@ -80,11 +80,13 @@ def test_where_files_go_and_what_is_shown_is_no_identity() -> None:
         "resume_from_checkpoint",
         "disable_tqdm",
         "report_to",
+        "joint",
     }
 
 
 def test_what_neither_the_optimizer_nor_the_order_of_rows_depends_on_may_change() -> None:
     where = "output_dir overwrite_output_dir resume_from_checkpoint device_map use_cpu disable_tqdm report_to"
+    where += " joint"
     how_long = "num_train_epochs max_steps early_stopping_patience"
     how = "attn_implementation gradient_checkpointing per_device_train_batch_size gradient_accumulation_steps"
     scored = "eval_strategy eval_steps per_device_eval_batch_size max_eval_samples"
@@ -129,6 +131,7 @@ def test_what_a_grid_says_elsewhere() -> None:
         "output_dir",
         "overwrite_output_dir",
         "resume_from_checkpoint",
+        "joint",
         "smoke",
     }
 

@@ -15,12 +15,14 @@ from propulsion_tools.records.options import EvaluateOptions, PredictOptions, Re
 from propulsion_tools.records.run_spec import EVALUATE, PREDICT, REGRESS
 
 CLASSES = [item for name, item in vars(options).items() if name.endswith("Options")]
-# Like a run's fields by name, but not the same: a list of tasks, the folder of a grid, and what a list is narrowed to.
+# Like a run's fields by name, but not the same: a list of tasks, the folder of a grid, what a list is
+# narrowed to, and a limit of all requests.
 OWN = {
     ("AblateOptions", "task"),
     ("AblateOptions", "output_dir"),
     ("CompareOptions", "output_dir"),
     ("RecipesOptions", "task"),
+    ("ServeOptions", "max_new_tokens"),
     ("RecipesOptions", "method"),
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ from propulsion_tools.compare.runner import run_grid
 from propulsion_tools.report.paper_scores import paper_score
 from propulsion_tools.report.summary import ranked
 from propulsion_tools.report.write import write_report
+from tests.browser import chromium
 from tests.grids import Here, MakeGrid, Notes, grids
-
-CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +44,9 @@ def finished(tiny_model: Path, data_dir: Path, tmp_path_factory: pytest.TempPath
 @pytest.fixture
 def page(finished: tuple[Grid, Path], request: pytest.FixtureRequest) -> Iterator[Any]:
     """The report in a browser that must not complain and must not ask the network for anything."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     said: list[str] = []
     asked: list[str] = []
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         opened = browser.new_page(viewport={"width": getattr(request, "param", 1280), "height": 800})
         opened.on("console", lambda message: said.append(message.text))
         opened.on("pageerror", lambda error: said.append(str(error)))
@@ -60,7 +54,6 @@ def page(finished: tuple[Grid, Path], request: pytest.FixtureRequest) -> Iterato
         opened.goto(finished[1].as_uri())
         opened.wait_for_selector("html[data-drawn]")
         yield opened
-        browser.close()
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from propulsion_tools.errors import CollapseError, NotFiniteError
+from propulsion_tools.errors import CollapseError, NotFiniteError, OptionError
 from propulsion_tools.records import RunRecord, RunSpec
 from propulsion_tools.training import collapse, trainer
 from propulsion_tools.training.build import build
@@ -20,6 +20,7 @@ from propulsion_tools.training.data import load_data
 from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.run import train
 from propulsion_tools.training.trainer import RunTrainer, make_trainer
+from propulsion_tools.upstream.transformers_private import OpenTrainer
 from tests.training.test_run import assert_equal_adapters, kill_at
 
 MakeSpec = Callable[..., RunSpec]
@@ -194,6 +195,38 @@ def test_where_much_is_trained_a_collapse_is_said_and_not_mended(
     record = train(make_spec(**LONG))
     assert [event["back_to"] for event in record.collapses] == [None]
     assert any("went on as it was" in note for note in record.notes)
+
+
+def launched_with(monkeypatch: pytest.MonkeyPatch, plugin: str) -> None:
+    """`Trainer` finds that accelerate has been told to use DeepSpeed or FSDP."""
+    begin = OpenTrainer.__init__
+
+    def found(self: OpenTrainer, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        setattr(self, f"is_{plugin}_enabled", True)
+
+    monkeypatch.setattr(OpenTrainer, "__init__", found)
+
+
+def test_under_deepspeed_a_collapse_is_said_and_not_mended(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec()
+    alone = trainer_of(spec)
+    assert alone.collapse_watch.keeps_copies
+    alone.collapse_watch.on_train_begin(alone.args, alone.state, alone.control, optimizer=alone.create_optimizer())
+    assert alone.collapse_watch.can_go_back()
+    launched_with(monkeypatch, "deepspeed")
+    watch = trainer_of(spec).collapse_watch
+    watch.load_tensors(alone.collapse_watch.tensors())  # of a run that goes on under DeepSpeed
+    assert not watch.keeps_copies
+    assert not watch.can_go_back()
+
+
+def test_fsdp_of_version_1_is_refused(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched_with(monkeypatch, "fsdp")
+    with pytest.raises(OptionError, match="set fsdp_version to 2"):
+        trainer_of(make_spec())
 
 
 def seen(losses: list[float], loss_of_guessing: float | None, make_spec: MakeSpec) -> list[int]:

@@ -23,6 +23,7 @@ from propulsion.errors import AdapterNameError, LayerError
 from propulsion.gain import reads_the_program
 from propulsion.kernels import FEW, multiply
 from propulsion.layer_kinds import kind_of
+from propulsion.layers import axes_after
 from propulsion.mixed_batches import Rows, entries, names_of_rows, run_by_adapter
 from propulsion.pooling import steer
 from propulsion.targets import leaves_outputs_alone
@@ -82,15 +83,21 @@ class Batch(Rows[int]):
         """A batch that has only this adapter."""
         return Batch(self.model, self.values, self.columns, [self.entries[row]])
 
-    def parts(self, layer: str, output: Tensor, axis: int) -> tuple[Tensor | None, ...]:
-        """The gain, the gain of outputs < 0 and the bias of a layer, for each row of its output."""
+    def parts(self, layer: str, output: Tensor, after: int) -> tuple[Tensor | None, ...]:
+        """The gain, the gain of outputs < 0 and the bias of a layer, for each row of its output.
+
+        Args:
+            layer: Its name.
+            output: Its output.
+            after: How many axes that has after its channels.
+        """
         key = (layer, len(output), output.dim())
         if (found := self._views.get(key)) is not None:
             return found
         rows = self.rows if self.is_alike else self._rows_of(output)
         is_whole = self.is_alike or len(rows) == len(self.rows)
         lines = self._lines(rows) if is_whole and not self.is_packed else None
-        parts = tuple(self._part(layer, part, rows, lines, output, axis) for part in ("gain", "negative", "bias"))
+        parts = tuple(self._part(layer, part, rows, lines, output, after) for part in ("gain", "negative", "bias"))
         if lines is not None:
             self._views[key] = parts
         return parts
@@ -117,12 +124,11 @@ class Batch(Rows[int]):
         return self._gathered[len(rows)]
 
     def _part(
-        self, layer: str, part: Part, rows: Sequence[int], lines: Tensor | None, output: Tensor, axis: int
+        self, layer: str, part: Part, rows: Sequence[int], lines: Tensor | None, output: Tensor, after: int
     ) -> Tensor | None:
         if (layer, part) not in self.steered:
             return None
         span = slice(*self.columns[layer, part])
-        after = [1] * (-1 - axis)
         if lines is None:
             index = torch.tensor(rows, device=self.values.device)
             values = self.values[:, span].index_select(0, index)
@@ -130,8 +136,8 @@ class Batch(Rows[int]):
                 values = values.unflatten(0, (-1, self.width))
             return values
         if lines.dim() == 1:
-            return lines[span].view(-1, *after)
-        return lines[:, span].reshape(len(lines), *[1] * (output.dim() - 1 + axis), -1, *after)
+            return lines[span].view(-1, *[1] * after)
+        return lines[:, span].reshape(len(lines), *[1] * (output.dim() - 2 - after), -1, *[1] * after)
 
 
 def _row(entry: Entry | None) -> int:
@@ -231,7 +237,7 @@ class Steering:
         batch = found[1]
         if args and not batch.is_alike and args[0].dim() < 2:
             output = self._of_positions(batch, args[0], output)
-        gain, negative, bias = batch.parts(name, output, axis)
+        gain, negative, bias = batch.parts(name, output, axes_after(axis, output))
         assert gain is not None
         if bias is not None:
             output = (output + bias).to(output.dtype)

@@ -17,7 +17,12 @@ from peft.config import PeftConfigMixin
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _maybe_include_all_linear_layers
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from peft.utils.other import get_pattern_key
-from peft.utils.quantization_utils import Bnb4bitBackend, QuantizationBackend, resolve_quantization_backend
+from peft.utils.quantization_utils import (
+    Bnb4bitBackend,
+    QuantizationBackend,
+    TorchaoBackend,
+    resolve_quantization_backend,
+)
 from torch import nn
 
 # What we override, by the class of PEFT that has it. PEFT calls these by name, so that one which it renamed would be
@@ -125,8 +130,14 @@ def matches_pattern(pattern: str, name: str) -> bool:
 
 
 def quantization_of(layer: nn.Module) -> QuantizationBackend | None:
-    """How PEFT reads and writes the weights of a quantized layer; None for any other. Not in its documentation yet."""
-    return resolve_quantization_backend(layer)
+    """How PEFT reads and writes the weights of a quantized layer; None for any other. Not in its documentation yet.
+
+    Torchao's weights are not merged into: to quantize them again takes what only the model's configuration knows.
+    """
+    backend = resolve_quantization_backend(layer, get_apply_tensor_subclass=object)
+    if isinstance(backend, TorchaoBackend):
+        backend.supports_merge = False
+    return backend
 
 
 def is_four_bit(quantization: QuantizationBackend | None) -> bool:

@@ -27,6 +27,7 @@ from propulsion_tools.records.options import (
     PredictOptions,
     RecipesOptions,
     RegressionOptions,
+    ServeOptions,
 )
 from propulsion_tools.training.going_on import after_grid, after_predict, after_train
 
@@ -102,12 +103,15 @@ def _train(spec: RunSpec) -> None:
 
 
 def _evaluate(adapter_dir: str, options: EvaluateOptions) -> None:
-    from propulsion_tools.training import console
+    from propulsion_tools.training import console, processes
     from propulsion_tools.training.evaluate import evaluate
+    from propulsion_tools.training.notify import keep_quiet
 
-    metrics = evaluate(Path(adapter_dir), options, console.show)
-    console.show(console.metrics_table(metrics, adapter_dir))
-    _write_json(options.output, metrics, console.show)
+    metrics = evaluate(Path(adapter_dir), options, console.show if processes.is_first() else keep_quiet)
+    processes.leave_process_group()
+    if processes.is_first():
+        console.show(console.metrics_table(metrics, adapter_dir))
+        _write_json(options.output, metrics, console.show)
 
 
 def _write_json(file: str | None, values: Any, notify: Callable[[str], None]) -> None:
@@ -119,9 +123,11 @@ def _write_json(file: str | None, values: Any, notify: Callable[[str], None]) ->
 
 
 def _predict(adapter_dir: str, options: PredictOptions) -> None:
+    from propulsion_tools.training import processes
     from propulsion_tools.training.predict import predict
 
     predict(Path(adapter_dir), options, partial(print, file=sys.stderr))
+    processes.leave_process_group()
 
 
 def _inspect(adapter_dir: str, options: InspectOptions) -> None:
@@ -218,6 +224,17 @@ def _demo(options: DemoOptions) -> None:
     demo(options)
 
 
+def _serve(options: ServeOptions) -> None:
+    from propulsion_tools.errors import check_installed
+    from propulsion_tools.training.console import show
+
+    for package in ("fastapi", "uvicorn", "prometheus_client"):
+        check_installed(package, "serve")
+    from propulsion_tools.serving.command import serve
+
+    serve(options, show)
+
+
 def _compare(path: str, options: CompareOptions) -> None:
     from propulsion_tools.compare.command import compare, require_a_finished_run
     from propulsion_tools.compare.grid_file import read_grid
@@ -280,6 +297,7 @@ COMMANDS = {
         ADAPTER_DIR,
         "folder of an adapter that PEFT saved",
     ),
+    "serve": Command("answer over HTTP with many adapters of one base model", ServeOptions, _serve),
     "ntk": Command("compare a method's tangent kernel with that of full fine-tuning", NtkOptions, _ntk, heading=THEORY),
     "jacobian": Command("see whether training stays in the kernel regime", JacobianOptions, _jacobian, heading=THEORY),
     "bound": Command("hold the theorem's bound against a model's own weights", BoundOptions, _bound, heading=THEORY),

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from propulsion_tools.compare.grid import Grid
+from propulsion_tools.compare.groups import Grouping
 from propulsion_tools.compare.local_backend import Backend, LocalProcesses
 from propulsion_tools.compare.plan import Cell, cells, final_runs, usual_rates
 from propulsion_tools.compare.process import cores
@@ -20,6 +21,7 @@ from propulsion_tools.compare.run_store import RunStore
 from propulsion_tools.compare.runner import run_grid
 from propulsion_tools.errors import DataError, OptionError, RunsFailedError, require
 from propulsion_tools.records import RunRecord
+from propulsion_tools.records.fields import AUTO
 from propulsion_tools.records.options import CompareOptions
 from propulsion_tools.training.base_models import model_path
 from propulsion_tools.training.console import size
@@ -28,12 +30,14 @@ from propulsion_tools.training.trained_files import weight_bytes
 OTHER_METHODS_SHARE, FILES_BESIDE = 0.05, 2 * 2**20  # of the base model's weights; tokenizer, answers, curves
 
 
-def compare(grid: Grid, options: CompareOptions) -> list[CellResult]:
+def compare(grid: Grid, options: CompareOptions, costs_matter: bool = True) -> list[CellResult]:
     """Run what is missing.
 
     Args:
         grid: The grid.
         options: How to run it.
+        costs_matter: Whether a reader asks what a run takes, so that those that count are trained alone unless it is
+            said that they are not.
 
     Raises:
         OptionError: The disk is too small for it, another process runs it, or its archive cannot be read.
@@ -41,19 +45,26 @@ def compare(grid: Grid, options: CompareOptions) -> list[CellResult]:
         SchemaVersionError: A record was written under another version of the schema.
     """
     require("plotly", "report")  # not only after all that was run
-    results = all_results(grid) if options.report_only else _run_missing(grid, options)
+    results = all_results(grid) if options.report_only else _run_missing(grid, options, costs_matter)
     if options.archive:
         archive_runs(grid, results)
     return results
 
 
-def _run_missing(grid: Grid, options: CompareOptions) -> list[CellResult]:
+def _run_missing(grid: Grid, options: CompareOptions, costs_matter: bool) -> list[CellResult]:
     check_data(grid)
     check_folders(grid)
     check_disk(grid)
     backend = make_backend(options)
     with GridProgress(grid, backend.slots) as progress:
-        return run_grid(grid, backend, progress, options.retry_failed)
+        return run_grid(grid, backend, progress, options.retry_failed, grouping(options, costs_matter))
+
+
+def grouping(options: CompareOptions, costs_matter: bool = True) -> Grouping | None:
+    """Which runs are trained together; None: none are."""
+    if options.joint is False:
+        return None
+    return Grouping(finals=options.joint is True or not costs_matter, measure=options.joint == AUTO)
 
 
 def archive_runs(grid: Grid, results: list[CellResult]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 from propulsion_tools.compare.process import train_in_process
@@ -40,6 +41,7 @@ def demo(options: DemoOptions) -> None:
     write_atomically(texts, "".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     show("What to do next:", "", *(f"  {command}" for command in next_commands(folder, texts)), "")
     own = f"{program()} train --data_dir FOLDER"
+    show(f"To answer over HTTP with what was trained: {program()} serve --adapters {shlex.quote(str(folder))}")
     show(f"And with data of your own, train and validation files in one folder: {own}")
 
 

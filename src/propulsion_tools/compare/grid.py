@@ -29,7 +29,8 @@ class Grid:
         name: Names the folder, if `output_dir` does not.
         methods: Fields of `RunSpec` by the label of a row, ``method`` among them.
         tasks: Fields of `RunSpec` by the label of a task, ``task`` among them.
-        settings: Fields of `RunSpec` for all runs; those of a task win over these, and those of a row over both.
+        settings: Fields of `RunSpec` for all runs; those of a task win over these, and those of a row over both. With
+            ``selection_fraction`` the final runs, too, are scored on training rows set aside: to choose settings.
         learning_rates: Rates to choose from, by label of a row or under ``all``, or `AUTO`: found around the method's
             own, which the other rows have.
         seeds: Seeds of the final runs.
@@ -70,7 +71,7 @@ class Grid:
         for label, task in self.tasks.items():
             get_task(str(task["task"]))
             check_settings(task, f"the task {label!r}")
-        check_settings(self.settings, "settings")
+        check_settings(self.settings, "settings", but={"selection_fraction"})
         check_settings(self.selection, "selection", but={"seed", "selection_fraction"})
         if self.selection.get("selection_fraction") == 0:
             raise OptionError("selection_fraction must be above 0: a rate chosen on the validation split is no choice.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -11,8 +12,8 @@ from threading import Lock
 from typing import Protocol
 
 from propulsion_tools.compare.plan import Run
-from propulsion_tools.compare.process import cores, train_in_process
-from propulsion_tools.compare.run_folders import Failure
+from propulsion_tools.compare.process import cores, train_in_process, train_together_in_process
+from propulsion_tools.compare.run_folders import Failure, read_failure
 from propulsion_tools.records import RunSpec
 from propulsion_tools.training.checkpoints import last_checkpoint
 
@@ -48,6 +49,30 @@ class LocalProcesses:
     def submit(self, run: Run) -> Future[Failure | None]:
         """Start a run as soon as one of the slots is free."""
         return self._pool.submit(self._train, run)
+
+    def submit_together(self, runs: Sequence[Run], measure: bool) -> Future[list[Failure | None]]:
+        """Start runs in one process, and in one batch where they can be.
+
+        Where the process dies, those that had not ended are run again, each in a process of its own.
+
+        Args:
+            runs: Those.
+            measure: Whether they go on one after the other where that is as fast.
+        """
+        return self._pool.submit(self._train_together, list(runs), measure)
+
+    def _train_together(self, runs: list[Run], measure: bool) -> list[Failure | None]:
+        specs, first = [spec_to_train(run) for run in runs], runs[0].folder
+        try:
+            failures = train_together_in_process(specs, measure, self._threads, on_start=partial(self._started, first))
+        finally:
+            with self._lock:
+                self._running.pop(first, None)
+        ended: list[Failure | None] = []
+        for run, failure in zip(runs, failures, strict=True):
+            died = failure is not None and read_failure(Path(run.folder)) is None
+            ended.append(self._train(run) if died and not self._closed else failure)
+        return ended
 
     def _train(self, run: Run) -> Failure | None:
         try:

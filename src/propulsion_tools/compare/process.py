@@ -12,7 +12,8 @@ import textwrap
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from propulsion_tools.compare.run_folders import LOG_FILE, Failure, forget_failure, read_failure, write_failure
 from propulsion_tools.errors import is_one_sentence
-from propulsion_tools.records import RunSpec
+from propulsion_tools.records import RECORD_FILE, RunSpec
 from propulsion_tools.training.bars import clear_bars
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
@@ -63,6 +64,33 @@ def train_in_process(
     return read_failure(folder) or Failure(_death(status), status, time.monotonic() - begun) if status else None
 
 
+def train_together_in_process(
+    specs: Sequence[RunSpec], measure: bool, threads: int | None, on_start: Callable[[BaseProcess], None]
+) -> list[Failure | None]:
+    """As `train_in_process`, for several runs in one process; each has a log and, if it fails, a failure of its own.
+
+    Args:
+        specs: What to run; each names its output_dir.
+        measure: Whether they go on one after the other where that is as fast.
+        threads: How many the process may use; None: as many as there are cores.
+        on_start: Is given the process, so that it can be ended.
+
+    Returns:
+        For each None, or why there is no record.
+    """
+    folders, begun = [Path(str(spec.output_dir)) for spec in specs], time.monotonic()
+    for folder in folders:
+        forget_failure(folder)
+    with _START:
+        process = _context().Process(target=_train_together, args=(specs, measure, threads))  # type: ignore[attr-defined]
+        process.start()
+    on_start(process)
+    process.join()
+    status = process.exitcode or 0
+    died = Failure(_death(status), status, time.monotonic() - begun) if status else None
+    return [read_failure(f) or (None if (f / RECORD_FILE).is_file() else died) for f in folders]
+
+
 def _context() -> BaseContext:
     """Processes that are forked from one that has imported everything, where the system can fork."""
     if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
@@ -92,16 +120,54 @@ def _train(spec: RunSpec, threads: int | None, log: bool) -> None:
         sys.exit(_INTERRUPTED)
     except Exception as error:
         clear_bars()
-        refused = is_one_sentence(error)
-        if not refused:
-            traceback.print_exc()
-        reason = str(error) if refused else textwrap.shorten(f"{type(error).__name__}: {error}", 500)
-        status = _REFUSED if refused else _BROKEN
-        try:
-            write_failure(folder, Failure(reason, status, time.monotonic() - begun))
-        except OSError:  # the disk may be what failed
-            print(reason, file=sys.stderr)
-        sys.exit(status)
+        failure = _failure_of(error, begun, partial(print, file=sys.stderr))
+        _write_failure(folder, failure)
+        sys.exit(failure.status)
+
+
+def _failure_of(error: Exception, begun: float, tell: Callable[[str], None]) -> Failure:
+    """What is written of an error; where its message alone does not help, its traceback is told."""
+    refused = is_one_sentence(error)
+    if not refused:
+        tell("".join(traceback.format_exception(error)))
+    reason = str(error) if refused else textwrap.shorten(f"{type(error).__name__}: {error}", 500)
+    return Failure(reason, _REFUSED if refused else _BROKEN, time.monotonic() - begun)
+
+
+def _write_failure(folder: Path, failure: Failure) -> None:
+    try:
+        write_failure(folder, failure)
+    except OSError:  # the disk may be what failed
+        print(failure.error, file=sys.stderr)
+
+
+def _train_together(specs: Sequence[RunSpec], measure: bool, threads: int | None) -> None:
+    """What the process of several runs does."""
+    _die_with_grid()
+    logs, begun = [Path(str(spec.output_dir)) / LOG_FILE for spec in specs], time.monotonic()
+    for log in logs:
+        log.write_text("", encoding="utf-8")
+    _redirect(logs[0])
+    _prepare(threads)
+    from propulsion_tools.training.joint_runs import train_together
+
+    def ended(number: int, error: BaseException | None) -> None:
+        if isinstance(error, Exception):
+            failure = _failure_of(error, begun, partial(_append, logs[number]))
+            _write_failure(logs[number].parent, failure)
+
+    try:
+        done = train_together(specs, [partial(_append, log) for log in logs], measure=measure, on_end=ended)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    for log, one in zip(logs, done, strict=True):
+        way = f"one after the other: {one.apart}" if one.apart else "in one batch"
+        _append(log, f"{len(specs)} runs were trained in one process, {way}.")
+
+
+def _append(log: Path, text: str) -> None:
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"{text}\n")
 
 
 def _redirect(log: Path | None) -> None:
@@ -112,16 +178,21 @@ def _redirect(log: Path | None) -> None:
 
 
 def _train_and_show(spec: RunSpec, threads: int | None) -> None:
-    import torch
-
     from propulsion_tools.training.console import show, show_run
     from propulsion_tools.training.run import train
+
+    _prepare(threads)
+    show_run(train(spec, show))
+
+
+def _prepare(threads: int | None) -> None:
+    import torch
+
     from propulsion_tools.upstream.peft_private import hide_harmless_warnings
 
     hide_harmless_warnings()
     if threads is not None:
         torch.set_num_threads(threads)
-    show_run(train(spec, show))
 
 
 def _die_with_grid() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from propulsion_tools.compare.grid import Grid
-from propulsion_tools.compare.local_backend import Backend
+from propulsion_tools.compare.groups import Grouping
+from propulsion_tools.compare.local_backend import Backend, LocalProcesses
 from propulsion_tools.compare.plan import Cell, Run, cells
 from propulsion_tools.compare.results import CellResult, cell_result
 from propulsion_tools.compare.run_folders import Failure, Outcome, forget_failure, keep_results_only, write_failure
@@ -33,7 +34,13 @@ class Listener(Protocol):
         """So many final runs will never be, because no learning rate could be chosen for them."""
 
 
-def run_grid(grid: Grid, backend: Backend, listener: Listener, retry_failed: bool = False) -> list[CellResult]:
+def run_grid(
+    grid: Grid,
+    backend: Backend,
+    listener: Listener,
+    retry_failed: bool = False,
+    grouping: Grouping | None = None,
+) -> list[CellResult]:
     """Run all that has not been run.
 
     Args:
@@ -41,6 +48,7 @@ def run_grid(grid: Grid, backend: Backend, listener: Listener, retry_failed: boo
         backend: Where.
         listener: Is told of every run.
         retry_failed: Run again what failed before.
+        grouping: Which runs are trained together, where the backend can; None: none are.
 
     Returns:
         What came of it, cell by cell.
@@ -50,12 +58,12 @@ def run_grid(grid: Grid, backend: Backend, listener: Listener, retry_failed: boo
         SchemaVersionError: A record was written under another version of the schema.
     """
     with _alone(grid.folder):
-        work = _Work(grid, backend, listener)
+        work = _Work(grid, backend, listener, grouping)
         if retry_failed:
             for result in work.results.values():
                 for run, _ in result.failures:
                     forget_failure(Path(run.folder))
-            work = _Work(grid, backend, listener)
+            work = _Work(grid, backend, listener, grouping)
         try:
             work.run()
         finally:
@@ -66,24 +74,35 @@ def run_grid(grid: Grid, backend: Backend, listener: Listener, retry_failed: boo
 class _Work:
     """The runs that wait, those under way, and what came of the others."""
 
-    def __init__(self, grid: Grid, backend: Backend, listener: Listener) -> None:
+    def __init__(self, grid: Grid, backend: Backend, listener: Listener, grouping: Grouping | None) -> None:
         self.grid, self.backend, self.listener = grid, backend, listener
+        self.grouping = grouping if isinstance(backend, LocalProcesses) else None
         self.store = RunStore(grid.folder)
         self.results = {cell: cell_result(grid, cell, self.store.outcome) for cell in cells(grid)}
         self.waiting = deque(run for result in self.results.values() for run in result.todo)
-        self.running: dict[Future[Failure | None], Run] = {}
+        self.running: dict[Future[list[Failure | None]], list[Run]] = {}
 
     def run(self) -> None:
         """Start runs until none is left, those of a cell whose rate has just been chosen before those of the next."""
         self._report_earlier_runs()
         while self.waiting or self.running:
             while self.waiting and len(self.running) < self.backend.slots:
-                run = self.waiting.popleft()
-                self.running[self.backend.submit(run)] = run
-                self.listener.started(run)
+                self._start(self.backend.slots - len(self.running))
             done, _ = wait(self.running, return_when=FIRST_COMPLETED)
             for future in done:
-                self._end(self.running.pop(future), future.result())
+                for run, failure in zip(self.running.pop(future), future.result(), strict=True):
+                    self._end(run, failure)
+
+    def _start(self, free: int) -> None:
+        group = [self.waiting[0]] if self.grouping is None else self.grouping.first_group(self.waiting, free)
+        for run in group:
+            self.waiting.remove(run)
+        if len(group) > 1 and self.grouping is not None and isinstance(self.backend, LocalProcesses):
+            self.running[self.backend.submit_together(group, self.grouping.measure)] = group
+        else:
+            self.running[_as_list(self.backend.submit(group[0]))] = group
+        for run in group:
+            self.listener.started(run)
 
     def _report_earlier_runs(self) -> None:
         for result in self.results.values():
@@ -115,6 +134,20 @@ class _Work:
     def _report_if_hopeless(self, result: CellResult) -> None:
         if result.is_hopeless:
             self.listener.skipped(len(self.grid.seeds))
+
+
+def _as_list(one: Future[Failure | None]) -> Future[list[Failure | None]]:
+    """The future of a group of one."""
+    group: Future[list[Failure | None]] = Future()
+
+    def pass_on(ended: Future[Failure | None]) -> None:
+        if (error := ended.exception()) is not None:
+            group.set_exception(error)
+        else:
+            group.set_result([ended.result()])
+
+    one.add_done_callback(pass_on)
+    return group
 
 
 @contextlib.contextmanager

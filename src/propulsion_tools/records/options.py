@@ -11,6 +11,7 @@ from propulsion_tools.records.fields import (
     AT_LEAST_ONE,
     NOT_NEGATIVE,
     Checked,
+    Values,
     at_least,
     borrow,
     one_of,
@@ -22,6 +23,8 @@ _option, _borrowed = partial(option, "options"), partial(borrow, RunSpec)
 BACKENDS = ("local", "ray")
 MERGED, IA3 = "merged", "peft-ia3"
 EXPORT_FORMATS = (MERGED, IA3, "peft-road", "peft-dora")
+SERVED_TASKS = one_of("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "CAUSAL_LM")
+PORT = Values("a port of 0 to 65535", lambda v: isinstance(v, int) and 0 <= v <= 65535)
 BASE_MODEL = "where the base model is, if it is not where the run says"
 
 
@@ -134,6 +137,35 @@ class ImportOptions(Checked):
     tolerance: float | None = _option(
         None, "largest difference of an output, as a share of the largest; None: 1e-4", NOT_NEGATIVE
     )
+
+
+@dataclass(frozen=True)
+class ServeOptions(Checked):
+    """Answer over HTTP with many adapters of one base model."""
+
+    adapters: str = _option(".", "folder with a folder for each adapter, or that of one adapter; nothing else is read")
+    model_name_or_path: str | None = _borrowed(
+        "model_name_or_path", default=None, text="the base model; None: the one that all adapters name"
+    )
+    task_type: str | None = _option(
+        None, "what is served, where adapters differ in it: SEQ_CLS, TOKEN_CLS, QUESTION_ANS, CAUSAL_LM", SERVED_TASKS
+    )
+    host: str = _option("127.0.0.1", "address to listen on; 0.0.0.0 for all of this machine's")
+    port: int = _option(8000, "port to listen on; 0 for a free one", PORT)
+    torch_dtype: str = _borrowed("torch_dtype", text="how the weights are kept: float32, bfloat16 or float16")
+    capacity: int | None = _option(None, "adapters on the device at once; None: all", AT_LEAST_ONE)
+    host_budget: int | None = _option(None, "bytes of host memory for the others; None: no limit", at_least(0))
+    max_adapters: int = _option(10_000, "adapters that may be known", AT_LEAST_ONE)
+    max_batch_size: int = _option(32, "rows that the model reads at once", AT_LEAST_ONE)
+    max_wait_ms: float = _option(2.0, "how long a row waits for others to fill its batch", NOT_NEGATIVE)
+    max_queue: int = _option(512, "rows that may wait; who comes then gets 429", AT_LEAST_ONE)
+    max_body_bytes: int = _option(1 << 20, "longest body of a request", AT_LEAST_ONE)
+    max_inputs: int = _option(64, "inputs of one request", AT_LEAST_ONE)
+    max_input_tokens: int = _option(4096, "tokens of one input", AT_LEAST_ONE)
+    max_new_tokens: int = _option(512, "tokens that are generated for one input", AT_LEAST_ONE)
+    request_timeout: float = _option(60.0, "seconds after which an answer is given up (504)", ABOVE_ZERO)
+    body_timeout: float = _option(10.0, "seconds that a client may take to send a body (408)", ABOVE_ZERO)
+    use_cpu: bool = _borrowed("use_cpu")
 
 
 @dataclass(frozen=True)
@@ -269,6 +301,12 @@ class CompareOptions(Checked):
     data_root: str | None = _option(None, "folder with a folder of data for each task, named like the task")
     retry_failed: bool = _option(False, "run again what failed before")
     report_only: bool = _option(False, "run nothing, write the report of what there is")
+    joint: bool | str = _borrowed(
+        "joint",
+        text="train runs on one base model in one batch (true, false or auto): with auto those that choose a learning "
+        "rate, where some steps at the start say that it is faster; with true also those that count, whose time and "
+        "memory are then those of the batch",
+    )
     archive: bool = _option(False, "also write runs.tar.xz, from which a report can be made without the runs' folders")
 
     def __post_init__(self) -> None:
@@ -276,6 +314,8 @@ class CompareOptions(Checked):
         if self.backend not in BACKENDS:
             hint = near_misses(self.backend, BACKENDS) or f" There are {' and '.join(BACKENDS)}."
             raise UnknownNameError(f"There is no backend {self.backend!r}.{hint}")
+        if self.joint is True and self.backend == "ray":
+            raise OptionError("joint true goes with --backend local: the tasks of Ray are one run each.")
         if self.ray_address is not None and self.backend != "ray":
             raise OptionError("ray_address goes with --backend ray.")
 
@@ -284,6 +324,11 @@ class CompareOptions(Checked):
 class AblateOptions(CompareOptions):
     """Run one of the paper's ablations on any task and model, and write its report."""
 
+    joint: bool | str = _borrowed(
+        "joint",
+        text="train runs on one base model in one batch: true, false, or auto (where some steps at the start say that "
+        "it is faster)",
+    )
     task: str | tuple[str, ...] = _option("docstrings", "one task or a list; see `propulsion tasks`")
     model_name_or_path: str = _borrowed("model_name_or_path", text="a folder, a hub id, or 'minilm'")
     seeds: tuple[int, ...] = _option((42,), "seeds of every row")

@@ -55,6 +55,8 @@ class RunRecord:
     """What was lost while it trained: ``step``, ``reason``, ``back_to`` (a step; None: it went on) and ``factor``."""
     rate_search: tuple[dict[str, Any], ...] = ()
     """The tries that its learning rate was chosen by: the rates, ``share`` of the run, ``score``, ``loss``, seconds."""
+    joint: int = 0
+    """How many runs were trained in one batch, this one included; its time and memory are theirs. 0: it was alone."""
     rows: dict[str, int] = field(default_factory=dict)
     """split → how many rows were trained on or scored; empty in records of before it was kept."""
     label_column: str | None = None

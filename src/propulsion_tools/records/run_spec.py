@@ -330,6 +330,17 @@ class RunSpec(Checked):
         override=(EVALUATE, REGRESS),
         smoke=set_to(True),
     )
+    joint: bool | str = _save(
+        AUTO,
+        "train the tries of --learning_rate auto in one batch: true, false, or auto (where some steps at the start say "
+        "that it is faster)",
+        one_of(True, False, AUTO),
+        identity=False,
+        may_change=True,
+        argument=NONE,
+        override=(),
+        elsewhere="say it with --joint",
+    )
     use_cpu: bool = _save(
         False,
         "stay on the CPU even if there is an accelerator",

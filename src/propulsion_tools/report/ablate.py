@@ -22,7 +22,7 @@ def ablate(name: str, options: AblateOptions) -> str:
         The path of report.html.
     """
     ablation, grid = get_ablation(name), ablation_grid(name, options)
-    results = compare(grid, options)
+    results = compare(grid, options, costs_matter=False)
     values = {row_label(ablation, value): value for value in ablation.rows}
 
     def first(summary: Summary) -> list[Figure]:

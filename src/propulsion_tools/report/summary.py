@@ -305,6 +305,12 @@ class Summary:
         return float({**SELECTION, **self.grid.selection}["selection_fraction"])
 
     @property
+    def scored_rows(self) -> str:
+        """What the final runs are scored on, in words."""
+        share = float(self.grid.settings.get("selection_fraction", 0))
+        return f"the {share:.0%} of the training rows that were set aside" if share else "the validation split"
+
+    @property
     def failures(self) -> list[tuple[str, Failure]]:
         """Every run that failed, in words, and why."""
         return [(str(run), failure) for result in self.results.values() for run, failure in result.failures]

@@ -64,6 +64,11 @@ def facts(summary: Summary) -> list[str]:
     left += [f"{len(summary.failures)} runs failed, see below"] if summary.failures else []
     if left:
         sentences.append(f"{' and '.join(left)}.")
+    if joint := sum(record.joint > 0 for record in records):
+        sentences.append(
+            f"{joint} of the final runs were trained in one batch with others: their time and memory are those of the "
+            "whole batch."
+        )
     return [*sentences, *grid.notes, *_where(records)]
 
 
@@ -104,7 +109,7 @@ def scores_table(summary: Summary) -> Table:
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     paper = any(summary.paper(row, column) for row in summary.rows for column in summary.columns)
     caption = (
-        f"Scores on the validation split, out of 100, {spread}. In bold the best and what is not behind it beyond the "
+        f"Scores on {summary.scored_rows}, out of 100, {spread}. In bold the best and what is not behind it beyond the "
         "noise of the scored rows and the seeds, underlined the same of the others; nobody, where that would be all. "
         "Full fine-tuning is left out of that, as in the paper. Parameters are those of the adapter, without the head. "
         "The last row gives every row of the split its most frequent answer."
@@ -190,9 +195,9 @@ def differences_table(summary: Summary) -> Table:
     """Each row against its best peer, by paired bootstrap."""
     caption = (
         "Points that each method is ahead of (+) or behind (−) the best of the others, with the 95 % interval of a "
-        "paired bootstrap over the rows of the validation split (1,000 resamples, the same for all). Full fine-tuning "
-        "is nobody's peer, and forms of Propulsion are compared with the best that is none. Coloured where the "
-        "interval leaves out 0 and nothing speaks against the comparison; with this many, a few do so by chance."
+        f"paired bootstrap over the rows of {summary.scored_rows} (1,000 resamples, the same for all). Full "
+        "fine-tuning is nobody's peer, and forms of Propulsion are compared with the best that is none. Coloured where "
+        "the interval leaves out 0 and nothing speaks against the comparison; with this many, a few do so by chance."
     )
     rows = []
     for row in summary.rows:

@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from propulsion_tools.errors import CollapseError
 from propulsion_tools.methods.method_callback import KeepsTensors
 from propulsion_tools.training.finite_guard import gains, last_good
+from propulsion_tools.training.sharding import sharded_like, whole
 
 WINDOW = 20
 """Steps over which a loss is averaged."""
@@ -52,14 +53,23 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
 
     def __init__(self, model: nn.Module, action: str, loss_of_guessing: float | None) -> None:
         self.action, self.loss_of_guessing = action, loss_of_guessing
-        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.keeps_copies = action == "recover" and _bytes(self.trained.values()) <= MOST_BYTES
+        self.model = model
+        self.names = [name for name, p in model.named_parameters() if p.requires_grad]
+        self.keeps_copies = action == "recover" and _bytes(self.trained().values()) <= MOST_BYTES
         self.copies: deque[tuple[int, Copy]] = deque(maxlen=COPIES)
         self.losses: list[float] = []
         self.step_loss: float | None = 0.0
         self.best: float | None = None
         self.has_learned = False
         self.events: list[dict[str, Any]] = []
+
+    def forgo_copies(self) -> None:
+        """Say a collapse and do not mend it: DeepSpeed's own float32 weights would undo what is put back."""
+        self.keeps_copies = False
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name; sharding puts other parameters in the place of those that there were."""
+        return {name: self.model.get_parameter(name) for name in self.names}
 
     def tensors(self) -> dict[str, Tensor]:
         if self.action == "ignore":
@@ -73,6 +83,8 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
             return
         for name, value in json.loads(bytes(tensors[_TEXT].tolist())).items():
             setattr(self, name, value)
+        if self.action == "recover" and not self.keeps_copies:
+            return
         copies: dict[int, Copy] = {}
         for key in tensors.keys() - {_TEXT}:
             step, name = key.split("|", 1)
@@ -136,10 +148,11 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         return mean is None or self.best is None or mean <= self.best + 0.1 * abs(self.best)
 
     def _copy(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        copy = {f"weight|{name}": p.detach().clone() for name, p in self.trained.items()}
-        for name, parameter in self.trained.items():
+        copy: Copy = {}
+        for name, parameter in self.trained().items():
+            copy[f"weight|{name}"] = _copied(parameter)
             for key, value in optimizer.state.get(parameter, {}).items():
-                copy[f"{key}|{name}"] = value.detach().clone() if isinstance(value, Tensor) else torch.tensor(value)
+                copy[f"{key}|{name}"] = _copied(value) if isinstance(value, Tensor) else torch.tensor(value)
         self.copies.append((step, copy))
 
     def _gave_up(self) -> bool:
@@ -186,8 +199,8 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
     def _go_back(self, optimizer: torch.optim.Optimizer) -> None:
         step, copy = self.copies[0]
         with torch.no_grad():
-            for name, parameter in self.trained.items():
-                parameter.copy_(copy[f"weight|{name}"])
+            for name, parameter in self.trained().items():
+                parameter.copy_(sharded_like(copy[f"weight|{name}"], parameter))
                 parameter.grad = None
                 state = optimizer.state.get(parameter, {})
                 for key, value in list(state.items()):
@@ -195,10 +208,15 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         self.copies = deque([(step, copy)], maxlen=COPIES)
 
 
+def _copied(tensor: Tensor) -> Tensor:
+    """In memory of its own, whole, so that a run may go on in another number of processes."""
+    return whole(tensor.detach()).clone()
+
+
 def _restore(state: dict[str, Any], key: str, now: Any, then: Tensor | None) -> None:
     """A value of an optimizer's state as it was; one that there was none of begins anew."""
     if isinstance(now, Tensor):
-        now.zero_() if then is None else now.copy_(then)
+        now.zero_() if then is None else now.copy_(sharded_like(then, now))
     else:
         state[key] = type(now)(0 if then is None else then.item())
 
@@ -223,15 +241,6 @@ def in_words(events: Iterable[dict[str, Any]]) -> list[str]:
             then = f"it went back to step {event['back_to']}, and on at a third of the rate"
         said.append(f"The training collapsed at step {event['step']} ({event['reason']}): {then}.")
     return said
-
-
-def mean_over_processes(value: float, device: torch.device) -> float:
-    """The mean over all processes of a run, so that all of them see the same."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    total = torch.tensor(value, device=device)
-    torch.distributed.all_reduce(total)
-    return total.item() / torch.distributed.get_world_size()
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

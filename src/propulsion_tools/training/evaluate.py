@@ -51,6 +51,7 @@ def evaluate(adapter_dir: Path, options: EvaluateOptions, notify: Notify = keep_
     data = replace(data, splits={name: data.splits[name] for name in _chosen(data, options.split)})
     job = restore(adapter_dir, record, data)
     trainer = make_trainer(job, eval_strategy="no", save_strategy="no", load_best_model_at_end=False)
+    trainer.shard_for_scoring()
     return {split: score(trainer, job, split).metrics for split in data.splits}
 
 

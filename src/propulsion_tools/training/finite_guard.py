@@ -15,6 +15,8 @@ from propulsion.layers import PropulsionLayer
 from propulsion.upstream.peft_private import name_in_base
 from propulsion_tools.errors import NotFiniteError
 from propulsion_tools.training.checkpoints import last_checkpoint
+from propulsion_tools.training.processes import holds_for_all
+from propulsion_tools.training.sharding import local, whole_parameters
 
 
 class FiniteGuard(TrainerCallback):
@@ -32,8 +34,10 @@ class FiniteGuard(TrainerCallback):
     ) -> None:
         if args.fp16:  # the scaler tries large scales first, and passes by a step whose gradients overflow
             return
-        gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
-        if not _all_finite(gradients) and not self.mend("a gradient was not finite"):
+        # Those of the optimizer are all that are trained; to go through the model takes as long as a small step.
+        trained = (p for group in kwargs["optimizer"].param_groups for p in group["params"])
+        gradients = [p.grad for p in trained if p.grad is not None]
+        if not _all_finite(gradients, args.device) and not self.mend("a gradient was not finite"):
             raise not_finite("a gradient is no longer finite", kwargs["model"], args, state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -48,19 +52,25 @@ class FiniteGuard(TrainerCallback):
 
     def _check(self, model: nn.Module, args: TrainingArguments, state: TrainerState) -> None:
         trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
-        is_finite = _all_finite(trained) and not gain_that_is_not_finite(model)
+        is_finite = _all_finite(trained, args.device) and not gain_that_is_not_finite(model)
         if not is_finite and not self.mend("the trained weights were not finite"):
             raise not_finite("the trained weights are no longer finite", model, args, state)
 
 
-def _all_finite(tensors: Iterable[Tensor]) -> bool:
+def _all_finite(tensors: Iterable[Tensor], device: torch.device) -> bool:
+    """Whether all values are, in all processes."""
+    parts = [part for tensor in tensors if (part := local(tensor)).numel()]
     # The largest magnitude is finite exactly if all are, and cannot overflow as a sum of squares could.
-    return bool(torch.isfinite(get_total_norm(tensors, norm_type=float("inf"))))
+    return holds_for_all(bool(torch.isfinite(get_total_norm(parts, norm_type=float("inf")))), device)
+
+
+def _is_of_a_gain(name: str, parameter: nn.Parameter) -> bool:
+    return ".propulsion_delta." in name
 
 
 def gains(model: nn.Module) -> dict[str, Tensor]:
     """The pooled gain of every steered layer by its name."""
-    with torch.no_grad():
+    with torch.no_grad(), whole_parameters(model, _is_of_a_gain):
         return {
             name_in_base(name): module.pooled_gain(adapter)
             for name, module in model.named_modules()

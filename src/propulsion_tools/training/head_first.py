@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,12 +23,18 @@ class HeadFirst(TrainerCallback):
     They ask for no gradient meanwhile: a backward ends where the head begins, and an optimizer passes them over.
 
     Args:
-        waiting: The parameters.
+        model: What is trained.
+        names: Of its parameters that wait.
         share: Of all steps; 0: nothing waits.
     """
 
-    def __init__(self, waiting: list[nn.Parameter], share: float) -> None:
-        self.waiting, self.share = waiting, share
+    def __init__(self, model: nn.Module, names: Sequence[str], share: float) -> None:
+        self.model, self.names, self.share = model, names, share
+
+    @property
+    def waiting(self) -> list[nn.Parameter]:
+        """The parameters; sharding puts others in the place of those that there were."""
+        return [self.model.get_parameter(name) for name in self.names]
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

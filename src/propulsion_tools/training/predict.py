@@ -21,10 +21,11 @@ from propulsion_tools.training.answer_files import RowWriter, column_names, outp
 from propulsion_tools.training.answered import Answered
 from propulsion_tools.training.asked_rows import AskedRows
 from propulsion_tools.training.data import progress_bars
-from propulsion_tools.training.device import device_of
+from propulsion_tools.training.device import device_of, uses_cpu
 from propulsion_tools.training.evaluate import restore
 from propulsion_tools.training.moved_runs import located
 from propulsion_tools.training.notify import Notify, keep_quiet
+from propulsion_tools.training.processes import from_first, is_first, meet, number_of_processes
 
 Row = dict[str, Any]
 Sink = tuple[int, Callable[[Sequence[Row]], None]]
@@ -52,7 +53,8 @@ def predict(adapter_dir: Path, options: PredictOptions, notify: Notify = keep_qu
         DataError: A row is not what its file's name says, or has no text; before the first batch is answered.
     """
     record = RunRecord.read(adapter_dir)
-    given = read_given(options.input)
+    device = meet(uses_cpu(record.spec) or options.use_cpu) if number_of_processes() > 1 else None
+    given = from_first(lambda: read_given(options.input))
     target = output_name(options.output, given)
     form = output_form(target, options.input, given)
     spec = located(record.spec, adapter_dir, options).overridden(PREDICT, options)
@@ -60,23 +62,34 @@ def predict(adapter_dir: Path, options: PredictOptions, notify: Notify = keep_qu
     job = restore(adapter_dir, replace(record, spec=spec))
     with progress_bars(not options.disable_tqdm):
         asked = AskedRows.of(job, given)
-    device, batch = device_of(spec), options.per_device_eval_batch_size
+    device, batch = device or device_of(spec), options.per_device_eval_batch_size
     if not hasattr(job.model, "hf_device_map"):  # or its weights are where they were put
         job.model.to(device)
-    bar = tqdm(total=len(given.rows), unit=" rows", desc="predict", leave=False, disable=options.disable_tqdm)
-    if target == STANDARD_STREAM or is_stream(Path(target)):
+    hidden = options.disable_tqdm or not is_first()
+    bar = tqdm(total=len(given.rows), unit=" rows", desc="predict", leave=False, disable=hidden)
+    if not is_first():
+        sink = _to_the_first()
+    elif target == STANDARD_STREAM or is_stream(Path(target)):
         sink = _to_stream(target, form, given)
     else:
         partial_file = Path(f"{target}.{_identity(adapter_dir, options, given)}.partial")
         sink = _to_file(Path(target), form, given, Answered(partial_file, batch), notify)
-    with bar, progress_bars(False), sink as (first, take):
+    with bar, progress_bars(False), sink as (kept, take):
+        first = from_first(lambda: kept)
         bar.update(first)
         for answers in asked.answers(first, batch, device):
             take(answers)
             bar.update(len(answers))
     rows = "1 row" if len(given.rows) == 1 else f"{len(given.rows):,} rows"
-    notify(f"{rows} written to {'standard output' if target == STANDARD_STREAM else target}")
+    if is_first():
+        notify(f"{rows} written to {'standard output' if target == STANDARD_STREAM else target}")
     return len(given.rows)
+
+
+@contextlib.contextmanager
+def _to_the_first() -> Iterator[Sink]:
+    """Of a process whose answers another one takes."""
+    yield 0, lambda answers: None
 
 
 def _identity(adapter_dir: Path, options: PredictOptions, given: Given) -> str:

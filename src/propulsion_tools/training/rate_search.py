@@ -19,7 +19,7 @@ from propulsion_tools.training.processes import is_first
 from propulsion_tools.training.rate_plan import FAILED, SELECTION_FRACTION, Merit, Try, merit, plan, try_spec
 
 FOLDER = "rate_search"
-TrainOne = Callable[[RunSpec, TaskData], RunRecord]
+TrainAll = Callable[[list[RunSpec], TaskData], "list[RunRecord | BaseException]"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def _in_words(rate: Any, head_rate: float | None) -> str:
     return f"{rate:.3g}" if head_rate is None else f"{rate:.3g} ({head_rate:.3g} for the head)"
 
 
-def search_rates(spec: RunSpec, data: TaskData, train_one: TrainOne, notify: Notify) -> Found:
+def search_rates(spec: RunSpec, data: TaskData, train_all: TrainAll, together: bool, notify: Notify) -> Found:
     """Choose the rates of a run on a part of its training rows.
 
     Tries that an earlier start has finished are read and not run again, unless the folder is to be overwritten.
@@ -60,7 +60,8 @@ def search_rates(spec: RunSpec, data: TaskData, train_one: TrainOne, notify: Not
     Args:
         spec: A resolved spec whose learning rate is `AUTO`.
         data: Its rows.
-        train_one: Trains a try on these rows and gives its record.
+        train_all: Trains tries on these rows, and gives the record of each or why it failed.
+        together: Whether it is given all tries of a rung at once.
         notify: Is told which try begins.
 
     Raises:
@@ -76,10 +77,13 @@ def search_rates(spec: RunSpec, data: TaskData, train_one: TrainOne, notify: Not
     usual = method.learning_rate(spec), spec.head_learning_rate
     ended: dict[Try, tuple[Merit, dict[str, Any]]] = {}
     while todo := (search := plan(*usual, lambda item: ended[item][0] if item in ended else None)).todo:
-        for item in todo:
-            rates = _in_words(item.learning_rate, item.head_learning_rate)
-            notify(f"Trying the learning rate {rates} for {item.share:.0%} of the run.")
-            ended[item] = _ended(item, spec, folder / _name(item), rows, train_one, anew)
+        for rung in [list(todo)] if together else [[item] for item in todo]:
+            for item in rung:
+                rates = _in_words(item.learning_rate, item.head_learning_rate)
+                notify(f"Trying the learning rate {rates} for {item.share:.0%} of the run.")
+            specs = [_spec_of(item, spec, folder / _name(item)) for item in rung]
+            for item, one in zip(rung, _outcomes(specs, rows, train_all, anew), strict=True):
+                ended[item] = _ended(item, one)
     if search.chosen is None:
         tried = ", ".join(f"{item.learning_rate:.3g}" for item in search.tries)
         raise OptionError(
@@ -96,27 +100,46 @@ def _name(item: Try) -> str:
     return f"lr{item.learning_rate:.4g}{head}-{item.share:g}"
 
 
-def _ended(
-    item: Try, spec: RunSpec, folder: Path, rows: TaskData, train_one: TrainOne, anew: bool
-) -> tuple[Merit, dict[str, Any]]:
-    """What came of a try, now or, unless all begins anew, before."""
-    spec = replace(
+def _spec_of(item: Try, spec: RunSpec, folder: Path) -> RunSpec:
+    return replace(
         try_spec(spec, item),
         output_dir=str(folder),
         overwrite_output_dir=True,
         resume_from_checkpoint=None,
         report_to="none",
     )
+
+
+def _outcomes(
+    specs: list[RunSpec], rows: TaskData, train_all: TrainAll, anew: bool
+) -> list[RunRecord | NotFiniteError | CollapseError]:
+    """What came of tries, now or, unless all begins anew, before.
+
+    Raises:
+        Exception: One of them failed by more than its rate.
+    """
+    # Of several processes, one may still see what the first is removing.
+    before = [None if anew else _finished(spec, Path(str(spec.output_dir))) for spec in specs]
+    todo = [spec for spec, record in zip(specs, before, strict=True) if record is None]
+    now = iter(train_all(todo, rows) if todo else [])
+    found = []
+    for spec, record in zip(specs, before, strict=True):
+        outcome = next(now) if record is None else record
+        if isinstance(outcome, BaseException) and not isinstance(outcome, (NotFiniteError, CollapseError)):
+            raise outcome
+        if isinstance(outcome, RunRecord) and is_first():
+            _keep_record_only(Path(str(spec.output_dir)), spec)
+        found.append(outcome)
+    return found
+
+
+def _ended(item: Try, outcome: RunRecord | NotFiniteError | CollapseError) -> tuple[Merit, dict[str, Any]]:
+    """How good a try was, and what is recorded of it."""
     said = {"learning_rate": item.learning_rate, "head_learning_rate": item.head_learning_rate, "share": item.share}
-    try:
-        # Of several processes, one may still see what the first is removing.
-        record = (None if anew else _finished(spec, folder)) or train_one(spec, rows)
-    except (NotFiniteError, CollapseError):
+    if not isinstance(outcome, RunRecord):
         return FAILED, {**said, "score": None, "loss": None, "seconds": 0.0}
-    if is_first():
-        _keep_record_only(folder, spec)
-    found = merit(record)
-    seconds = record.seconds["train"] + record.seconds["evaluate"]
+    found = merit(outcome)
+    seconds = outcome.seconds["train"] / max(1, outcome.joint) + outcome.seconds["evaluate"]
     return found, {**said, "score": found.score, "loss": -found.loss, "seconds": seconds}
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from propulsion_tools.errors import OptionError
+from propulsion_tools.errors import CollapseError, NotFiniteError, OptionError
 from propulsion_tools.methods.head_training import count_parameters
 from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec, atomic, files_aside
 from propulsion_tools.records.fields import AUTO
@@ -24,21 +25,26 @@ from propulsion_tools.training.manifest import write_manifest
 from propulsion_tools.training.measure import bytes_of_weights, environment, peak_memory, reset_peak
 from propulsion_tools.training.model_card import write_card
 from propulsion_tools.training.notify import Notify, keep_quiet
-from propulsion_tools.training.processes import is_first
+from propulsion_tools.training.processes import is_first, number_of_processes
 from propulsion_tools.training.rate_search import Found, search_rates
 from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.scoring import Scores, remark, score
+from propulsion_tools.training.sharding import is_trained, whole_parameters
+from propulsion_tools.training.together import Place, Together, goes_together, run_together
 from propulsion_tools.training.trained_files import save_tokenizer, save_trained, weight_bytes
 from propulsion_tools.training.trainer import RunTrainer, make_trainer
 
 
-def train(spec: RunSpec, notify: Notify = keep_quiet, data: TaskData | None = None) -> RunRecord:
+def train(
+    spec: RunSpec, notify: Notify = keep_quiet, data: TaskData | None = None, place: Place | None = None
+) -> RunRecord:
     """Train, score, measure, and write it all to the output folder; the record comes last.
 
     Args:
         spec: What to run. Fields that are None are filled in by the task and the method.
         notify: Is told what was guessed or left out, before the training starts, and what its end shows.
         data: Rows to train on; None: those that the spec names.
+        place: Among runs that are trained together; None: it is trained alone.
 
     Returns:
         What is in record.json.
@@ -65,6 +71,9 @@ def train(spec: RunSpec, notify: Notify = keep_quiet, data: TaskData | None = No
 
     # 4. The trainer of transformers trains, with the task's collator and metric.
     trainer = make_trainer(job)
+    if place is not None:
+        place.enter(job.model)
+        trainer.after_backward = place.backward
     start_fresh_head(job, trainer.args.device)
     if trainer.is_world_process_zero():
         clear(folder, keep_checkpoints=checkpoint is not None)
@@ -82,19 +91,37 @@ def train(spec: RunSpec, notify: Notify = keep_quiet, data: TaskData | None = No
 
     # 6. Time, memory and parameters are measured.
     notes = (*data.notes, *found.notes, *job.notes, *remarks)
-    record = replace(_record(job, trainer, scores, bytes_before, notes), rate_search=found.tried)
+    record = _record(job, trainer, scores, bytes_before, notes)
+    record = replace(record, rate_search=found.tried, joint=place.size if place else 0)
 
     # 7. Everything is written, and the record last: it says that all of it is there.
-    return _write(job, record, scores, folder) if trainer.is_world_process_zero() else record
+    with whole_parameters(job.model, is_trained):
+        return _write(job, record, scores, folder) if trainer.is_world_process_zero() else record
 
 
 def _with_rates(spec: RunSpec, data: TaskData, notify: Notify) -> tuple[RunSpec, Found]:
     """The spec with the rates that were given, or that are found on a part of the training rows."""
     if spec.learning_rate != AUTO:
         return spec, Found(spec)
-    found = search_rates(spec, data, lambda tried, rows: train(tried, data=rows), notify)
+    at_once = spec.joint is not False and number_of_processes() == 1 and goes_together(spec)
+    found = search_rates(spec, data, partial(_train_tries, spec.joint == AUTO), at_once, notify)
     _notify_all(notify, found.notes)
     return found.spec, found
+
+
+def _train_tries(measure: bool, specs: list[RunSpec], rows: TaskData) -> list[RunRecord | BaseException]:
+    """The record of each try, or why it failed."""
+    if len(specs) == 1:
+        try:
+            return [train(specs[0], data=rows)]
+        except (NotFiniteError, CollapseError) as error:
+            return [error]
+
+    def train_at(spec: RunSpec, place: Place) -> RunRecord:
+        return train(spec, data=rows, place=place)
+
+    turns = run_together([partial(train_at, spec) for spec in specs], Together(measure))
+    return [turn.error or turn.value for turn in turns]
 
 
 def _output_folder(spec: RunSpec) -> Path:

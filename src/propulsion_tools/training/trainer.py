@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from propulsion.upstream.peft_private import name_in_base
-from propulsion_tools.errors import NotFiniteError
+from propulsion_tools.errors import NotFiniteError, OptionError
 from propulsion_tools.methods import get_method
 from propulsion_tools.methods.head_training import is_head
 from propulsion_tools.methods.method_callback import KeepsTensors
@@ -29,12 +30,22 @@ from propulsion_tools.tasks.base import Metrics
 from propulsion_tools.training.arguments import training_arguments
 from propulsion_tools.training.build import Job
 from propulsion_tools.training.checkpoints import prune_checkpoints, seal_checkpoint
-from propulsion_tools.training.collapse import CollapseWatch, mean_over_processes
+from propulsion_tools.training.collapse import CollapseWatch
 from propulsion_tools.training.finite_guard import FiniteGuard, not_finite
 from propulsion_tools.training.fresh_head import loss_of_guessing
 from propulsion_tools.training.head_first import WAITS, HeadFirst, delay
 from propulsion_tools.training.manifest import begin
 from propulsion_tools.training.measure import StepClock
+from propulsion_tools.training.processes import holds_for_all, mean_over_processes, sum_over_processes
+from propulsion_tools.training.sharding import (
+    is_trained,
+    sharded_state,
+    takes_whole_values,
+    whole,
+    whole_parameters,
+    whole_state,
+)
+from propulsion_tools.training.shared_batches import first_rows, items, real_rows, rows_of
 from propulsion_tools.training.trained_files import (
     load_tensors,
     load_trained,
@@ -66,7 +77,7 @@ def make_trainer(job: Job, **overrides: Any) -> RunTrainer:
         spec=spec,
         heads=job.heads,
         head_learning_rate=spec.head_learning_rate,
-        head_first=HeadFirst(waiting, share),
+        head_first=HeadFirst(job.model, waiting, share),
         collapse_watch=CollapseWatch(job.model, spec.on_collapse, loss_of_guessing(job)),
         method_optimizer=method.optimizer,
         task=job.task,
@@ -83,11 +94,11 @@ def make_trainer(job: Job, **overrides: Any) -> RunTrainer:
     )
 
 
-def _waiting(job: Job) -> list[nn.Parameter]:
-    """What is trained and waits for the fresh part of the network; nothing, where all or none of it is fresh."""
+def _waiting(job: Job) -> list[str]:
+    """The trained parameters that wait for the fresh part of the network; none, where all or none of it is fresh."""
     fresh = tuple(f"{name}." for name in job.fresh)
-    trained = [(name_in_base(name), p) for name, p in job.model.named_parameters() if p.requires_grad]
-    waiting = [parameter for name, parameter in trained if not name.startswith(fresh)]
+    trained = [name for name, parameter in job.model.named_parameters() if parameter.requires_grad]
+    waiting = [name for name in trained if not name_in_base(name).startswith(fresh)]
     return waiting if len(waiting) < len(trained) else []
 
 
@@ -107,10 +118,14 @@ class RunTrainer(OpenTrainer):
             and their gradients would grow with `gradient_accumulation_steps`.
         method_optimizer: The method's own optimizer, made for a model, a learning rate and a weight decay.
         **kwargs: Those of `Trainer`.
+
+    Attributes:
+        after_backward: Is called after the backward of each batch, which may have to be brought to its end.
     """
 
     optimizer: torch.optim.Optimizer | None
     compute_metrics: Metrics | None
+    model: Any
 
     def __init__(
         self,
@@ -127,14 +142,23 @@ class RunTrainer(OpenTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
+            raise OptionError(
+                "FSDP of version 1 is not supported: set fsdp_version to 2 in accelerate's configuration."
+            )
         self.task, self.setup = task, setup
+        self.loss_is_mean, self.counted = loss_is_mean, list[int]()
         if loss_is_mean:
             self.take_loss_as_mean()
         self.spec, self.heads = spec, heads
         self.head_learning_rate = head_learning_rate
-        self.head_first = head_first or HeadFirst([], 0.0)
+        self.head_first = head_first or HeadFirst(self.model, [], 0.0)
         self.collapse_watch = collapse_watch or CollapseWatch(self.model, "ignore", None)
+        if self.is_deepspeed_enabled:
+            self.collapse_watch.forgo_copies()
         self.method_optimizer = method_optimizer
+        self._operations_of_a_token: int | None = None
+        self.after_backward: Callable[[], None] = lambda: None
         for noisy in (ProgressCallback, PrinterCallback):
             self.remove_callback(noisy)
         if not self.args.disable_tqdm:
@@ -196,6 +220,25 @@ class RunTrainer(OpenTrainer):
         delay(scheduler, self.args, num_training_steps, self.head_first.share)
         return scheduler
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The batches of a step, without rows that were repeated to fill the last, and how many items they have.
+
+        Where the model's loss is a mean, the items of all processes are counted here, for `compute_loss`. A process
+        that has no row of its own keeps one, which counts for nothing, because all of them have to take part.
+        """
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not self.loss_is_mean or not batches or len(batches) == self.args.world_size == 1:
+            return batches, count  # the mean of the one batch is that of the step
+        rows = real = rows_of(batches[-1])
+        if self.args.world_size > 1 and self.accelerator.gradient_state.end_of_dataloader:
+            # Not as accelerate counts it, which does not know it in an epoch that is gone on with.
+            last = len(self.train_dataset) % (self.args.train_batch_size * self.args.world_size)
+            real = real_rows(last, rows, self.args.process_index)
+        batches[-1] = first_rows(batches[-1], max(real, 1)) if real < rows else batches[-1]
+        self.counted = [items(batch) for batch in batches[:-1]] + [items(batches[-1]) if real else 0]
+        total = sum_over_processes(float(sum(self.counted)), self.args.device)
+        return batches, torch.tensor(max(total, 1.0), device=device)
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """A step of `Trainer`, undone or refused if its loss is not finite; the optimizer has not moved then.
 
@@ -203,6 +246,7 @@ class RunTrainer(OpenTrainer):
             NotFiniteError: Names the layer whose gain left the finite range, if one did.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
+        self.after_backward()
         # That of all processes: what one of them undoes, all of them have to.
         mean = mean_over_processes(loss.item(), self.args.device)
         if not math.isfinite(mean):
@@ -211,6 +255,15 @@ class RunTrainer(OpenTrainer):
             return torch.zeros_like(loss)
         self.collapse_watch.add(mean)
         return loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """As in `Trainer`, which goes through the whole model for each batch to count its parameters anew."""
+        main = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
+        if not isinstance(main, Tensor) or not main.numel():
+            return super().floating_point_ops(inputs)
+        if self._operations_of_a_token is None:
+            self._operations_of_a_token = super().floating_point_ops(inputs) // main.numel()
+        return self._operations_of_a_token * main.numel()
 
     def mend(self, reason: str) -> bool:
         """Go back to the last good weights, if there are some and it was not done too often."""
@@ -221,8 +274,16 @@ class RunTrainer(OpenTrainer):
         return True
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The loss of `Trainer`, of what the task shows the model of a batch."""
-        return super().compute_loss(model, self.task.arguments(self.model, inputs), *args, **kwargs)
+        """The loss of `Trainer`, of what the task shows the model of a batch.
+
+        In training, a loss that is a mean is weighed by its part of the step: `Trainer` averages over processes and
+        accumulated batches, which have different numbers of labels.
+        """
+        computed = super().compute_loss(model, self.task.arguments(self.model, inputs), *args, **kwargs)
+        if not self.counted or not self.model.training:
+            return computed
+        share = self.counted.pop(0) / kwargs["num_items_in_batch"] * self.args.world_size
+        return computed * share * self.current_gradient_accumulation_steps
 
     def prediction_step(
         self,
@@ -239,7 +300,9 @@ class RunTrainer(OpenTrainer):
         batch = self.on_device(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, batch, return_outputs=True)
-            if not torch.isfinite(loss):
+            if (own := self.own_rows(batch)) is not None:  # in all processes: with sharded weights, all take part
+                loss = self.compute_loss(model, first_rows(batch, own))
+            if not holds_for_all(bool(torch.isfinite(loss)), self.args.device):
                 raise NotFiniteError(
                     "The model's output is not finite: nothing can be scored. Lower the learning rate."
                 )
@@ -247,6 +310,19 @@ class RunTrainer(OpenTrainer):
                 return loss, None, None
             answers = self.task.answer(self.accelerator.unwrap_model(model), batch, self.setup, outputs)
         return loss, answers, batch[self.task.references]
+
+    def shard_for_scoring(self) -> None:
+        """Spread the weights over the processes under FSDP2, which `Trainer` only does with an optimizer."""
+        if self.is_fsdp_enabled:
+            self.model, self.optimizer = self.accelerator.prepare(self.model, self.create_optimizer())
+
+    def own_rows(self, batch: dict[str, Any]) -> int | None:
+        """How many rows of a batch to score count here, at least one; None: it has no repeated ones anywhere."""
+        state, rows = self.accelerator.gradient_state, rows_of(batch)
+        repeats = state.end_of_dataloader and 0 < state.remainder < rows * self.args.world_size
+        if self.args.world_size == 1 or not repeats:
+            return None
+        return max(real_rows(state.remainder, rows, self.args.process_index), 1)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """An evaluation of `Trainer` that leaves the random numbers of training alone.
@@ -268,13 +344,32 @@ class RunTrainer(OpenTrainer):
         return [item for item in self.callback_handler.callbacks if isinstance(item, KeepsTensors)]
 
     def write_weights(self, folder: Path) -> None:
-        """What was trained, what the method keeps beside it, and the tokenizer."""
-        with self.head_first.all_trainable():
+        """What was trained, what the method keeps beside it, and the tokenizer: by the first of all processes."""
+        kept = [
+            (hook.file, {name: whole(tensor) for name, tensor in hook.tensors().items()})
+            for hook in self.tensor_keepers
+        ]
+        with self.head_first.all_trainable(), whole_parameters(self.model, is_trained):
+            if not self.args.should_save:
+                return
             save_trained(self.model, folder)
-        for hook in self.tensor_keepers:
-            save_tensors(hook.tensors(), folder / hook.file)
+        for file, tensors in kept:
+            save_tensors(tensors, folder / file)
         if self.processing_class is not None:
             save_tokenizer(self.processing_class, folder)
+
+    @contextmanager
+    def reading(self, checkpoint: str | None) -> Iterator[None]:
+        """Explains what `Trainer` cannot read; it reads with `weights_only`, so that no code in a file runs.
+
+        Raises:
+            OptionError: It cannot be read, or is of another run.
+        """
+        try:
+            yield
+        except Exception as error:
+            said = " ".join(str(error).split())[:200] or type(error).__name__
+            raise OptionError(f"{checkpoint} cannot be gone on from ({said}): name another checkpoint.") from error
 
     def begin_checkpoint(self, folder: Path) -> None:
         """Remove what is there, which a kill left, or a run that this one goes on from at an earlier step."""
@@ -286,13 +381,23 @@ class RunTrainer(OpenTrainer):
 
     def take_up(self, folder: Path) -> None:
         """Be where a run was at its end; what it was about to remove then is removed now."""
+        self.shard_for_scoring()
         super().take_up(folder)
         if self.args.should_save:
             prune_checkpoints(folder, self.most_checkpoints, self.state.best_model_checkpoint)
 
+    def whole_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """An optimizer's state as one process would have it."""
+        return whole_state(state)
+
+    def sharded_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """One process's, in parts where the parameters are."""
+        assert self.optimizer is not None
+        return sharded_state(state, self.optimizer)
+
     def read_weights(self, folder: Path) -> None:
         """What was trained, and what the method keeps beside it."""
-        with self.head_first.all_trainable():
+        with self.head_first.all_trainable(), takes_whole_values(self.model):
             load_trained(self.model, folder)
         self._read_kept(folder, of_the_run=False)
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerState
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import nested_concat
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-
-from propulsion_tools.errors import OptionError
 
 __all__ = ["ExportableState", "OpenTrainer", "nested_concat"]
 # ExportableState: a callback whose state travels with the checkpoints has to be one, and it is exported nowhere else.
@@ -61,7 +60,7 @@ class OpenTrainer(Trainer):
 
     Attributes:
         most_checkpoints: How many checkpoints to keep; None: all. `Trainer` is not told: it would remove one while the
-            next is not whole yet, and at the end of the training the last, which a run that is killed then goes on from.
+            next is not whole yet, and at the end of training the last, which a run that is killed then goes on from.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -79,6 +78,10 @@ class OpenTrainer(Trainer):
     def read_run(self, folder: Path) -> None:
         """Read what it wrote about the run so far, to go on with it."""
         raise NotImplementedError
+
+    def reading(self, checkpoint: str | None) -> AbstractContextManager[None]:
+        """Where the state of a training is read; torch refuses what it cannot read in many ways."""
+        return nullcontext()
 
     def begin_checkpoint(self, folder: Path) -> None:
         """Make room for a checkpoint, in the first process, before anything of it is written."""
@@ -109,7 +112,8 @@ class OpenTrainer(Trainer):
         """A batch as `Trainer` hands it to the model."""
         return self._prepare_inputs(inputs)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """In every process, where `Trainer` asks them all: sharded weights are brought together by all of them."""
         self.write_weights(Path(output_dir or self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -122,31 +126,40 @@ class OpenTrainer(Trainer):
         if self.args.should_save:
             self.end_checkpoint(folder)
 
+    def whole_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """An optimizer's state as one process would have it; called in every process."""
+        raise NotImplementedError
+
+    def sharded_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The inverse of `whole_optimizer_state`."""
+        raise NotImplementedError
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # As from one process, so that the run may go on in any number of them.
+        state = self.whole_optimizer_state(self.optimizer.state_dict())
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.read_weights(Path(resume_from_checkpoint))
         self.read_run(Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _explained(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
+        with self.reading(checkpoint):
+            if not self.is_fsdp_enabled or checkpoint is None:
+                super()._load_optimizer_and_scheduler(checkpoint)
+                return
+            state = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
+            self.optimizer.load_state_dict(self.sharded_optimizer_state(state))
+            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _explained(checkpoint):
+        with self.reading(checkpoint):
             super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
         self.read_weights(Path(self.state.best_model_checkpoint))
-
-
-@contextmanager
-def _explained(checkpoint: str | None) -> Iterator[None]:
-    """`Trainer` reads these files with `weights_only`, so that no code in them runs; torch says so in many ways.
-
-    Raises:
-        OptionError: They cannot be read, or are of another run.
-    """
-    try:
-        yield
-    except Exception as error:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise OptionError(f"{checkpoint} cannot be gone on from ({said}): name another checkpoint.") from error

@@ -1,0 +1,34 @@
+"""Direct preference optimization with TRL. The reference is the same model with its adapter switched off."""
+
+from __future__ import annotations
+
+import tiny
+from trl import DPOConfig, DPOTrainer
+
+from propulsion import PropulsionConfig
+
+
+def main(output_dir: str = "runs/trl-dpo") -> DPOTrainer:
+    """Train, and save the adapter."""
+    trainer = DPOTrainer(
+        tiny.language_model(),
+        args=DPOConfig(
+            output_dir,
+            max_steps=10,
+            learning_rate=1e-2,
+            logging_steps=1,
+            bf16=False,
+            report_to="none",
+            save_strategy="no",
+        ),
+        train_dataset=tiny.preferences(),
+        processing_class=tiny.tokenizer(),
+        peft_config=PropulsionConfig(task_type="CAUSAL_LM", target_modules="all"),
+    )
+    trainer.train()
+    trainer.save_model(output_dir)
+    return trainer
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Who may come in, and what is noted of every request: ASGI around the application, and the check of the key."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from propulsion_tools.serving.errors import ApiError, as_api_error
+from propulsion_tools.serving.logs import LOG
+from propulsion_tools.serving.metrics import Metrics
+
+KEY_VARIABLE = "PROPULSION_API_KEY"
+FACTS = "propulsion.facts"
+"""Where a request's scope holds what the log is to say of it."""
+_OTHER = "other"
+
+
+def key_check(key: str | None) -> Callable[[Request], Awaitable[None]]:
+    """A dependency that refuses requests without the key; None: it lets all in."""
+    expected = None if key is None else key.encode()
+
+    async def check(request: Request) -> None:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        # Headers are latin-1 to Starlette, whatever bytes were sent.
+        is_right = expected is None or hmac.compare_digest(given.strip().encode("latin-1"), expected)
+        if expected is not None and not (is_right and scheme.lower() == "bearer"):
+            headers = {"WWW-Authenticate": "Bearer"}
+            raise ApiError("Send the server's key: Authorization: Bearer KEY.", 401, "invalid_api_key", headers)
+
+    return check
+
+
+def json_error(error: ApiError) -> JSONResponse:
+    """The answer to a request that is not answered."""
+    return JSONResponse(error.body, error.status, error.headers)
+
+
+class Observed:
+    """Counts, times and logs each request, and answers for what went wrong in it; no text of a user is noted.
+
+    Args:
+        app: The application.
+        metrics: Where it counts.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begin, status = time.perf_counter(), 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception as error:
+            LOG.error("failed", exc_info=error)
+            if not status:
+                await json_error(as_api_error(error))(scope, receive, noting)
+        finally:
+            self._note(scope, status, time.perf_counter() - begin)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", _OTHER)  # the pattern: the path is the client's text
+        method = scope["method"] if scope["method"] in ("GET", "POST", "DELETE") else _OTHER
+        self._metrics.requests.labels(route, method, str(status)).inc()
+        self._metrics.latency.labels(route).observe(seconds)
+        facts: dict[str, Any] = {"route": route, "method": method, "status": status, "ms": round(seconds * 1e3, 2)}
+        LOG.info("request", extra={"facts": facts | scope.get(FACTS, {})})
