@@ -5,6 +5,7 @@ python benchmarks/chaos.py --trials 1000 --output benchmarks/results/chaos.json
 Each trial is a command that trains a tiny model. It is killed by SIGKILL, once or several times: at a random moment, just
 before a random change of the file system, or in the middle of a file. Then the same command is left alone. What it leaves
 must be what it leaves when it is never killed, bit for bit: weights, optimizer, answers, and the record but for its times.
+Runs that share a batch are the same to rounding, since a kill leaves them at different steps, where they share it no longer.
 The same seed gives the same trials, but for the random moments.
 """
 
@@ -31,8 +32,12 @@ from typing import Any
 import chaos_runs as runs
 from chaos_runs import BROKEN, DONE, FULL, REFUSED, RUN, Subject
 
-SETTINGS = 36
-MOST_KILLS = 4
+SETTINGS, GROUP = 36, 36
+"""How many settings a run has; and the number that stands for several runs in one batch."""
+ROUNDING = 1e-5
+MOST_KILLS, AGAIN = 4, 0.2
+NOTHING_DONE = "nothing was done"
+FINE = ("same", "refused", NOTHING_DONE)
 DAMAGES = ("truncated", "emptied", "removed", "one bit", "other bytes", "swapped")
 
 
@@ -41,11 +46,12 @@ class Result:
     """What came of a trial.
 
     Attributes:
-        kind: kill, disk, checkpoint or adapter.
+        kind: kill, group, disk, checkpoint or adapter.
         way: How it was killed, what failed, or what was damaged.
-        outcome: "same", "refused", or what was lost.
+        outcome: "same", "refused", `NOTHING_DONE`, or what was lost.
         seconds: How long it took.
         said: What was printed, where something was lost.
+        kills: How often the run was killed.
     """
 
     kind: str
@@ -58,7 +64,7 @@ class Result:
 
 @dataclass
 class Bench:
-    """The runs that are never killed, one for each of the settings that a trial draws from.
+    """The commands that are never killed, one for each of the settings that a trial draws from.
 
     Attributes:
         root: Where everything is.
@@ -68,9 +74,11 @@ class Bench:
     root: Path
     subject: Subject
 
-    def spec(self, number: int) -> Any:
+    def command(self, number: int) -> Callable[[], object]:
         """The command with these settings."""
-        return runs.spec_of(runs.settings(number), self.subject)
+        if number == GROUP:
+            return runs.train_group(runs.group_of(self.subject))
+        return runs.train_here(runs.spec_of(runs.settings(number), self.subject))
 
     def reference(self, number: int) -> tuple[Path, float]:
         """Where the run with these settings is that was never killed, and how long it took."""
@@ -78,13 +86,13 @@ class Bench:
         return folder, float((folder / "seconds.txt").read_text())
 
     def make_reference(self, number: int) -> None:
-        """Do a run that is never killed, and label rows with it."""
+        """Do what is never killed, and label rows with it."""
         folder = self.root / f"whole-{number}"
         folder.mkdir()
         begun = time.monotonic()
-        status = runs.ended(runs.forked(folder, runs.train_here(self.spec(number))))
+        status = runs.ended(runs.forked(folder, self.command(number)))
         (folder / "seconds.txt").write_text(str(time.monotonic() - begun))
-        if status != DONE or label(self, folder) != DONE:
+        if status != DONE or (number != GROUP and label(self, folder) != DONE):
             raise RuntimeError(f"settings {number}: {(folder / 'log.txt').read_text()}")
 
     def finish(self, number: int, folder: Path) -> str:
@@ -92,67 +100,78 @@ class Bench:
 
         A run that came to its end nevertheless is not begun again.
         """
-        is_over = (folder / RUN / "record.json").is_file()
-        status = DONE if is_over else runs.ended(runs.forked(folder, runs.train_here(self.spec(number))))
+        is_over, tolerance = (folder / RUN / "record.json").is_file(), ROUNDING if number == GROUP else 0.0
+        status = DONE if is_over else runs.ended(runs.forked(folder, self.command(number)))
         if status == REFUSED:
             return "refused"
         if status != DONE:
             return f"ended with {status}"
-        return "; ".join(runs.differences(self.reference(number)[0] / RUN, folder / RUN)) or "same"
+        return "; ".join(runs.differences(self.reference(number)[0] / RUN, folder / RUN, tolerance)) or "same"
 
 
 def kill_trial(bench: Bench, draw: random.Random, folder: Path) -> Result:
     """Kill a run, some times, and leave it alone then; no kills, where it ended before."""
-    number = draw.randrange(SETTINGS)
-    _, seconds = bench.reference(number)
+    return _killed("kill", draw.randrange(SETTINGS), bench, draw, folder)
+
+
+def group_trial(bench: Bench, draw: random.Random, folder: Path) -> Result:
+    """The same of runs that are trained in one batch."""
+    return _killed("group", GROUP, bench, draw, folder)
+
+
+def _killed(kind: str, number: int, bench: Bench, draw: random.Random, folder: Path) -> Result:
     ways = []
-    for _ in range(1 + sum(draw.random() < 0.4 for _ in range(MOST_KILLS - 1))):
-        way = draw.choice(("moment", "change", "change", "middle of a file"))
-        prepare: Callable[[], None] = lambda: None  # noqa: E731
-        kill_after = None
-        if way == "moment":
-            kill_after = draw.random() * seconds
-        elif way == "change":
-            prepare = runs.at_event(draw.randrange(1, 120), runs.kill_itself)
-        else:
-            size = int(10 ** draw.uniform(0, 4))
-            prepare = runs.at_event(draw.randrange(1, 100), runs.limit_files(size, kill=True))
-        status = runs.ended(runs.forked(folder, runs.train_here(bench.spec(number)), prepare), kill_after)
+    for _ in range(1 + sum(draw.random() < AGAIN for _ in range(MOST_KILLS - 1))):
+        way, prepare, kill_after = _kill(bench.reference(number)[1], draw, most=600 if number == GROUP else 120)
+        status = runs.ended(runs.forked(folder, bench.command(number), prepare), kill_after)
         if status in (BROKEN, REFUSED):
-            return Result("kill", way, f"ended with {status} before it was killed")
+            return Result(kind, way, f"{number}: ended with {status} before it was killed", kills=1)
         if status in (-signal.SIGKILL, -signal.SIGXFSZ):
             ways.append(way)
         elif status == DONE:
             break
+    if not ways:
+        return Result(kind, "", NOTHING_DONE)
     outcome = bench.finish(number, folder)
-    return Result("kill", " + ".join(sorted(set(ways))), f"{number}: {outcome}" if outcome != "same" else outcome,
-                  kills=len(ways))  # fmt: skip
+    way = " + ".join(sorted(set(ways)))
+    return Result(kind, way, outcome if outcome == "same" else f"{number}: {outcome}", kills=len(ways))
+
+
+def _kill(seconds: float, draw: random.Random, most: int) -> tuple[str, Callable[[], object], float | None]:
+    """How a run of so many seconds is to be killed, what it prepares for that, and after how long it is from outside."""
+    way = draw.choice(("moment", "change", "change", "middle of a file"))
+    if way == "moment":
+        return way, lambda: None, draw.random() * seconds
+    if way == "change":
+        return way, runs.at_event(draw.randrange(1, most), runs.kill_itself), None
+    limit = runs.limit_files(int(10 ** draw.uniform(0, 4)))
+    return way, runs.at_event(draw.randrange(1, most), limit, too_large=signal.SIG_DFL), None
 
 
 def disk_trial(bench: Bench, draw: random.Random, folder: Path) -> Result:
     """Take a run's disk away, and give it back: the run says so in a sentence, and goes on."""
     number = draw.randrange(SETTINGS)
     way = draw.choice(("error", "error", "file too large", "small disk"))
-    spec = bench.spec(number)
+    command = bench.command(number)
     if way == "small disk":
         small, size = folder / "small", 2 ** draw.randrange(13, 17)
         small.mkdir()
         with runs.small_disk(small, size) as mounted:
             (folder / RUN).symlink_to(small)
-            status = runs.ended(runs.forked(folder, runs.train_here(spec)))
+            status = runs.ended(runs.forked(folder, command))
             (folder / RUN).unlink()
             shutil.copytree(small, folder / RUN)
         if not mounted:
-            return Result("disk", "no small disk here", "same")
+            return Result("disk", "no small disk here", NOTHING_DONE)
     elif way == "error":
         number_of_error = draw.choice(FULL)
         way = errno.errorcode[number_of_error]
         prepare = runs.at_event(draw.randrange(1, 120), runs.fail_with(number_of_error), again=True)
-        status = runs.ended(runs.forked(folder, runs.train_here(spec), prepare))
+        status = runs.ended(runs.forked(folder, command, prepare))
     else:
-        limit = runs.limit_files(int(10 ** draw.uniform(0, 4)), kill=False)
+        limit = runs.limit_files(int(10 ** draw.uniform(0, 4)))
         prepare = runs.at_event(draw.randrange(1, 100), limit)
-        status = runs.ended(runs.forked(folder, runs.train_here(spec), prepare))
+        status = runs.ended(runs.forked(folder, command, prepare))
     if status not in (DONE, REFUSED):
         return Result("disk", way, f"{number}: ended with {status}")
     said = "in time" if status == DONE else "refused"
@@ -236,7 +255,17 @@ def label(bench: Bench, folder: Path) -> int:
     return runs.ended(runs.forked(folder, lambda: predict(Path(RUN), options)))
 
 
-TRIALS = {"kill": kill_trial, "disk": disk_trial, "checkpoint": checkpoint_trial, "adapter": adapter_trial}
+TRIALS = {
+    "kill": kill_trial,
+    "group": group_trial,
+    "disk": disk_trial,
+    "checkpoint": checkpoint_trial,
+    "adapter": adapter_trial,
+}
+
+
+PART = {"kill": 1, "group": 16, "disk": 8, "checkpoint": 8, "adapter": 8}
+"""How many times less often each kind is done than runs are killed."""
 
 
 def one(bench: Bench, kind: str, number: int, seed: int, keep: Path | None = None) -> Result:
@@ -245,7 +274,7 @@ def one(bench: Bench, kind: str, number: int, seed: int, keep: Path | None = Non
     begun = time.monotonic()
     result = TRIALS[kind](bench, random.Random(f"{seed} {kind} {number}"), folder)
     result.seconds = time.monotonic() - begun
-    if result.outcome not in ("same", "refused"):
+    if result.outcome not in FINE:
         result.said = (folder / "log.txt").read_text(errors="replace")[-2000:]
         if keep is not None:
             shutil.copytree(folder, keep / folder.name, symlinks=True, dirs_exist_ok=True)
@@ -284,7 +313,7 @@ def in_workers(workers: int, do: Callable[[int], object]) -> None:
 
 def all_of(bench: Bench, todo: list[tuple[str, int]], seed: int, workers: int, keep: Path | None) -> list[Result]:
     """Do trials in several processes."""
-    in_workers(workers, lambda worker: [bench.make_reference(n) for n in range(worker, SETTINGS, workers)])
+    in_workers(workers, lambda worker: [bench.make_reference(n) for n in range(worker, GROUP + 1, workers)])
     files = [bench.root / f"{worker}.jsonl" for worker in range(workers)]
     in_workers(workers, lambda worker: work(bench, todo[worker::workers], seed, files[worker], keep))
     return [Result(**json.loads(line)) for file in files for line in file.read_text().splitlines()]
@@ -294,18 +323,18 @@ def figures(results: list[Result]) -> dict[str, Any]:
     """Counts by kind and outcome, and every trial that lost something."""
     kinds: dict[str, Any] = {}
     for kind in TRIALS:
-        of_kind = [result for result in results if result.kind == kind and (kind != "kill" or result.kills)]
-        outcomes = Counter(item.outcome if item.outcome in ("same", "refused") else "lost" for item in of_kind)
+        of_kind = [result for result in results if result.kind == kind and result.outcome != NOTHING_DONE]
+        outcomes = Counter(item.outcome if item.outcome in FINE else "lost" for item in of_kind)
         kinds[kind] = {"trials": len(of_kind), **{name: outcomes[name] for name in ("same", "refused", "lost")}}
+        kinds[kind]["kills"] = sum(item.kills for item in of_kind)
         kinds[kind]["ways"] = dict(sorted(Counter(item.way for item in of_kind).items()))
-    kinds["kill"]["kills"] = sum(result.kills for result in results)
     return kinds
 
 
 def main() -> int:
     """Do all trials, print and keep the figures; 1 if anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=1200, help="runs to kill; an eighth as many of each other kind")
+    parser.add_argument("--trials", type=int, default=1200, help="runs to kill; others are a part of that")
     parser.add_argument("--kinds", nargs="*", choices=TRIALS, default=list(TRIALS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
@@ -318,12 +347,12 @@ def main() -> int:
         subject = runs.make_subject(root)
         (root / "preload").mkdir()
         runs.preload(subject, root / "preload")
-        counts = {kind: options.trials if kind == "kill" else options.trials // 8 for kind in options.kinds}
+        counts = {kind: options.trials // PART[kind] for kind in options.kinds}
         todo = [(kind, number) for kind, count in counts.items() for number in range(count)]
         random.Random(options.seed).shuffle(todo)
         results = all_of(Bench(root, subject), todo, options.seed, options.workers, options.keep)
     kinds = figures(results)
-    lost = [result for result in results if result.outcome not in ("same", "refused")]
+    lost = [result for result in results if result.outcome not in FINE]
     for kind, row in kinds.items():
         print(kind, {key: value for key, value in row.items() if key != "ways"})
     for result in lost:

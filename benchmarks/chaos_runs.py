@@ -96,7 +96,8 @@ def settings(number: int) -> dict[str, Any]:
         chosen["save_strategy"] = "no"
         chosen.pop("load_best_model_at_end", None)
     if number % 12 == 11:
-        chosen |= {"learning_rate": "auto", "method": "propulsion", "max_steps": 3}
+        # By itself, tries are trained in one batch where that is faster, which depends on the moment.
+        chosen |= {"learning_rate": "auto", "method": "propulsion", "max_steps": 3, "joint": False}
     return chosen
 
 
@@ -107,6 +108,16 @@ def spec_of(chosen: dict[str, Any], subject: Subject) -> Any:
     common = {"max_length": 8, "per_device_train_batch_size": 4, "warmup_steps": 1}
     quiet = {"disable_tqdm": True, "use_cpu": True, "output_dir": RUN, "resume_from_checkpoint": True}
     return RunSpec(model_name_or_path=str(subject.model), data_dir=str(subject.data), **common, **quiet, **chosen)
+
+
+def group_of(subject: Subject) -> list[Any]:
+    """Three runs that are trained in one batch."""
+    from dataclasses import replace
+
+    chosen = {"max_steps": 5, "save_strategy": "steps", "save_steps": 2, "dropout": 0.0, "optim": "sgd"}
+    spec = spec_of({**chosen, "method": "propulsion", "learning_rate": 1e-2, "save_total_limit": 2}, subject)
+    places = [{"seed": 1}, {"seed": 2, "degree": 3}, {"seed": 3, "head_first": 0.4}]
+    return [replace(spec, output_dir=f"{RUN}/{number}", **place) for number, place in enumerate(places)]
 
 
 def preload(subject: Subject, folder: Path) -> None:
@@ -180,6 +191,20 @@ def train_here(spec: Any) -> Callable[[], object]:
     return do
 
 
+def train_group(specs: list[Any]) -> Callable[[], object]:
+    """Runs in one batch; the first error of one of them ends them all."""
+
+    def do() -> None:
+        from propulsion_tools.training.joint_runs import train_together
+
+        for run in train_together(specs, measure=False):
+            if run.error is not None:
+                raise run.error
+            print(f"{run.apart or 'in one batch'}", flush=True)
+
+    return do
+
+
 def ended(process: int, kill_after: float | None = None) -> int:
     """The status of a process at its end, minus the signal where one ended it.
 
@@ -193,13 +218,16 @@ def ended(process: int, kill_after: float | None = None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def at_event(number: int, do: Callable[[str], object], again: bool = False) -> Callable[[], None]:
-    """What a process prepares to have something done just before its nth change of the file system, or the first two.
+def at_event(
+    number: int, do: Callable[[str], object], again: bool = False, too_large: signal.Handlers = signal.SIG_IGN
+) -> Callable[[], None]:
+    """What a process prepares to have something done just before its nth change of the file system.
 
     Args:
         number: From 1.
         do: Is told what is about to change.
         again: Whether it is done before every change from there on.
+        too_large: What becomes of the process where a file grows beyond a limit: it is told, or killed.
     """
     count = 0
 
@@ -216,7 +244,11 @@ def at_event(number: int, do: Callable[[str], object], again: bool = False) -> C
         if count == number or (again and count > number):
             do(f"{event} {arguments[0]}")
 
-    return lambda: sys.addaudithook(hook)
+    def prepare() -> None:
+        signal.signal(signal.SIGXFSZ, too_large)
+        sys.addaudithook(hook)
+
+    return prepare
 
 
 def kill_itself(event: str) -> None:
@@ -233,69 +265,85 @@ def fail_with(number: int) -> Callable[[str], None]:
     return fail
 
 
-def limit_files(size: int, kill: bool) -> Callable[[str], None]:
-    """From here on, what writes more than this into one file is killed in the middle of it, or told that it cannot."""
-
-    def limit(event: str) -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL if kill else signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-
-    return limit
+def limit_files(size: int) -> Callable[[str], None]:
+    """From here on, no file may grow beyond this size."""
+    return lambda event: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def differences(one: Path, other: Path) -> list[str]:
-    """Which files of two runs differ, but for times; a file that only one has differs."""
+def differences(one: Path, other: Path, tolerance: float = 0.0) -> list[str]:
+    """Which files of two folders of runs differ, but for times; a file that only one has differs.
+
+    Args:
+        one: A folder.
+        other: Another one; what its manifests say is checked, too.
+        tolerance: How far numbers may be apart; 0: everything is the same, bit for bit.
+    """
+    from propulsion_tools.training.manifest import MANIFEST_FILE, changed, fault
+
     names = [{path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()} for run in (one, other)]
-    alone = [f"only one has {name}" for name in sorted(names[0] ^ names[1])]
-    return alone + [name for name in sorted(names[0] & names[1]) if not _equal(one / name, other / name)]
+    found = [f"only one has {name}" for name in sorted(names[0] ^ names[1])]
+    found += [name for name in sorted(names[0] & names[1]) if not _equal(one / name, other / name, tolerance)]
+    for file in sorted(other.rglob(MANIFEST_FILE)):
+        said = fault(file.parent) if file.parent.name.startswith("checkpoint-") else changed(file.parent)
+        found += [f"{file.relative_to(other)}: {said}"] if said else []
+    return found
 
 
-def _equal(one: Path, other: Path) -> bool:
-    if one.name in ("README.md", "manifest.json"):  # times, and digests of files with times
+def _equal(one: Path, other: Path, tolerance: float) -> bool:
+    if one.name == "README.md" or (
+        tolerance and one.suffix == ".png"
+    ):  # times, and pictures of what is nearly the same
         return True
-    if one.name in ("record.json", "trainer_state.json"):
-        return _timeless(one) == _timeless(other)
-    if one.suffix == ".npz":
-        with np.load(one) as first, np.load(other) as second:
-            return first.files == second.files and all(np.array_equal(first[key], second[key]) for key in first.files)
-    if one.suffix in (".pt", ".pth"):  # equal values may be pickled in several ways
-        return _values(one) == _values(other)
+    if one.name == "manifest.json":  # digests of files with times
+        names = [json.loads(path.read_text())["files"].keys() for path in (one, other)]
+        return bool(names[0] == names[1])
+    has_times = one.name in ("record.json", "trainer_state.json")
+    if has_times or one.suffix in (".npz", ".pt", ".pth") or (tolerance and one.suffix == ".safetensors"):
+        return _near(_values(one, tolerance), _values(other, tolerance), tolerance)
     return one.read_bytes() == other.read_bytes()
 
 
-def _values(file: Path) -> Any:
-    """What torch has saved, as values that can be compared."""
+def _near(one: Any, other: Any, tolerance: float) -> bool:
+    """Whether values are the same, but for how far their fractions may be apart."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_near(one[key], other[key], tolerance) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(_near(*pair, tolerance) for pair in zip(one, other, strict=True))
+    if isinstance(one, float) and isinstance(other, float):
+        return one == other or abs(one - other) <= tolerance
+    return bool(one == other)
+
+
+def _values(file: Path, tolerance: float) -> Any:
+    """What is in a file of JSON, NumPy, torch or safetensors, as lists and dictionaries without times."""
     import torch
+    from safetensors.torch import load_file
     from transformers.trainer_pt_utils import safe_globals
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
+            return {key: plain(item) for key, item in value.items() if not _is_measured(str(key), tolerance)}
         if isinstance(value, list | tuple):
             return [plain(item) for item in value]
-        return [str(value.dtype), value.tolist()] if isinstance(value, torch.Tensor | np.ndarray) else value
-
-    with safe_globals():
-        return plain(torch.load(file, weights_only=True))
-
-
-def _timeless(file: Path) -> Any:
-    """What a file of JSON says beside times and memory."""
-
-    def kept(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: kept(item) for key, item in value.items() if not _is_measured(key)}
-        if isinstance(value, list):
-            return [kept(item) for item in value]
+        if isinstance(value, torch.Tensor | np.ndarray):
+            return [str(value.dtype), value.tolist()]
         return _SECONDS.sub("", value) if isinstance(value, str) else value
 
-    return kept(json.loads(file.read_text()))
+    if file.suffix == ".json":
+        return plain(json.loads(file.read_text()))
+    if file.suffix == ".npz":
+        with np.load(file) as arrays:
+            return plain({name: arrays[name] for name in arrays.files})
+    if file.suffix == ".safetensors":
+        return plain(load_file(file))
+    with safe_globals():
+        return plain(torch.load(file, weights_only=True))  # equal values may be pickled in several ways
 
 
-def _is_measured(key: str) -> bool:
-    return key in ("seconds", "peak_memory_bytes", "memory_bytes", "StepClock") or key.endswith(
-        ("_runtime", "_per_second")
-    )
+def _is_measured(key: str, tolerance: float) -> bool:
+    """Whether it is a time or a size; or how many runs were in one batch, which a kill parts."""
+    names = ("seconds", "peak_memory_bytes", "memory_bytes", "StepClock", *(["joint"] if tolerance else []))
+    return key in names or key.endswith(("_runtime", "_per_second"))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import chaos
@@ -47,14 +48,14 @@ def test_killed_at_a_change_of_the_file_system(
 ) -> None:
     for event in events:
         kill = runs.at_event(event, runs.kill_itself)
-        status = runs.ended(runs.forked(tmp_path, runs.train_here(bench.spec(number)), kill))
+        status = runs.ended(runs.forked(tmp_path, bench.command(number), kill))
         assert status == -signal.SIGKILL
     assert bench.finish(number, tmp_path) == "same"
 
 
 def test_killed_in_the_middle_of_a_file(bench: chaos.Bench, tmp_path: Path) -> None:
-    limit = runs.at_event(40, runs.limit_files(700, kill=True))
-    status = runs.ended(runs.forked(tmp_path, runs.train_here(bench.spec(RECOVERS)), limit))
+    limit = runs.at_event(40, runs.limit_files(700), too_large=signal.SIG_DFL)
+    status = runs.ended(runs.forked(tmp_path, bench.command(RECOVERS), limit))
     assert status == -signal.SIGXFSZ
     assert bench.finish(RECOVERS, tmp_path) == "same"
 
@@ -62,7 +63,7 @@ def test_killed_in_the_middle_of_a_file(bench: chaos.Bench, tmp_path: Path) -> N
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS])
 def test_a_disk_that_fails_is_named_and_nothing_is_lost(error: int, bench: chaos.Bench, tmp_path: Path) -> None:
     fail = runs.at_event(25, runs.fail_with(error), again=True)
-    assert runs.ended(runs.forked(tmp_path, runs.train_here(bench.spec(RECOVERS)), fail)) == chaos.REFUSED
+    assert runs.ended(runs.forked(tmp_path, bench.command(RECOVERS), fail)) == chaos.REFUSED
     assert bench.finish(RECOVERS, tmp_path) == "same"
 
 
@@ -70,9 +71,14 @@ def test_a_run_that_differs_is_seen(bench: chaos.Bench, tmp_path: Path) -> None:
     one, other = bench.root / f"whole-{RECOVERS}" / "run", tmp_path / "run"
     shutil.copytree(one, other)
     assert runs.differences(one, other) == []
-    chaos.damage(other / "adapter_model.safetensors", "one bit", random.Random(0))
+    weights = load_file(other / "adapter_model.safetensors")
+    save_file({name: tensor + 1e-7 for name, tensor in weights.items()}, other / "adapter_model.safetensors")
     (other / "left.tmp").touch()
-    assert runs.differences(one, other) == ["only one has left.tmp", "adapter_model.safetensors"]
+    said = "manifest.json: adapter_model.safetensors has changed since it was written"
+    assert runs.differences(one, other) == ["only one has left.tmp", "adapter_model.safetensors", said]
+    assert runs.differences(one, other, 1e-5) == ["only one has left.tmp", said]
+    chaos.damage(other / "adapter_model.safetensors", "one bit", random.Random(0))
+    assert "adapter_model.safetensors" in runs.differences(one, other)
     result = chaos.Result("kill", "change", "3: adapter_model.safetensors", kills=1)
     assert chaos.figures([result])["kill"] == {
         "trials": 1, "same": 0, "refused": 0, "lost": 1, "ways": {"change": 1}, "kills": 1,
