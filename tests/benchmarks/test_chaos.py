@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import gc
 import random
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -22,12 +25,16 @@ HEAD_FIRST, RECOVERS, BEST_FIRST = 4, 17, 12
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> chaos.Bench:
-    root = tmp_path_factory.mktemp("chaos")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chaos.Bench]:
+    root, threads = tmp_path_factory.mktemp("chaos"), torch.get_num_threads()
     made = chaos.Bench(root, runs.make_subject(root))
+    (root / "preload").mkdir()
+    runs.preload(made.subject, root / "preload")  # or each of the forks below would import all of it
     for number in (HEAD_FIRST, RECOVERS, BEST_FIRST):
         made.make_reference(number)
-    return made
+    yield made
+    gc.unfreeze()
+    torch.set_num_threads(threads)
 
 
 def test_the_settings_are_what_they_are_called(bench: chaos.Bench) -> None:
