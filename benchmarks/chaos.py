@@ -35,7 +35,7 @@ from chaos_runs import BROKEN, DONE, FULL, REFUSED, RUN, Subject
 SETTINGS, GROUP = 36, 36
 """How many settings a run has; and the number that stands for several runs in one batch."""
 ROUNDING = 1e-5
-MOST_KILLS, AGAIN = 4, 0.2
+MOST_KILLS, AGAIN = 4, 0.15
 NOTHING_DONE = "nothing was done"
 FINE = ("same", "refused", NOTHING_DONE)
 DAMAGES = ("truncated", "emptied", "removed", "one bit", "other bytes", "swapped")
@@ -80,18 +80,23 @@ class Bench:
             return runs.train_group(runs.group_of(self.subject))
         return runs.train_here(runs.spec_of(runs.settings(number), self.subject))
 
-    def reference(self, number: int) -> tuple[Path, float]:
-        """Where the run with these settings is that was never killed, and how long it took."""
-        folder = self.root / f"whole-{number}"
-        return folder, float((folder / "seconds.txt").read_text())
+    def reference(self, number: int) -> Path:
+        """Where the run with these settings is that was never killed."""
+        return self.root / f"whole-{number}"
+
+    def length(self, number: int) -> tuple[float, int]:
+        """How many seconds it took, and how often it changed the file system."""
+        seconds, changes = json.loads((self.reference(number) / "length.json").read_text())
+        return seconds, changes
 
     def make_reference(self, number: int) -> None:
         """Do what is never killed, and label rows with it."""
-        folder = self.root / f"whole-{number}"
+        folder = self.reference(number)
         folder.mkdir()
-        begun = time.monotonic()
-        status = runs.ended(runs.forked(folder, self.command(number)))
-        (folder / "seconds.txt").write_text(str(time.monotonic() - begun))
+        begun, changes = time.monotonic(), folder / "changes.txt"
+        status = runs.ended(runs.forked(folder, self.command(number), runs.at_event(1, runs.note(changes), again=True)))
+        length = time.monotonic() - begun, len(changes.read_bytes())
+        (folder / "length.json").write_text(json.dumps(length))
         if status != DONE or (number != GROUP and label(self, folder) != DONE):
             raise RuntimeError(f"settings {number}: {(folder / 'log.txt').read_text()}")
 
@@ -106,7 +111,7 @@ class Bench:
             return "refused"
         if status != DONE:
             return f"ended with {status}"
-        return "; ".join(runs.differences(self.reference(number)[0] / RUN, folder / RUN, tolerance)) or "same"
+        return "; ".join(runs.differences(self.reference(number) / RUN, folder / RUN, tolerance)) or "same"
 
 
 def kill_trial(bench: Bench, draw: random.Random, folder: Path) -> Result:
@@ -122,7 +127,7 @@ def group_trial(bench: Bench, draw: random.Random, folder: Path) -> Result:
 def _killed(kind: str, number: int, bench: Bench, draw: random.Random, folder: Path) -> Result:
     ways = []
     for _ in range(1 + sum(draw.random() < AGAIN for _ in range(MOST_KILLS - 1))):
-        way, prepare, kill_after = _kill(bench.reference(number)[1], draw, most=600 if number == GROUP else 120)
+        way, prepare, kill_after = _kill(*bench.length(number), draw)
         status = runs.ended(runs.forked(folder, bench.command(number), prepare), kill_after)
         if status in (BROKEN, REFUSED):
             return Result(kind, way, f"{number}: ended with {status} before it was killed", kills=1)
@@ -137,22 +142,22 @@ def _killed(kind: str, number: int, bench: Bench, draw: random.Random, folder: P
     return Result(kind, way, outcome if outcome == "same" else f"{number}: {outcome}", kills=len(ways))
 
 
-def _kill(seconds: float, draw: random.Random, most: int) -> tuple[str, Callable[[], object], float | None]:
-    """How a run of so many seconds is to be killed, what it prepares for that, and after how long it is from outside."""
+def _kill(seconds: float, changes: int, draw: random.Random) -> tuple[str, Callable[[], object], float | None]:
+    """How a run of such a length is to be killed, what it prepares for that, and after how long it is from outside."""
     way = draw.choice(("moment", "change", "change", "middle of a file"))
     if way == "moment":
         return way, lambda: None, draw.random() * seconds
     if way == "change":
-        return way, runs.at_event(draw.randrange(1, most), runs.kill_itself), None
+        return way, runs.at_event(draw.randrange(1, changes + 1), runs.kill_itself), None
     limit = runs.limit_files(int(10 ** draw.uniform(0, 4)))
-    return way, runs.at_event(draw.randrange(1, most), limit, too_large=signal.SIG_DFL), None
+    return way, runs.at_event(draw.randrange(1, changes + 1), limit, too_large=signal.SIG_DFL), None
 
 
 def disk_trial(bench: Bench, draw: random.Random, folder: Path) -> Result:
     """Take a run's disk away, and give it back: the run says so in a sentence, and goes on."""
     number = draw.randrange(SETTINGS)
     way = draw.choice(("error", "error", "file too large", "small disk"))
-    command = bench.command(number)
+    command, (_, changes) = bench.command(number), bench.length(number)
     if way == "small disk":
         small, size = folder / "small", 2 ** draw.randrange(13, 17)
         small.mkdir()
@@ -166,11 +171,11 @@ def disk_trial(bench: Bench, draw: random.Random, folder: Path) -> Result:
     elif way == "error":
         number_of_error = draw.choice(FULL)
         way = errno.errorcode[number_of_error]
-        prepare = runs.at_event(draw.randrange(1, 120), runs.fail_with(number_of_error), again=True)
+        prepare = runs.at_event(draw.randrange(1, changes + 1), runs.fail_with(number_of_error), again=True)
         status = runs.ended(runs.forked(folder, command, prepare))
     else:
         limit = runs.limit_files(int(10 ** draw.uniform(0, 4)))
-        prepare = runs.at_event(draw.randrange(1, 100), limit)
+        prepare = runs.at_event(draw.randrange(1, changes + 1), limit)
         status = runs.ended(runs.forked(folder, command, prepare))
     if status not in (DONE, REFUSED):
         return Result("disk", way, f"{number}: ended with {status}")
@@ -202,9 +207,9 @@ def damage(file: Path, way: str, draw: random.Random) -> None:
 
 def checkpoint_trial(bench: Bench, draw: random.Random, folder: Path) -> Result:
     """Damage the newest checkpoint of a run, or all of them: it goes on from the one before, or is refused."""
-    numbers = [number for number in range(SETTINGS) if len(_checkpoints(bench.reference(number)[0])) > 1]
+    numbers = [number for number in range(SETTINGS) if len(_checkpoints(bench.reference(number))) > 1]
     number = draw.choice(numbers)
-    shutil.copytree(bench.reference(number)[0] / RUN, folder / RUN)
+    shutil.copytree(bench.reference(number) / RUN, folder / RUN)
     for path in (folder / RUN).iterdir():  # as of a run that was killed before its end
         if path.is_file():
             path.unlink()
@@ -232,7 +237,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 def adapter_trial(bench: Bench, draw: random.Random, folder: Path) -> Result:
     """Damage a file of a finished run, and label rows with it: the same answers, or a sentence."""
     number = draw.randrange(SETTINGS)
-    whole, _ = bench.reference(number)
+    whole = bench.reference(number)
     shutil.copytree(whole / RUN, folder / RUN)
     file = draw.choice(sorted(path for path in (folder / RUN).iterdir() if path.is_file()))
     way = draw.choice(DAMAGES)
