@@ -106,5 +106,6 @@ def near_misses(name: str, known: Iterable[str], limit: int = 3) -> str:
         ``" Did you mean 'a' or 'b'?"``, with a leading space, or an empty string if nothing is near.
     """
     others = sorted(set(known) - {name})
-    close = same_things(name, others)[:limit] or difflib.get_close_matches(name, others, n=limit, cutoff=0.6)
+    near = difflib.get_close_matches(name.lower(), sorted({other.lower() for other in others}), n=limit, cutoff=0.6)
+    close = (same_things(name, others) or [other for word in near for other in others if other.lower() == word])[:limit]
     return f" Did you mean {' or '.join(repr(match) for match in close)}?" if close else ""

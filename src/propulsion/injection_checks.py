@@ -134,6 +134,22 @@ def check_not_in_parts(matched: dict[str, nn.Module]) -> None:
             )
 
 
+def check_not_an_owner(model: nn.Module, matched: dict[str, nn.Module]) -> None:
+    """Refuse the embedding that encoder and decoder have their weight from, because it never runs.
+
+    Raises:
+        TargetError: Names the embeddings that run.
+    """
+    embeddings = {name: m for name, m in model.named_modules(remove_duplicate=False) if isinstance(m, nn.Embedding)}
+    for name in matched.keys() & {name for name in embeddings if name.rpartition(".")[2] == "shared"}:
+        weight = embeddings[name].weight
+        users = [other for other, module in embeddings.items() if module.weight is weight and other != name]
+        if users:
+            raise TargetError(
+                f"{name} owns a weight and never runs, so a vector there does nothing: name {listed(users, 'and')}."
+            )
+
+
 def check_saved_shapes(peft_config: PropulsionConfig, matched: dict[str, nn.Module]) -> None:
     """Compare the layers that a saved adapter steers with those of this model."""
     if peft_config.saved_names is None:

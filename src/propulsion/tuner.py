@@ -33,6 +33,7 @@ from propulsion.inference import fixed_as_needed
 from propulsion.injection_checks import (
     check_adapter_name,
     check_name_beside_heads,
+    check_not_an_owner,
     check_not_compiled,
     check_not_in_parts,
     check_saved_shapes,
@@ -125,6 +126,8 @@ class PropulsionModel(BaseTuner):
         matched = {**split_experts(named), **self._match_parameters(peft_config, modules)}
         check_targets(peft_config, modules, matched)
         check_not_in_parts(matched)
+        if not peft_config.base_fingerprint:  # what has been saved with one goes on being read
+            check_not_an_owner(model, matched)
         if peft_config.base_fingerprint:
             is_pretrained = hasattr(getattr(model, "config", None), "model_type")
             check_fingerprint(peft_config.base_fingerprint, with_expert_weights(modules), strict=is_pretrained)

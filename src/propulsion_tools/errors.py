@@ -91,7 +91,9 @@ def near_misses(name: str, known: Iterable[str], limit: int = 3) -> str:
     Returns:
         ``" Did you mean 'a' or 'b'?"``, with a leading space, or an empty string if nothing is near.
     """
-    return did_you_mean(difflib.get_close_matches(name, sorted(known), n=limit, cutoff=0.6))
+    others = sorted(known)
+    near = difflib.get_close_matches(name.lower(), sorted({other.lower() for other in others}), n=limit, cutoff=0.6)
+    return did_you_mean([other for word in near for other in others if other.lower() == word][:limit])
 
 
 def did_you_mean(names: Sequence[str]) -> str:

@@ -51,16 +51,15 @@ def test_a_refusal_is_its_sentence_and_anything_else_is_in_the_log_with_its_trac
     assert (failure.status, "'query'" in failure.error) == (2, True)
     assert failure == read_failure(tmp_path / "refused")
     assert "Traceback" not in (tmp_path / "refused" / LOG_FILE).read_text()
-    # A schedule that wants an argument, which nothing here gives it.
-    broken = replace(spec, lr_scheduler_type="cosine_with_min_lr", output_dir=str(tmp_path / "broken"))
+    broken = replace(spec, learning_rate=1e300, output_dir=str(tmp_path / "broken"))
     failure = train_in_process(broken, threads=1)
     assert failure is not None
     assert failure.status == 1
-    assert failure.error.startswith("ValueError: ")
-    assert "min_lr" in failure.error
+    assert failure.error.startswith("RuntimeError: ")
+    assert "overflow" in failure.error
     assert failure == read_failure(tmp_path / "broken")
     assert "Traceback" in (tmp_path / "broken" / LOG_FILE).read_text()
-    assert train_in_process(replace(broken, lr_scheduler_type=spec.lr_scheduler_type), threads=1) is None
+    assert train_in_process(replace(broken, learning_rate=spec.learning_rate), threads=1) is None
     assert not (tmp_path / "broken" / FAILURE_FILE).exists()
 
 

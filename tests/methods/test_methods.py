@@ -103,6 +103,8 @@ def test_unknown_names_are_refused_with_near_misses_and_duplicates_too() -> None
     assert set(method_names()) >= {"full", "head", "lora", "propulsion"}
     with pytest.raises(UnknownNameError, match="'propulsion'"):
         get_method("propulson")
+    with pytest.raises(UnknownNameError, match="'lora'"):
+        get_method("LoRA")
     with pytest.raises(UnknownNameError, match=r"There are .*full, head"):
         get_method("zzz")
     with pytest.raises(OptionError, match="already"):

@@ -337,6 +337,15 @@ def test_layers_that_bloom_goes_around_are_refused() -> None:
         resolve_preset(tiny_model("bloom", pretraining_tp=2, slow_but_exact=True), "all")
 
 
+@pytest.mark.parametrize(("name", "resized"), [("t5", False), ("bart", False), ("bart", True)])
+def test_the_embedding_that_only_owns_the_matrix_is_refused(name: str, resized: bool) -> None:
+    model = tiny_model(name, "lm")
+    if resized:
+        model.resize_token_embeddings(model.config.vocab_size + 8)
+    with pytest.raises(TargetError, match=r"shared owns a weight.*name '.*encoder\.embed_tokens'"):
+        get_peft_model(model, config(target_modules=["shared"]))
+
+
 def test_every_entry_of_a_list_has_to_match() -> None:
     names = names_of(tiny_model("roberta"))
     check_every_entry_matches(names, ["query", "output.dense", "roberta.encoder.layer.0.output.dense"])

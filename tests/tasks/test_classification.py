@@ -152,6 +152,12 @@ def test_regression_keeps_its_numbers(write: Write, tokenizer: Any) -> None:
     assert task.decode(torch.tensor([[0.5], [2.0]]), [0, 1], None, setup) == [{"score": 0.5}, {"score": 2.0}]
 
 
+def test_any_texts_with_numbers_are_a_regression(write: Write) -> None:
+    rows = [{"text": f"w{row}", "label": row / 4} for row in range(4)]
+    data = get_task("text-regression").load(DataSource(data_dir=write(train=rows, validation=rows)))
+    assert (data.label_names, data.splits["train"]["label"][:]) == (None, [0, 0.25, 0.5, 0.75])
+
+
 def _rows(values: list[Any], column: str = "label", **more: Any) -> list[dict[str, Any]]:
     base = [{"sentence": f"w{row}", "label": row % 2} for row in range(len(values))]
     return [{**row, column: value, **more} for row, value in zip(base, values, strict=True)]
@@ -183,7 +189,7 @@ BAD = {
         {"train": _rows(["a", "b"]), "validation": _rows(["a", "c", "d"])},
         "validation split has labels that the training split lacks: c, d; it has a, b",
     ),
-    "fractions": ({"train": _rows([0.5, 1.5])}, "Row 1 of the train split has the label 0.5, which is no class"),
+    "fractions": ({"train": _rows([0.5, 1.5])}, "the label 0.5, which is no class: .* --task text-regression"),
     "mixture": (
         {"train": _rows([1, "a"])},
         "Row 2 of the train split has the label 'a'.*all whole numbers or all names",

@@ -119,6 +119,8 @@ def test_answers_that_are_all_alike_are_remarked(make_spec: MakeSpec) -> None:
     [
         ({"optim": "adamw_torhc"}, "adamw_torch"),
         ({"lr_scheduler_type": "lin"}, "linear"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_kwargs {}: .*min_lr"),
+        ({"lr_scheduler_kwargs": {"min_rate": 0.1}}, "schedule linear .*min_rate"),
         ({"torch_dtype": "float16"}, "bfloat16"),
     ],
 )

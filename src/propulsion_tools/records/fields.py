@@ -38,6 +38,7 @@ def _number(wanted: str, holds: Callable[[Any], bool]) -> Values:
 
 ANY = Values("anything", lambda v: True)
 """Whatever the type allows; what uses the option may refuse more."""
+SEED = _number("a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32)
 NOT_NEGATIVE = _number("a number of at least 0", lambda v: math.isfinite(v) and v >= 0)
 ABOVE_ZERO = _number("a number above 0", lambda v: math.isfinite(v) and v > 0)
 SHARE = _number("a share of at least 0 and below 1", lambda v: 0 <= v < 1)

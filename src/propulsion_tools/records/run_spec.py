@@ -17,6 +17,7 @@ from propulsion_tools.records.fields import (
     FINITE,
     NOT_NEGATIVE,
     NOW,
+    SEED,
     SHARE,
     SHARE_OR_MODEL,
     Argument,
@@ -199,7 +200,16 @@ class RunSpec(Checked):
     )
     max_grad_norm: float = _update(1.0, "clip the norm of the gradient to this", NOT_NEGATIVE, argument=SAME)
     optim: str = _update("adamw_torch", "optimizer, by its name in TrainingArguments", ANY, argument=SAME)
-    lr_scheduler_type: str = _update("linear", "schedule, by its name in TrainingArguments", ANY, argument=SAME)
+    lr_scheduler_type: str = _update(
+        "linear",
+        "schedule, by its name in TrainingArguments",
+        ANY,
+        argument=SAME,
+        smoke=lambda name: "linear" if name == "reduce_lr_on_plateau" else name,
+    )
+    lr_scheduler_kwargs: dict[str, Any] | None = _update(  # noqa: RUF009
+        None, "what the schedule takes beside the steps, for example {min_lr_rate: 0.1}", ANY, argument=SAME
+    )
     warmup_steps: float = _update(0.06, "warm-up steps; below 1, a share of all steps", NOT_NEGATIVE, argument=SAME)
     head_start: str = _update(
         "labels",
@@ -236,7 +246,7 @@ class RunSpec(Checked):
     seed: int = _update(
         42,
         "seed of the head, the adapter, the order of the data and dropout",
-        NOT_NEGATIVE,
+        SEED,
         argument=SAME,
         elsewhere="say it with seeds",
     )
@@ -400,6 +410,8 @@ def _check_together(spec: RunSpec) -> None:
     if spec.load_in_8bit and spec.load_in_4bit:
         raise OptionError("load_in_8bit and load_in_4bit are both set: drop one of them.")
     needs_best = spec.load_best_model_at_end or spec.early_stopping_patience or spec.save_strategy == "best"
+    if spec.lr_scheduler_type == "reduce_lr_on_plateau" and spec.eval_strategy == "no":
+        raise OptionError("The schedule reduce_lr_on_plateau needs evaluations: set eval_strategy to epoch or steps.")
     if needs_best and spec.eval_strategy == "no":
         raise OptionError("Finding the best checkpoint needs evaluations: set eval_strategy to epoch or steps.")
     if spec.load_best_model_at_end and spec.save_strategy not in ("best", spec.eval_strategy):

@@ -11,6 +11,7 @@ from propulsion_tools.tasks.mining import mine_packages
 
 _THREE_WAYS = ("entailment", "neutral", "contradiction")
 _ENTAILMENT = ("entailment", "not_entailment")
+_FITS = ("pearson", "spearman")
 
 
 def _glue(name: str, description: str, text: str, pair: str | None, **settings: Any) -> TextClassification:
@@ -26,6 +27,7 @@ TASKS = (
         default=mine_packages,
     ),
     TextClassification("text-classification", "any texts or pairs of texts with classes"),
+    TextClassification("text-regression", "any texts or pairs of texts with a number", scores=_FITS, regression=True),
     _glue("sst2", "sentiment of film reviews", "sentence", None, label_names=("negative", "positive")),
     _glue(
         "cola",
@@ -73,7 +75,7 @@ TASKS = (
         "how similar two sentences are, 0 to 5 (regression)",
         "sentence1",
         "sentence2",
-        scores=("pearson", "spearman"),
+        scores=_FITS,
         regression=True,
     ),
     TextClassification(

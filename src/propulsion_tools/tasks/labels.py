@@ -113,7 +113,7 @@ def canonical(values: Sequence[Any], split: str) -> list[Any]:
         if isinstance(value, float):
             raise DataError(
                 f"Row {row} of the {split} split has the label {value!r}, which is no class: "
-                "classes are whole numbers or names; numbers to be predicted belong to a regression task such as stsb."
+                "classes are whole numbers or names. To predict numbers, say --task text-regression."
             )
         raise DataError(
             f"Row {row} of the {split} split has the label {short(value)}: labels are all whole numbers or all names."

@@ -10,6 +10,7 @@ _NAMES = {
     "classification_datasets": (
         "docstrings",
         "text-classification",
+        "text-regression",
         "sst2",
         "cola",
         "mrpc",

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from typing import Any
 
+import torch
+from torch import nn
+from torch.optim import SGD
+from transformers import get_scheduler
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
@@ -45,3 +50,15 @@ def _check_names(spec: RunSpec) -> None:
         if value not in known:
             hint = near_misses(value, known) or f" There are {', '.join(known)}."
             raise OptionError(f"There is no {name} {value!r}.{hint}")
+    _check_schedule(spec.lr_scheduler_type, spec.lr_scheduler_kwargs)
+
+
+def _check_schedule(name: str, arguments: dict[str, Any] | None) -> None:
+    """Make one for a weight that nobody trains."""
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    try:
+        get_scheduler(name, optimizer, 1, 2, arguments)
+    except Exception as error:
+        raise OptionError(
+            f"The schedule {name} cannot be made with lr_scheduler_kwargs {arguments or {}}: {error}."
+        ) from error
