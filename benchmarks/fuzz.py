@@ -12,6 +12,7 @@ takes too much memory or time counts as a failure too.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import copy
 import csv
@@ -375,7 +376,51 @@ def targets() -> dict[str, Target]:
         "prediction_rows": Target("texts.jsonl", (lines,), _rows_to_label("texts.jsonl"), damage_lines),
         "prediction_csv": Target("texts.csv", (table.getvalue().encode(),), _rows_to_label("texts.csv"), damage_bytes),
         **{file: Target(file, (seed,), named(file, read_table), damage) for file, (seed, damage) in data.items()},
+        **_bodies(),
     }
+
+
+def _bodies() -> dict[str, Target]:
+    """Bodies that clients send to the server."""
+    from propulsion_tools.serving.schema import Chat, Complete, Load, Predict
+
+    bodies: dict[str, tuple[Any, dict[str, Any]]] = {
+        "predict": (Predict, {"adapter": "a", "inputs": [{"text": "a film"}, "another"]}),
+        "complete": (Complete, {"model": "a", "prompt": ["one", "two"], "max_tokens": 3, "stop": ["."], "seed": 1}),
+        "chat": (Chat, {"model": "a", "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}),
+        "load": (Load, {"path": "folder/adapter", "name": "a"}),
+    }
+    return {
+        f"body_{name}": Target("body.json", (json.dumps(values).encode(),), _body(schema), damage_json, 0.25)
+        for name, (schema, values) in bodies.items()
+    }
+
+
+def _body(schema: Any) -> Callable[[Path], object]:
+    """Reads a body as the server does; an answer that blames the client is a refusal, and one that does not a failure."""
+    from starlette.requests import Request
+
+    from propulsion_tools.records.options import ServeOptions
+    from propulsion_tools.serving.bodies import read
+    from propulsion_tools.serving.errors import ApiError
+
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
+    limits = ServeOptions()
+
+    def reads(folder: Path) -> object:
+        content = (folder / "body.json").read_bytes()
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": content, "more_body": False}
+
+        try:
+            return asyncio.run(read(Request(scope, receive), schema, limits))
+        except ApiError as error:
+            if error.status >= 500:
+                raise
+            return None
+
+    return reads
 
 
 def _options(values: dict[str, Any] | None) -> object:
