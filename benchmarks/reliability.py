@@ -49,9 +49,10 @@ Checkpoints of versions that wrote no manifest are taken as they are.
 
 A run is a command that trains a tiny BERT for three to seven steps, with one of {settings} settings: methods, data orders,
 dropout, optimizers, schedules, heads that train first, rates that are searched, runs that recover from a collapse, and all
-ways to keep checkpoints. It is killed by SIGKILL up to four times: at a random moment, just before a random change of the
-file system, or in the middle of writing a file. Then the command is left alone. *Same* means that every file is what it is
-when nothing happens, but for times. *Refused* means one sentence of ours. Anything else counts as lost.
+ways to keep checkpoints. It is killed up to four times: by SIGKILL at a random moment or just before a random change of the
+file system, or by the system in the middle of writing a file (SIGXFSZ, which is as sudden). Then the command is left alone.
+*Same* means that every file is what it is when nothing happens, but for times. *Refused* means one sentence of ours. Anything
+else counts as lost.
 
 ## Results of {date}
 

@@ -158,6 +158,10 @@ def test_sharded_by_fsdp2_trains_saves_resumes_and_answers_as_one_process(
     words += [f"--output_dir={tmp_path / 'two'}", "--resume_from_checkpoint=true"]
     launched(tmp_path / "sharded.py", SHARDED, ["train", *words], **FSDP2)
     assert_same_run(tmp_path / "alone", tmp_path / "two")
+    for name in (RECORD_FILE, "adapter_model.safetensors"):  # as of a run that was killed behind its last step
+        (tmp_path / "two" / name).unlink()
+    launched(tmp_path / "sharded.py", SHARDED, ["train", *words], **FSDP2)
+    assert_same_run(tmp_path / "alone", tmp_path / "two")
 
 
 @pytest.mark.slow
