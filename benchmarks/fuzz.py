@@ -61,6 +61,7 @@ HOSTILE_BYTES = (b"\x00", b"\xff", b"\xff\xfe", b'"', b"{", b"[" * 2000, b"NaN",
 HOSTILE_BYTES += (
     b"!!python/object/apply:os.system [true]",
     b"&a [*a]",
+    b"\n? [a]\n: b\n",
     b"*a",
     b"- - - -",
     b"\r",

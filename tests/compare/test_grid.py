@@ -96,6 +96,7 @@ def test_bad_files_give_one_sentence_and_status_2(
         ("title: !!python/object/apply:os.getcwd []", "constructor"),
         ("methods: [lora]", "'methods' stands twice"),
         ("variants: {a: {method: lora}, a: {method: head}}", "'a' stands twice"),
+        ("? [lora]\n: 1", "unhashable key"),
         (f"seeds: [1{'0' * 5000}]", "not YAML"),
         (f"notes: {'[' * 2000}{']' * 2000}", "not YAML"),
     ],

@@ -57,6 +57,18 @@ def test_every_damage_to_every_file_is_seen(way: str, tmp_path: Path) -> None:
         assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-1"
 
 
+@pytest.mark.parametrize(
+    "values",
+    [{"global_step": "3"}, {"epoch": "1.0"}, {"max_steps": [3]}, {"stateful_callbacks": []},
+     {"stateful_callbacks": {"TrainerControl": [{}]}}],
+)  # fmt: skip
+def test_a_state_that_no_trainer_has_written_is_seen(values: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint = make(tmp_path, 1)
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": 1, **values}))
+    seal(checkpoint, {})  # by whoever put it there
+    assert fault(checkpoint) == "trainer_state.json is damaged"
+
+
 def test_the_newest_are_kept_and_the_best(tmp_path: Path) -> None:
     for step in range(1, 7):
         make(tmp_path, step, limit=2, best=str(tmp_path / "checkpoint-2") if step > 2 else None)

@@ -44,7 +44,7 @@ def read_grid(path: str | Path, **changes: Any) -> Grid:
 
 def _loader(yaml: Any) -> Any:
     def construct_mapping(loader: Any, node: Any, deep: bool = False) -> Any:
-        names = [key.value for key, _ in node.value]
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := first_repeated(names):
             raise yaml.constructor.ConstructorError(problem=f"{twice[0]!r} stands twice", problem_mark=node.start_mark)
         return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)

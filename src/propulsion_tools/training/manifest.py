@@ -21,6 +21,8 @@ UNFINISHED = "unfinished"
 PICKLES = (".pt", ".pth", ".bin")
 """How the names of the files end that torch has written; it reads them without running any code in them."""
 _BLOCK = 2**20
+_STATE = {"global_step": int, "max_steps": int, "epoch": (int, float, type(None)), "stateful_callbacks": dict}
+"""Of what kind is what a run reads of the state of a training, where it is there."""
 
 
 def seal(checkpoint: Path, spec: dict[str, Any]) -> None:
@@ -87,7 +89,7 @@ def fault(checkpoint: Path) -> str | None:
     if (said := changed(checkpoint)) is not None:
         return said
     state = _values(checkpoint / STATE_FILE)
-    if state is None or not isinstance(state.get("global_step"), int):
+    if state is None or not _is_state(state):
         return f"{STATE_FILE} is damaged"
     swollen = (path.name for path in _files(checkpoint) if path.suffix in PICKLES and _is_compressed(path))
     return next((f"{name} is compressed, which torch's own files are not" for name in swollen), None)
@@ -122,6 +124,15 @@ def _values(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
+
+
+def _is_state(values: dict[str, Any]) -> bool:
+    """Whether values are what `Trainer` writes of the state of a training."""
+    control = values.get("stateful_callbacks", {})
+    for name in ("TrainerControl", "args"):
+        control = control.get(name, {}) if isinstance(control, dict) else None
+    kinds = (isinstance(values[name], kind) for name, kind in _STATE.items() if name in values)
+    return "global_step" in values and isinstance(control, dict) and all(kinds)
 
 
 def _written(path: Path) -> dict[str, Any]:
