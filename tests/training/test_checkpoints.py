@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import LoraConfig, PeftConfig, get_peft_model
 
+from propulsion import PropulsionConfig
 from propulsion.errors import AdapterFileError
 from propulsion_tools.errors import OptionError
 from propulsion_tools.records import RunSpec
@@ -20,6 +23,7 @@ from propulsion_tools.training.checkpoints import checkpoints, clear, last_check
 from propulsion_tools.training.evaluate import evaluate
 from propulsion_tools.training.manifest import begin, fault, is_unfinished, seal
 from propulsion_tools.training.run import train
+from propulsion_tools.training.trained_files import save_trained
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from chaos import DAMAGES, damage
@@ -131,3 +135,11 @@ def test_a_damaged_file_beside_the_weights_is_named(file: str, make_spec: MakeSp
             evaluate(tmp_path / "run", EvaluateOptions(disable_tqdm=True, use_cpu=True))
         (tmp_path / "run" / file).write_bytes(whole)
         manifest.rename(tmp_path / "run" / "manifest.json")
+
+
+@pytest.mark.parametrize("kind", [LoraConfig, PropulsionConfig])
+def test_names_in_a_configuration_have_one_order_in_all_processes(kind: type[PeftConfig], tmp_path: Path) -> None:
+    layers = torch.nn.ModuleDict({name: torch.nn.Linear(2, 2) for name in "abcdefgh"})
+    save_trained(get_peft_model(layers, kind(target_modules=[*"hgfedcba"])), tmp_path)  # type: ignore[arg-type,call-arg]
+    values = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert values["target_modules"] == [*"abcdefgh"]

@@ -41,20 +41,28 @@ def save_trained(model: nn.Module, folder: Path) -> None:
             with quiet_transformers():
                 model.save_pretrained(str(aside))
             if not whole:
-                _name_base(aside / ADAPTER_CONFIG)
+                sets = {name for name, value in vars(model.active_peft_config).items() if isinstance(value, set)}
+                _settle(aside / ADAPTER_CONFIG, sets)
         else:
             save_file(_changed(model), str(aside / TRAINED_FILE), metadata={"format": "pt"})
 
 
-def _name_base(file: Path) -> None:
-    """Give the base model in an adapter's configuration a name that other machines know, too.
+def _settle(file: Path, sets: set[str]) -> None:
+    """Give the base model in an adapter's configuration a name that other machines know, too, and sets one order.
 
-    Only in the file: PEFT asks the hub for the configuration of a model whose name is no folder.
+    Only in the file: PEFT asks the hub for the configuration of a model whose name is no folder. Python orders sets
+    differently in each process, and a run that is gone on with ends with the same bytes.
+
+    Args:
+        file: The configuration.
+        sets: Names of fields.
     """
     values = json.loads(file.read_text(encoding="utf-8"))
     name = values.get("base_model_name_or_path")
-    if name and (known := public_name(name)) != name:
-        write_atomically(file, json.dumps({**values, "base_model_name_or_path": known}, indent=2, sort_keys=True))
+    settled = {field: sorted(values[field]) for field in sets if isinstance(values.get(field), list)}
+    if name:
+        settled["base_model_name_or_path"] = public_name(name)
+    write_atomically(file, json.dumps({**values, **settled}, indent=2, sort_keys=True))
 
 
 def weight_bytes(folder: Path) -> int:
