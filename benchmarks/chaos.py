@@ -18,6 +18,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -316,9 +317,14 @@ def in_workers(workers: int, do: Callable[[int], object]) -> None:
         raise RuntimeError("a worker ended early")
 
 
+def make_references(root: Path, workers: int) -> None:
+    """Do what is never killed by a process of its own: Python orders sets differently in each, as after a real kill."""
+    words = [sys.executable, __file__, "--references", str(root), "--workers", str(workers)]
+    subprocess.run(words, env={**os.environ, "PYTHONHASHSEED": "1"}, check=True)
+
+
 def all_of(bench: Bench, todo: list[tuple[str, int]], seed: int, workers: int, keep: Path | None) -> list[Result]:
     """Do trials in several processes."""
-    in_workers(workers, lambda worker: [bench.make_reference(n) for n in range(worker, GROUP + 1, workers)])
     files = [bench.root / f"{worker}.jsonl" for worker in range(workers)]
     in_workers(workers, lambda worker: work(bench, todo[worker::workers], seed, files[worker], keep))
     return [Result(**json.loads(line)) for file in files for line in file.read_text().splitlines()]
@@ -345,17 +351,23 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--keep", type=Path, help="folder for what trials left that lost something")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--references", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    begun = time.monotonic()
+    begun, workers = time.monotonic(), options.workers
+    if options.references:
+        bench = Bench(options.references, runs.Subject(options.references))
+        runs.preload(bench.subject)
+        in_workers(workers, lambda worker: [bench.make_reference(n) for n in range(worker, GROUP + 1, workers)])
+        return 0
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
         root = Path(name)
         subject = runs.make_subject(root)
-        (root / "preload").mkdir()
-        runs.preload(subject, root / "preload")
+        make_references(root, workers)
+        runs.preload(subject)
         counts = {kind: options.trials // PART[kind] for kind in options.kinds}
         todo = [(kind, number) for kind, count in counts.items() for number in range(count)]
         random.Random(options.seed).shuffle(todo)
-        results = all_of(Bench(root, subject), todo, options.seed, options.workers, options.keep)
+        results = all_of(Bench(root, subject), todo, options.seed, workers, options.keep)
     kinds = figures(results)
     lost = [result for result in results if result.outcome not in FINE]
     for kind, row in kinds.items():

@@ -11,6 +11,7 @@ import re
 import resource
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -31,17 +32,28 @@ _SECONDS = re.compile(r"they took \d+ s")
 
 @dataclass(frozen=True)
 class Subject:
-    """What the runs train: made once, in a folder of its own.
+    """What the runs train: made once.
 
     Attributes:
-        model: The folder of a BERT of one layer, with random weights and its tokenizer.
-        data: A folder with 48 training rows and 6 of validation.
-        texts: A file of rows to label.
+        folder: Where.
     """
 
-    model: Path
-    data: Path
-    texts: Path
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        """The folder of a BERT of one layer, with random weights and its tokenizer."""
+        return self.folder / "model"
+
+    @property
+    def data(self) -> Path:
+        """A folder with 48 training rows and 6 of validation."""
+        return self.folder / "data"
+
+    @property
+    def texts(self) -> Path:
+        """A file of rows to label."""
+        return self.folder / "texts.jsonl"
 
 
 def make_subject(folder: Path) -> Subject:
@@ -51,19 +63,19 @@ def make_subject(folder: Path) -> Subject:
 
     draw, words = random.Random(0), [*"abcdefghij", "good", "bad"]
     vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
-    model, data = folder / "model", folder / "data"
-    BertTokenizerFast(vocab=vocabulary, model_max_length=16).save_pretrained(model)
+    subject = Subject(folder)
+    BertTokenizerFast(vocab=vocabulary, model_max_length=16).save_pretrained(subject.model)
     torch.manual_seed(0)
     size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=16, initializer_range=0.1, **size)
-    BertModel(config).save_pretrained(model)
-    data.mkdir()
+    BertModel(config).save_pretrained(subject.model)
+    subject.data.mkdir()
     for split, count in (("train", 48), ("validation", 6)):
         texts = [[*draw.choices(words[:10], k=draw.randrange(1, 5)), ("good", "bad")[row % 2]] for row in range(count)]
         rows = [{"text": " ".join(text), "label": text[-1]} for text in texts]
-        (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "texts.jsonl").write_text('{"text": "a b good"}\n{"text": "c d bad"}\n')
-    return Subject(model, data, folder / "texts.jsonl")
+        (subject.data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    subject.texts.write_text('{"text": "a b good"}\n{"text": "c d bad"}\n')
+    return subject
 
 
 def settings(number: int) -> dict[str, Any]:
@@ -120,13 +132,8 @@ def group_of(subject: Subject) -> list[Any]:
     return [replace(spec, output_dir=f"{RUN}/{number}", **place) for number, place in enumerate(places)]
 
 
-def preload(subject: Subject, folder: Path) -> None:
-    """Import what runs import, before they are forked, by doing one here.
-
-    Args:
-        subject: What it trains.
-        folder: Where, for a moment.
-    """
+def preload(subject: Subject) -> None:
+    """Import what runs import, before they are forked, by doing one here."""
     import torch
 
     from propulsion_tools.compare import preload as _  # noqa: F401
@@ -136,10 +143,12 @@ def preload(subject: Subject, folder: Path) -> None:
 
     torch.set_num_threads(1)
     before = os.getcwd()
-    os.chdir(folder)
-    train(spec_of({"max_steps": 2, "save_strategy": "steps", "save_steps": 1}, subject))
-    predict(Path(RUN), PredictOptions(input=str(subject.texts), output="labels.jsonl", disable_tqdm=True, use_cpu=True))
-    os.chdir(before)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        train(spec_of({"max_steps": 2, "save_strategy": "steps", "save_steps": 1}, subject))
+        options = PredictOptions(input=str(subject.texts), output="labels.jsonl", disable_tqdm=True, use_cpu=True)
+        predict(Path(RUN), options)
+        os.chdir(before)
     gc.collect()
     gc.freeze()  # or every collection of a run, of which there are some, goes through all that was imported
 

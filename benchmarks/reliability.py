@@ -51,8 +51,8 @@ A run is a command that trains a tiny BERT for three to seven steps, with one of
 dropout, optimizers, schedules, heads that train first, rates that are searched, runs that recover from a collapse, and all
 ways to keep checkpoints. It is killed up to four times: by SIGKILL at a random moment or just before a random change of the
 file system, or by the system in the middle of writing a file (SIGXFSZ, which is as sudden). Then the command is left alone.
-*Same* means that every file is what it is when nothing happens, but for times. *Refused* means one sentence of ours. Anything
-else counts as lost.
+*Same* means that every file is what it is in another process where nothing happens, but for times. *Refused* means one
+sentence of ours. Anything else counts as lost.
 
 ## Results of {date}
 
@@ -60,7 +60,7 @@ else counts as lost.
 |---|---|---|---|---|
 {rows}
 
-The runs were killed {kills:,} times.
+The runs were killed {kills:,} times.{note}
 
 | How a run was killed | Runs |
 |---|---|
@@ -107,6 +107,7 @@ def page(chaos: dict[str, Any], fuzz: dict[str, Any]) -> str:
         date=chaos["date"],
         rows=_table([(KINDS[kind], *(f"{row[name]:,}" for name in COLUMNS)) for kind, row in kinds.items()]),
         kills=sum(row["kills"] for row in of_killed),
+        note=f" {chaos['note']}" if "note" in chaos else "",
         ways=_table([(WAYS[way], f"{count:,}") for way, count in killed.most_common()]),
         disks=_table([(ERRORS.get(way, way), f"{count:,}") for way, count in disks.most_common()]),
         fuzzed=fuzz["inputs"],

@@ -28,8 +28,7 @@ HEAD_FIRST, RECOVERS, BEST_FIRST = 4, 17, 12
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chaos.Bench]:
     root, threads = tmp_path_factory.mktemp("chaos"), torch.get_num_threads()
     made = chaos.Bench(root, runs.make_subject(root))
-    (root / "preload").mkdir()
-    runs.preload(made.subject, root / "preload")  # or each of the forks below would import all of it
+    runs.preload(made.subject)  # or each of the forks below would import all of it
     for number in (HEAD_FIRST, RECOVERS, BEST_FIRST):
         made.make_reference(number)
     yield made
