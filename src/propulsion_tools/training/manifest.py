@@ -21,7 +21,12 @@ UNFINISHED = "unfinished"
 PICKLES = (".pt", ".pth", ".bin")
 """How the names of the files end that torch has written; it reads them without running any code in them."""
 _BLOCK = 2**20
-_STATE = {"global_step": int, "max_steps": int, "epoch": (int, float, type(None)), "stateful_callbacks": dict}
+_STATE: dict[str, type | tuple[type, ...]] = {
+    "global_step": int,
+    "max_steps": int,
+    "epoch": (int, float, type(None)),
+    "stateful_callbacks": dict,
+}
 """Of what kind is what a run reads of the state of a training, where it is there."""
 
 

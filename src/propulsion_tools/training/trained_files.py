@@ -59,7 +59,7 @@ def _settle(file: Path, sets: set[str]) -> None:
     """
     values = json.loads(file.read_text(encoding="utf-8"))
     name = values.get("base_model_name_or_path")
-    settled = {field: sorted(values[field]) for field in sets if isinstance(values.get(field), list)}
+    settled: dict[str, Any] = {field: sorted(values[field]) for field in sets if isinstance(values.get(field), list)}
     if name:
         settled["base_model_name_or_path"] = public_name(name)
     write_atomically(file, json.dumps({**values, **settled}, indent=2, sort_keys=True))
