@@ -25,16 +25,17 @@ pytest.importorskip("datasets", reason="the benchmark needs datasets: pip instal
 ROOT = Path(__file__).parents[2]
 COMPARISON = ROOT / "method_comparison" / "MetaMathQA"
 EXPERIMENTS = sorted((COMPARISON / "experiments" / "propulsion").iterdir())
-STEPS, BETWEEN, BATCH, RATE = 4, 2, 3, 0.05
-LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+STEPS, WARM_UP, BETWEEN, BATCH, RATE = 10, 1, 5, 3, 0.05
 # What PEFT's script writes (utils.py, log_results).
 KEYS = {
-    "run_info": "created_at total_time experiment_name peft_branch peft_worktree_is_dirty train_config peft_config error_msg",
-    "train_info": "accelerator_memory_reserved_avg accelerator_memory_max accelerator_memory_reserved_99th train_time file_size "
-    "num_trainable_params num_total_params status metrics",
+    "run_info": "created_at total_time experiment_name peft_branch peft_worktree_is_dirty train_config peft_config "
+    "error_msg",
+    "train_info": "accelerator_memory_reserved_avg accelerator_memory_max accelerator_memory_reserved_99th train_time "
+    "file_size num_trainable_params num_total_params status metrics",
     "meta_info": "model_info dataset_info package_info system_info pytorch_info",
 }
-ASKED = "step, valid accuracy, train loss, train samples, train time, eval time, tokens / sec, mem allocated avg, mem reserved avg"
+ASKED = "step, valid accuracy, train loss, train samples, train time, eval time, tokens / sec, mem allocated avg, "
+ASKED += "mem reserved avg, elapsed time"
 TESTED = "step, test accuracy, train loss, train samples, train total tokens, forgetting"
 
 
@@ -56,10 +57,10 @@ def _here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     learned = [
         {
             "type": "GSM",
-            "query": f"what is {n} and {n % 7}?" + " please" * (n % 11),
-            "response": f"The answer is: {n + n % 7}",
+            "query": f"what is {n} and 2?" + " please" * (7 * n % 40),
+            "response": f"The answer is: {n + 2}",
         }
-        for n in range(40)
+        for n in range(40)  # of 40 lengths, so that only one order is sorted
     ]
     write(folder / "data/MetaMathQA/train.jsonl", [*learned[:5], {**learned[0], "query": "x" * 1290}, *learned[5:]])
     for split, count in (("train", 60), ("test", 3)):
@@ -106,8 +107,8 @@ def as_peft_trains(here: Path, name: str) -> tuple[PeftModel, list[float]]:
         loss = total / sum(map(len, part))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        # No warm-up in so few steps: a tenth of 4 is 0.
-        optimizer.param_groups[0]["lr"] = RATE * 0.5 * (1 + np.cos(np.pi * step / STEPS))
+        share = (step - WARM_UP) / (STEPS - WARM_UP)
+        optimizer.param_groups[0]["lr"] = RATE * (0.5 * (1 + np.cos(np.pi * share)) if share >= 0 else step / WARM_UP)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
@@ -123,18 +124,16 @@ def test_a_run_is_the_protocol_and_its_result_has_the_form_of_the_benchmark(
     file = main(arguments(here, name, tmp_path))
     assert file == tmp_path / f"out/results/{name}--tiny.json"
     found = json.loads(file.read_text())
-    assert {part: sorted(set(found[part]) - {"run_with"}) for part in KEYS} == {
-        p: sorted(k.split()) for p, k in KEYS.items()
-    }
+    form = {part: set(keys.split()) for part, keys in KEYS.items()}
+    assert {part: set(found[part]) - {"run_with"} for part in KEYS} == form
     asked, tested = found["train_info"]["metrics"][:-1], found["train_info"]["metrics"][-1]
-    assert [entry["step"] for entry in asked] == [2, 4]
-    assert all(set(ASKED.split(", ")) < set(entry) for entry in asked)
+    assert [entry["step"] for entry in asked] == [BETWEEN, STEPS]
+    assert all(set(entry) == set(ASKED.split(", ")) for entry in asked)
     assert set(tested) == set(TESTED.split(", "))
 
     model, losses = as_peft_trains(here, name)
-    assert [entry["train loss"] for entry in asked] == pytest.approx(
-        [sum(losses[:2]) / 2, sum(losses[2:]) / 2], rel=1e-5
-    )
+    means = [sum(losses[:BETWEEN]) / BETWEEN, sum(losses[BETWEEN:]) / BETWEEN]
+    assert [entry["train loss"] for entry in asked] == pytest.approx(means, rel=1e-5)
     assert tested["train samples"] == STEPS * BATCH
     base = AutoModelForCausalLM.from_pretrained(here / "model")
     saved = PeftModel.from_pretrained(base, str(tmp_path / "out" / name / "tiny"))
@@ -150,9 +149,8 @@ def test_a_run_is_the_protocol_and_its_result_has_the_form_of_the_benchmark(
         before = loss_per_token(saved, tokenizer, texts, 1)
     assert tested["forgetting"] == pytest.approx(loss_per_token(saved, tokenizer, texts, 1) - before, abs=1e-5)
     assert found["train_info"]["num_trainable_params"] == sum(value.numel() for value in trained.values())
-    assert (
-        found["train_info"]["file_size"] == (tmp_path / "out" / name / "tiny/adapter_model.safetensors").stat().st_size
-    )
+    weights = tmp_path / "out" / name / "tiny/adapter_model.safetensors"
+    assert found["train_info"]["file_size"] == weights.stat().st_size
     assert found["train_info"]["status"] == "success"
     assert "valid accuracy" in capsys.readouterr().err
 
