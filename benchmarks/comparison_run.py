@@ -38,8 +38,6 @@ WARM_UP = 0.1
 STEPS_BETWEEN_EMPTYING = 10
 MOST_BYTES_AT_START = 500 * 2**20
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
 Say = Callable[[str], None]
 
 
@@ -100,6 +98,10 @@ class Memory:
         """Beyond the start."""
         held = torch.cuda.memory_reserved() if self.on_gpu else psutil.Process().memory_info().rss
         return int(held) - self.start
+
+    def allocated(self) -> int:
+        """As `now`, but what is in use of it."""
+        return torch.cuda.memory_allocated() - self.start if self.on_gpu else self.now()
 
     def peak(self) -> int:
         """The most beyond the start: at any time on a GPU, at the end of a step elsewhere."""
@@ -231,7 +233,7 @@ class Course(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.memory.log.append(self.memory.now())
-        self.allocated.append(torch.cuda.memory_allocated() if self.memory.on_gpu else self.memory.now())
+        self.allocated.append(self.memory.allocated())
         self.seconds.append(time.perf_counter() - self._step)
         if state.global_step % self.config.eval_steps == 0:
             self._ask(state.global_step)

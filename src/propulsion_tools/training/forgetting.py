@@ -61,14 +61,14 @@ def loss_per_token(
 
 
 def _losses(model: nn.Module, rows: Sequence[Tensor]) -> Iterator[Tensor]:
-    """−log p of the tokens of each row but its first, float64; row by row, for float32 logits are large."""
+    """−log p of the tokens of each row but its first, float32; row by row, for float32 logits are large."""
     device = next(model.parameters()).device
     labels = pad_sequence(list(rows), batch_first=True, padding_value=NOT_SCORED).to(device)
     mask = labels != NOT_SCORED
     logits = model(input_ids=labels.where(mask, 0), attention_mask=mask.long()).logits
     for row, ids in enumerate(rows):
         losses = token_losses(logits[row : row + 1], labels[row : row + 1], model.config)[0]
-        yield losses[: len(ids) - 1].double()
+        yield losses[: len(ids) - 1]
 
 
 def measured(job: Job, texts: Sequence[str]) -> float:
