@@ -62,7 +62,7 @@ def _spec(llama: Path, tmp_path: Path) -> Spec:
             "output_dir": str(tmp_path / "run"),
             "forgetting_text": str(llama / "other.jsonl"),
             "max_length": 32,
-            "max_steps": 4,
+            "max_steps": 3,
             "learning_rate": 0.05,
             "per_device_train_batch_size": 2,
             "eval_strategy": "no",
