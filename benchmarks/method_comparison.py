@@ -2,9 +2,10 @@
 
     python benchmarks/method_comparison.py method_comparison/MetaMathQA/experiments/propulsion/llama-3.2-3B-default
 
-It needs a GPU of 32 GB or more, and access to meta-llama/Llama-3.2-3B. The result has the form of PEFT's, so PEFT's tables and its app
-read it. What is done is what PEFT's run.py does; method_comparison/MetaMathQA/README.md says where it is not the same. To try
-it anywhere, say --data_dir FOLDER --forgetting_text FILE --set model_id=FOLDER max_steps=10 eval_steps=5.
+It needs a GPU of 32 GB or more, and access to meta-llama/Llama-3.2-3B. The result has the form of PEFT's, so PEFT's
+tables and its app read it. What is done is what PEFT's run.py does; method_comparison/MetaMathQA/README.md says where
+it is not the same. To try it anywhere, say --data_dir FOLDER --forgetting_text FILE --set model_id=FOLDER
+max_steps=10 eval_steps=5.
 """
 
 from __future__ import annotations
