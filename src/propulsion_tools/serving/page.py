@@ -1,0 +1,59 @@
+"""The page at /: files that a browser reads, and the headers that keep them from doing anything else."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from propulsion_tools.records.options import ServeOptions
+from propulsion_tools.serving.errors import ApiError
+
+_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_MOST_TOKENS = "{{max_new_tokens}}"
+HEADERS = {
+    # Its own files, and requests to its own server: no script, style or form that a text could smuggle in.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+
+
+def page_routes(limits: ServeOptions) -> APIRouter:
+    """Routes of the page, which are open to all: it has nothing in it that is not in this package.
+
+    Args:
+        limits: How many tokens a client may ask for.
+    """
+    texts = page_files(limits)
+    router = APIRouter()
+
+    @router.get("/")
+    async def page() -> Response:
+        return _answer("index.html", texts)
+
+    @router.get("/page/{name}")
+    async def file(name: str) -> Response:
+        return _answer(name, texts)
+
+    return router
+
+
+def page_files(limits: ServeOptions) -> dict[str, str]:
+    """The files by name, read once."""
+    own, tools = files("propulsion_tools.serving").joinpath("page_files"), files("propulsion_tools")
+    texts = {file.name: file.read_text(encoding="utf-8") for file in (*own.iterdir(), tools.joinpath("look.css"))}
+    return {**texts, "index.html": texts["index.html"].replace(_MOST_TOKENS, str(limits.max_new_tokens))}
+
+
+def _answer(name: str, texts: dict[str, str]) -> Response:
+    if name not in texts:
+        raise ApiError("There is nothing here.", 404, "not_found")
+    return Response(texts[name], headers=HEADERS, media_type=_TYPES[name.rpartition(".")[2]])
