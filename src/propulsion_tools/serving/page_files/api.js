@@ -37,11 +37,19 @@ export async function* events(path, body, signal) {
     if (!line.startsWith("data: ")) continue;
     const data = line.slice(6);
     if (data === "[DONE]") return;
-    const event = JSON.parse(data);
+    const event = parsed(data);
     if (event.error) throw new Problem(event.error.message);
     yield event;
   }
   throw new Problem(BROKEN_OFF);
+}
+
+function parsed(data) {
+  try {
+    return JSON.parse(data);
+  } catch {
+    throw new Problem(BROKEN_OFF);
+  }
 }
 
 async function* lines(body) {

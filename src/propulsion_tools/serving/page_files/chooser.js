@@ -1,5 +1,7 @@
 // A field to choose an adapter in: a combobox that shows the first of those that match, however many there are.
-import { el, grouped, matching } from "./dom.js";
+import { described, matching } from "./adapters.js";
+import { el } from "./dom.js";
+import { grouped } from "./words.js";
 
 const SHOWN = 50;
 
@@ -36,7 +38,7 @@ export class Chooser {
   }
 
   open(written) {
-    const found = matching(this.models, written, searched);
+    const found = matching(this.models, written);
     const shown = found.slice(0, SHOWN);
     this.names = shown.map((model) => model.id);
     const options = shown.map((model, number) => this.option(model, number));
@@ -91,13 +93,4 @@ export class Chooser {
       this.close();
     }
   }
-}
-
-export function searched(model) {
-  return [model.id, model.task, ...(model.labels ?? [])].join(" ").toLowerCase();
-}
-
-function described(model) {
-  const labels = model.labels ? `: ${model.labels.slice(0, 6).join(", ")}${model.labels.length > 6 ? ", …" : ""}` : "";
-  return `${model.task}${labels}`;
 }

@@ -22,18 +22,3 @@ function set(node, attributes) {
     else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
   }
 }
-
-export function count(number, thing) {
-  return `${grouped(number)} ${thing}${number === 1 ? "" : "s"}`;
-}
-
-export const grouped = (number) => number.toLocaleString("en");
-
-// Those of some names that contain every word, first those that begin with what was written.
-export function matching(models, written, textOf) {
-  const words = written.toLowerCase().split(/\s+/).filter(Boolean);
-  if (!words.length) return models;
-  const found = models.filter((model) => words.every((word) => textOf(model).includes(word)));
-  const begins = (model) => model.id.toLowerCase().startsWith(words[0]);
-  return [...found.filter(begins), ...found.filter((model) => !begins(model))];
-}

@@ -1,19 +1,18 @@
 // What an adapter reads: the fields of its rows, and the row that goes to the server.
+import { writes } from "./adapters.js";
 import { byId, el } from "./dom.js";
 
 const SECOND = "second text, if it reads pairs";
 
-export const writes = (model) => model?.task_type === "CAUSAL_LM";
-
-function columns(model) {
-  if (model.task_type === "CAUSAL_LM") return ["prompt"];
+function columns(model, mode) {
+  if (writes(model)) return [mode === "chat" ? "message" : "text to continue"];
   if (model.task_type === "TOKEN_CLS") return ["text"];
   return model.columns ?? ["text", SECOND];
 }
 
-// Fields for the columns of all of some adapters, by their places; what was written stays.
-export function drawFields(models) {
-  const wanted = models.map(columns).sort((one, other) => other.length - one.length)[0] ?? [];
+// Fields for the columns of some adapters, by their places; what was written stays.
+export function drawFields(models, mode) {
+  const wanted = models.map((model) => columns(model, mode)).sort((one, other) => other.length - one.length)[0] ?? [];
   const before = values();
   const place = byId("fields");
   if (JSON.stringify(wanted) === place.dataset.columns) return;

@@ -1,13 +1,13 @@
 // What the server does right now, and which adapters are on its device.
+import { BASE, matching } from "./adapters.js";
 import { text } from "./api.js";
-import { byId, count, el, grouped, matching, svg } from "./dom.js";
+import { byId, el, svg } from "./dom.js";
 import { between, read } from "./metrics.js";
-import { searched } from "./chooser.js";
+import { count, grouped, rate, time } from "./words.js";
 
 const EVERY = 2000;
 const [RATE, LATENCY, DRAWN] = [5, 30, 60]; // samples
 const SHOWN = 100;
-export const BASE = "__base__"; // the model without an adapter
 
 export class Live {
   constructor({ onSample, onProblem, onChoice }) {
@@ -15,21 +15,22 @@ export class Live {
     this.samples = [];
     this.models = [];
     byId("search").addEventListener("input", () => this.list());
-    document.addEventListener("visibilitychange", () => document.hidden || this.start());
+    this.runs = false;
+    document.addEventListener("visibilitychange", () => this.runs && !document.hidden && this.poll());
   }
 
   start() {
-    clearTimeout(this.timer);
+    this.runs = true;
     this.poll();
   }
 
   stop() {
-    clearTimeout(this.timer);
-    this.stopped = true;
+    this.runs = false;
   }
 
+  // While nobody looks, nothing is asked.
   async poll() {
-    this.stopped = false;
+    clearTimeout(this.timer);
     try {
       const sample = { ...read(await text("metrics")), at: performance.now() / 1000 };
       this.take(sample);
@@ -38,7 +39,7 @@ export class Live {
       this.onProblem(error);
     }
     clearTimeout(this.timer);
-    if (!document.hidden && !this.stopped) this.timer = setTimeout(() => this.poll(), EVERY);
+    if (!document.hidden && this.runs) this.timer = setTimeout(() => this.poll(), EVERY);
   }
 
   take(sample) {
@@ -69,13 +70,13 @@ export class Live {
   }
 
   show(models) {
-    this.models = models;
+    this.models = models.filter((model) => model.id !== BASE);
     this.list();
-    places(models.filter((model) => model.id !== BASE));
+    places(this.models);
   }
 
   list() {
-    const found = matching(this.models, byId("search").value, searched);
+    const found = matching(this.models, byId("search").value);
     const groups = [["On the device", found.filter((model) => model.resident)], ["Waiting in memory or on disk", found.filter((model) => !model.resident)]];
     let room = SHOWN;
     const nodes = [];
@@ -109,15 +110,4 @@ function spark(values) {
   const points = values.map((value, number) => `${100 - (100 / DRAWN) * (values.length - 1 - number)},${23 - (21 * value) / top}`);
   const line = svg("polyline", { points: points.join(" "), "vector-effect": "non-scaling-stroke" });
   return svg("svg", { viewBox: "0 0 100 24", preserveAspectRatio: "none", "aria-hidden": "true" }, line);
-}
-
-function rate(value) {
-  if (value === null || value === undefined) return "–";
-  return value.toLocaleString("en", value < 10 ? { maximumFractionDigits: 1 } : { maximumFractionDigits: 0 });
-}
-
-function time(seconds) {
-  if (seconds === null || seconds === undefined) return "–";
-  if (seconds === Infinity) return "more than a minute";
-  return seconds < 1 ? `${Math.max(1, Math.round(1000 * seconds))} ms` : `${seconds.toFixed(1)} s`;
 }

@@ -1,11 +1,12 @@
 // Texts that come token by token, and the conversations that they are part of.
 import { events } from "./api.js";
-import { count, el } from "./dom.js";
+import { el } from "./dom.js";
+import { count, rate } from "./words.js";
 
 // What one adapter has written and been told.
 export class Paper {
-  constructor(mode) {
-    this.mode = mode;
+  constructor(name, mode) {
+    Object.assign(this, { name, mode });
     this.turns = [];
     this.last = "";
     this.node = el("div", { class: mode === "chat" ? "chat" : "goes-on" });
@@ -53,6 +54,6 @@ export class Paper {
 
 function told(usage, finish, seconds) {
   const tokens = usage?.completion_tokens ?? 0;
-  const speed = tokens > 1 ? `, ${(tokens / seconds).toFixed(tokens / seconds < 10 ? 1 : 0)} a second` : "";
-  return `${count(tokens, "token")}${speed}${finish === "length" ? "; cut there, as long as it may be" : ""}`;
+  const speed = tokens > 1 ? `, ${rate(tokens / seconds)} a second` : "";
+  return `${count(tokens, "token")}${speed}${finish === "length" ? ", cut at the limit" : ""}`;
 }
