@@ -11,6 +11,7 @@ from propulsion_tools.records.options import ServeOptions
 from propulsion_tools.serving.errors import ApiError
 
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_LOOK = files("propulsion_tools").joinpath("look.css")
 _MOST_TOKENS = "{{max_new_tokens}}"
 HEADERS = {
     # Its own files, and requests to its own server: no script, style or form that a text could smuggle in.
@@ -32,28 +33,19 @@ def page_routes(limits: ServeOptions) -> APIRouter:
     Args:
         limits: How many tokens a client may ask for.
     """
-    texts = page_files(limits)
+    own = files("propulsion_tools.serving").joinpath("page_files")
+    texts = {file.name: file.read_text(encoding="utf-8") for file in (*own.iterdir(), _LOOK)}
+    index = texts.pop("index.html").replace(_MOST_TOKENS, str(limits.max_new_tokens))
     router = APIRouter()
 
     @router.get("/")
     async def page() -> Response:
-        return _answer("index.html", texts)
+        return Response(index, headers=HEADERS, media_type=_TYPES["html"])
 
     @router.get("/page/{name}")
     async def file(name: str) -> Response:
-        return _answer(name, texts)
+        if name not in texts:
+            raise ApiError("There is nothing here.", 404, "not_found")
+        return Response(texts[name], headers=HEADERS, media_type=_TYPES[name.rpartition(".")[2]])
 
     return router
-
-
-def page_files(limits: ServeOptions) -> dict[str, str]:
-    """The files by name, read once."""
-    own, tools = files("propulsion_tools.serving").joinpath("page_files"), files("propulsion_tools")
-    texts = {file.name: file.read_text(encoding="utf-8") for file in (*own.iterdir(), tools.joinpath("look.css"))}
-    return {**texts, "index.html": texts["index.html"].replace(_MOST_TOKENS, str(limits.max_new_tokens))}
-
-
-def _answer(name: str, texts: dict[str, str]) -> Response:
-    if name not in texts:
-        raise ApiError("There is nothing here.", 404, "not_found")
-    return Response(texts[name], headers=HEADERS, media_type=_TYPES[name.rpartition(".")[2]])
