@@ -46,7 +46,7 @@ def opened(browser: Any) -> Iterator[Open]:
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(30_000)
         page.goto(f"{client.url}/{address}")
         pages.append((page, client.url, said, asked, refused))
         return page
