@@ -53,13 +53,18 @@ def opened(browser: Any) -> Iterator[Open]:
 
     yield open_page
     for page, url, said, asked, refused in pages:
-        for width, height in SCREENS:
-            page.set_viewport_size({"width": width, "height": height})
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        check_fit(page)
         assert page.evaluate("window.hit") is None
         assert [line for line in said if not (refused and line.startswith("Failed to load resource"))] == []
         assert {address for address in asked if not address.startswith(f"{url}/")} == set()
         page.close()
+
+
+def check_fit(page: Any) -> None:
+    """What is on the page now is no wider than a desktop's or a phone's screen."""
+    for width, height in reversed(SCREENS):
+        page.set_viewport_size({"width": width, "height": height})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +163,7 @@ def test_two_adapters_answer_side_by_side_and_labels_never_run(opened: Open, cli
     left, right = (answer.bounding_box() for answer in found)
     assert left["y"] == right["y"]
     assert page.locator("#desk img, #desk script").count() == 0
+    check_fit(page)
     page.reload()
     assert page.get_by_role("combobox", name="Beside it").input_value() == "other"
 
