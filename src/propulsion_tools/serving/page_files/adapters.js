@@ -10,13 +10,19 @@ export function described({ id, task, task_type: type, labels }) {
   return type === "SEQ_CLS" ? `${task}: a number` : task;
 }
 
-// Those that have every word in their name, task or labels, first those whose names begin with the first word.
+// Those that have every word in their name, task or labels; first those whose names begin with the first word, then
+// those that have all in their names.
 export function matching(models, written) {
   const words = written.toLowerCase().split(/\s+/).filter(Boolean);
   if (!words.length) return models;
-  const found = models.filter((model) => words.every((word) => searched(model).includes(word)));
-  const begins = (model) => model.id.toLowerCase().startsWith(words[0]);
-  return [...found.filter(begins), ...found.filter((model) => !begins(model))];
+  const ranks = [[], [], []];
+  for (const model of models) ranks[rank(model, words)]?.push(model);
+  return ranks.flat();
 }
 
-const searched = (model) => [model.id, model.task, ...(model.labels ?? [])].join(" ").toLowerCase();
+function rank({ id, task, labels }, words) {
+  const name = id.toLowerCase();
+  if (words.every((word) => name.includes(word))) return name.startsWith(words[0]) ? 0 : 1;
+  const all = [name, task, ...(labels ?? [])].join(" ").toLowerCase();
+  return words.every((word) => all.includes(word)) ? 2 : -1;
+}

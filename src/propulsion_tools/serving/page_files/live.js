@@ -87,12 +87,21 @@ export class Live {
       nodes.push(el("h3", {}, title, " ", el("small", {}, grouped(models.length))), el("ul", {}, ...shown.map((model) => this.entry(model))));
       if (more) nodes.push(el("p", { class: "faint" }, `and ${grouped(more)} more`));
     }
-    byId("adapters").replaceChildren(...(nodes.length ? nodes : [el("p", { class: "faint" }, this.models.length ? "None contains this." : "There is none yet.")]));
+    if (!nodes.length) nodes.push(el("p", { class: "faint" }, this.models.length ? "None contains this." : "There is none yet."));
+    redraw(byId("adapters"), nodes);
   }
 
   entry(model) {
     return el("li", {}, el("button", { type: "button", class: model.resident ? "here" : "away", click: () => this.onChoice(model.id) }, model.id));
   }
+}
+
+// New content where people may be reading: what had the focus has it again, at the same height.
+function redraw(place, nodes) {
+  const [height, focused] = [place.scrollTop, place.contains(document.activeElement) ? document.activeElement.textContent : null];
+  place.replaceChildren(...nodes);
+  place.scrollTop = height;
+  if (focused !== null) [...place.querySelectorAll("button")].find((button) => button.textContent === focused)?.focus({ preventScroll: true });
 }
 
 function places(adapters) {

@@ -11,7 +11,7 @@ import { count } from "./words.js";
 const listed = { models: [], at: -Infinity, took: 0, like: "" };
 let asking = null;
 const choosers = [new Chooser(byId("first"), "Adapter", () => chosen()), new Chooser(byId("second"), "Beside it", () => chosen())];
-const live = new Live({ onSample: sampled, onProblem: (error) => failed(error), onChoice: (name) => choosers[0].choose(name) });
+const live = new Live({ onSample: sampled, onProblem: (error) => failed(error), onChoice: picked });
 
 const model = (name) => listed.models.find((one) => one.id === name);
 const compares = () => byId("compare").getAttribute("aria-pressed") === "true";
@@ -84,6 +84,11 @@ function sampled(sample) {
     listed.like = like;
     list().catch(failed);
   } else if (byId("server").className === "gone") list().catch(failed);
+}
+
+function picked(name) {
+  choosers[0].choose(name);
+  byId("ask").scrollIntoView({ block: "nearest" });
 }
 
 function chosen() {
