@@ -253,8 +253,9 @@ def test_the_numbers_are_those_of_the_server(opened: Open, classifiers: Path) ->
         page.get_by_role("button", name="pairs").focus()
         page.clock.run_for(2000)
         page.get_by_text("3 in all, 1 refused").wait_for()
-        tile = page.locator("#tiles > div").first.inner_text()
-        assert tile.split("\n")[:2] == ["Requests a second", "1.5"]
+        name, rate = page.locator("#tiles > div").first.inner_text().split("\n")[:2]
+        assert name == "Requests a second"
+        assert 0 < float(rate) <= 1.5  # three in at least two seconds
         assert page.locator("#tiles > div").nth(2).locator("b").inner_text().endswith("s")
         with page.expect_response("**/v1/models"):
             page.clock.run_for(4000)
