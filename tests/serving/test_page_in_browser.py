@@ -242,7 +242,7 @@ def _refuse(route: Any, status: int, headers: dict[str, str], body: str) -> None
         route.abort()
 
 
-def test_the_numbers_are_those_of_the_server(opened: Open, classifiers: Path) -> None:
+def test_the_numbers_are_those_of_the_server_and_newcomers_appear(opened: Open, classifiers: Path) -> None:
     with running(open_engine(classifiers)) as client:
         page = opened(client)
         page.clock.install()
@@ -257,8 +257,9 @@ def test_the_numbers_are_those_of_the_server(opened: Open, classifiers: Path) ->
         assert name == "Requests a second"
         assert 0 < float(rate) <= 1.5  # three in at least two seconds
         assert page.locator("#tiles > div").nth(2).locator("b").inner_text().endswith("s")
-        with page.expect_response("**/v1/models"):
-            page.clock.run_for(4000)
+        client("POST", "/v1/adapters", {"path": "mood", "name": "newcomer"})
+        page.clock.run_for(4000)
+        page.get_by_role("button", name="newcomer").wait_for()
         assert page.evaluate("document.activeElement.textContent") == "pairs"  # whoever was there still is
 
 
