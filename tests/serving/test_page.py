@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +75,21 @@ def test_no_file_reads_texts_as_programs_or_names_another_place(file: Path) -> N
     assert not DANGEROUS.search(text)
     assert "://" not in text
     assert not re.search(r"<script(?! type=\"module\" src=)|<style|style=", text)
+
+
+def test_the_list_says_what_an_adapter_reads_and_where_it_is(classifiers: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapters"
+    shutil.copytree(classifiers, folder)
+    (folder / "topic" / "record.json").unlink()
+    with running(open_engine(folder, capacity=1)) as client:
+        client("POST", "/v1/predict", {"adapter": "mood", "inputs": "good"})
+        listed = {model["id"]: model for model in client("GET", "/v1/models").json["data"]}
+        assert client("GET", "/v1/models/mood").json == listed["mood"]
+    assert {name for name, model in listed.items() if model["resident"]} == {"mood"}
+    pair = ["sentence1", "sentence2"]
+    columns = {"mood": ["text"], "topic": None, "pairs": pair, "stars": pair}
+    assert {name: model["columns"] for name, model in listed.items()} == columns
+    assert {(model["task_type"], model["chat_template"]) for model in listed.values()} == {("SEQ_CLS", False)}
 
 
 def read(file: Path) -> str:

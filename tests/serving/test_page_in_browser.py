@@ -69,11 +69,13 @@ def check_fit(page: Any) -> None:
 
 @pytest.fixture(scope="module")
 def folder(classifiers: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Classifiers, two of them with labels that are programs."""
+    """Classifiers, two of them with labels that are programs, and one without a record."""
     folder = tmp_path_factory.mktemp("page") / "adapters"
     shutil.copytree(classifiers, folder)
     for seed, name in enumerate(("one", "other")):
         save_run(folder / name, tiny_model, "text-classification", HOSTILE, {"text_column": "text"}, seed)
+    shutil.copytree(folder / "mood", folder / "bare")
+    (folder / "bare" / "record.json").unlink()
     return folder
 
 
@@ -126,7 +128,7 @@ def test_an_adapter_is_found_and_asked_by_keyboard_alone(opened: Open, client: C
     listed = page.locator("#adapters .here").all_inner_texts()
     assert "topic" in listed
     assert len(listed) == 2
-    assert page.inner_text("#places") == "2 of 6 adapters on the device"
+    assert page.inner_text("#places") == "2 of 7 adapters on the device"
 
 
 def test_fields_are_the_columns_that_an_adapter_reads(opened: Open, client: Client) -> None:
@@ -145,6 +147,11 @@ def test_fields_are_the_columns_that_an_adapter_reads(opened: Open, client: Clie
     page.get_by_role("button", name="Ask").click()
     page.wait_for_selector("#answers li")
     assert bars(*answers(page)) == shares(predicted(client, "pairs", row))
+    page.get_by_role("button", name="bare").click()  # which may read texts or pairs
+    for second, asked in (("a dull plot", row), ("", TEXT)):
+        page.get_by_label("second text").fill(second)
+        page.get_by_role("button", name="Ask").click()
+        assert bars(*answers(page)) == shares(predicted(client, "bare", asked))
 
 
 def test_two_adapters_answer_side_by_side_and_labels_never_run(opened: Open, client: Client) -> None:
@@ -224,7 +231,7 @@ def test_what_goes_wrong_is_told_in_a_sentence_and_the_next_is_answered(
     field.fill(TEXT)
     send.click()
     assert "There is no adapter 'brief'" in answers(page)[0].locator(".problem").inner_text()
-    page.get_by_text("6 adapters served").wait_for()
+    page.get_by_text("7 adapters served").wait_for()
     page.clock.install()
     page.reload()
     page.route("**/metrics", lambda route: route.abort())
@@ -232,7 +239,7 @@ def test_what_goes_wrong_is_told_in_a_sentence_and_the_next_is_answered(
     page.get_by_text("The server cannot be reached").wait_for()
     page.unroute_all()
     page.clock.run_for(2500)
-    page.get_by_text("6 adapters served").wait_for()
+    page.get_by_text("7 adapters served").wait_for()
 
 
 def _refuse(route: Any, status: int, headers: dict[str, str], body: str) -> None:
@@ -320,6 +327,7 @@ def test_a_conversation_is_that_of_the_api(opened: Open, writer: Client) -> None
     asked = {"model": "left", "prompt": "w5 w6", "max_tokens": 4, "temperature": 0}
     told = writer("POST", "/v1/completions", asked).json["choices"][0]["text"]
     assert answers(page, 2)[0].locator(".written").text_content() == told
+    assert page.get_by_label("text to continue").input_value() == "w5 w6"
 
 
 def test_a_text_is_seen_as_it_comes_and_can_be_stopped(
@@ -335,11 +343,16 @@ def test_a_text_is_seen_as_it_comes_and_can_be_stopped(
 
     monkeypatch.setattr(Generator, "_step", slow)
     page.get_by_label("message").fill("w5 w6")
-    page.get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="Send").focus()
+    page.keyboard.press("Enter")
     page.wait_for_selector("#answers[aria-busy=true] .written:not(:empty)")
-    page.get_by_role("button", name="Stop").click()
+    page.get_by_label("message").fill("w7")
+    page.get_by_role("button", name="Stop").focus()
+    page.keyboard.press("Enter")
     assert "stopped" in answers(page)[0].locator("h2").inner_text()
     assert 0 < len(page.text_content(".written").split()) < 24
+    assert page.get_by_label("message").input_value() == "w7"  # and not thrown away with what was sent
+    assert page.evaluate("document.activeElement.id") == "send"
     go_on.set()
     writer.wait_until_idle()
     page.get_by_role("button", name="Start anew").click()

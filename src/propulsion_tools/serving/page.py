@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib.resources import files
 
 from fastapi import APIRouter
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from propulsion_tools.records.options import ServeOptions
-from propulsion_tools.serving.errors import ApiError
 
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _LOOK = files("propulsion_tools").joinpath("look.css")
@@ -45,7 +45,7 @@ def page_routes(limits: ServeOptions) -> APIRouter:
     @router.get("/page/{name}")
     async def file(name: str) -> Response:
         if name not in texts:
-            raise ApiError("There is nothing here.", 404, "not_found")
+            raise HTTPException(404)
         return Response(texts[name], headers=HEADERS, media_type=_TYPES[name.rpartition(".")[2]])
 
     return router

@@ -18,7 +18,8 @@ export class Chooser {
       focus: () => this.input.select(), click: () => this.open(""), input: () => this.open(this.input.value),
       keydown: (event) => this.pressed(event), blur: () => this.close(),
     });
-    this.list = el("ul", { id: `${id}-list`, role: "listbox", "aria-label": label, hidden: true });
+    const keepFocus = (event) => event.preventDefault(); // or the list would close under the pointer
+    this.list = el("ul", { id: `${id}-list`, role: "listbox", "aria-label": label, hidden: true, mousedown: keepFocus });
     this.about = el("p", { class: "faint about" });
     root.append(el("label", { for: id }, label), el("div", { class: "combo" }, this.input, this.list), this.about);
   }
@@ -52,11 +53,7 @@ export class Chooser {
   }
 
   option(model, number) {
-    const choose = (event) => {
-      event.preventDefault(); // the field keeps the focus
-      this.choose(model.id);
-    };
-    const attributes = { id: `${this.list.id}-${number}`, role: "option", "aria-selected": "false", pointerdown: (event) => event.preventDefault(), click: choose };
+    const attributes = { id: `${this.list.id}-${number}`, role: "option", "aria-selected": "false", click: () => this.choose(model.id) };
     return el("li", attributes, el("b", {}, model.id), el("small", {}, described(model)));
   }
 

@@ -34,10 +34,14 @@ async function open() {
 }
 
 function failed(error) {
-  const server = byId("server");
-  server.className = "gone";
-  server.textContent = error.status === 401 ? "Locked" : error.message;
+  status("gone", error.status === 401 ? "Locked" : error.message);
   if (error.status === 401) lock(key.get() ? error.message : "");
+}
+
+// What is said again is not set again, or it would be read aloud again.
+function status(kind, sentence) {
+  byId("server").className = kind;
+  if (byId("server").textContent !== sentence) byId("server").textContent = sentence;
 }
 
 function lock(sentence) {
@@ -60,11 +64,8 @@ async function list() {
   choosers.forEach((chooser, number) => chooser.value !== names[number] || !chooser.models.length ? chooser.set(data, names[number]) : (chooser.models = data));
   live.show(data);
   const own = data.filter((one) => one.id !== BASE);
-  const server = byId("server");
-  server.className = "ready";
-  server.textContent = `${count(own.length, "adapter")} served`;
   byId("send").disabled = !data.length;
-  if (!data.length) server.textContent = "This server has no adapter yet: POST /v1/adapters loads one.";
+  status("ready", data.length ? `${count(own.length, "adapter")} served` : "This server has no adapter yet: POST /v1/adapters loads one.");
   chosen();
 }
 
@@ -114,10 +115,11 @@ async function send(event) {
   const [models, before] = [asked(), turns()];
   asking = new AbortController();
   busy(true);
-  await ask(models, values(), wishes(), { signal: asking.signal, onProblem: told });
+  const texts = values();
+  await ask(models, texts, wishes(), { signal: asking.signal, onProblem: told });
   asking = null;
   busy(false);
-  if (turns() > before) byId("fields").querySelector("textarea").value = "";
+  if (turns() > before && values()[0] === texts[0]) byId("fields").querySelector("textarea").value = "";
   if (models.some((one) => !one.resident)) list().catch(failed); // it has come to the device now
 }
 
@@ -128,9 +130,12 @@ function told(error) {
   if (error.status === 404) list().catch(failed);
 }
 
+// Of the two buttons one is there, and has the focus if the other had it.
 function busy(isBusy) {
-  byId("send").hidden = isBusy;
-  byId("stop").hidden = !isBusy;
+  const [shown, gone] = isBusy ? [byId("stop"), byId("send")] : [byId("send"), byId("stop")];
+  const hasFocus = document.activeElement === gone;
+  [shown.hidden, gone.hidden] = [false, true];
+  if (hasFocus) shown.focus();
   byId("answers").setAttribute("aria-busy", String(isBusy));
   byId("anew").hidden = isBusy || !turns();
 }

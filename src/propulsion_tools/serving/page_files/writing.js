@@ -41,8 +41,9 @@ export class Paper {
 
   end(model, asked, written) {
     const answer = (this.last = written.textContent);
-    if (!answer && this.mode === "chat") written.parentElement.remove();
-    if (model.chat_template && answer) this.turns.push({ role: "user", content: asked }, { role: "assistant", content: answer });
+    if (this.mode !== "chat") return;
+    if (!answer) written.parentElement.remove();
+    else if (model.chat_template) this.turns.push({ role: "user", content: asked }, { role: "assistant", content: answer });
   }
 
   request(model, asked, { most, temperature }) {
