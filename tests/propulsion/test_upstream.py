@@ -140,6 +140,14 @@ def finds_what_was_compiled(private: Any) -> None:
     assert private.uncompiled(torch.compile(module)) is module
 
 
+def finds_compiled_parts(private: Any) -> None:
+    plain, within = nn.Sequential(nn.Linear(1, 1)), nn.Sequential(nn.Linear(1, 1))
+    within[0].compile()
+    assert not private.has_compiled_parts(plain)
+    assert private.has_compiled_parts(within)
+    assert private.has_compiled_parts(torch.compile(plain))
+
+
 def register_nowhere(self: nn.Module, hook: Any, **kwargs: Any) -> None:
     """A way of adding hooks that keeps them in another place."""
 
@@ -392,6 +400,8 @@ CANARIES = [
            without(nn.Module, "register_forward_pre_hook", register_nowhere)),
     Canary("OptimizedModule._orig_mod", TORCH, finds_what_was_compiled,
            without(torch, "compile", lambda module: nn.Sequential(module))),
+    Canary("Module._compiled_call_impl", TORCH, finds_compiled_parts,
+           without(nn.Module, "compile", lambda self: setattr(self, "_compiled", torch.compile(self.forward)))),
     Canary("Module._forward_hooks", TORCH, notices_a_hook,
            without(nn.Module, "register_forward_hook", register_nowhere)),
     Canary("Module._forward_hooks, of others", TORCH, notices_another_hook,

@@ -89,7 +89,7 @@ def test_what_neither_the_optimizer_nor_the_order_of_rows_depends_on_may_change(
     where += " joint"
     how_long = "num_train_epochs max_steps early_stopping_patience"
     how = "attn_implementation gradient_checkpointing per_device_train_batch_size gradient_accumulation_steps"
-    scored = "eval_strategy eval_steps per_device_eval_batch_size max_eval_samples"
+    scored = "eval_strategy eval_steps per_device_eval_batch_size max_eval_samples forgetting_text"
     saved = "save_strategy save_steps save_total_limit load_best_model_at_end logging_steps modules_to_save"
     answered = "max_new_tokens num_beams null_score_diff_threshold"
     expected = " ".join((where, how_long, how, scored, saved, answered)).split()

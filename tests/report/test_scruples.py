@@ -24,6 +24,7 @@ from propulsion_tools.report.score_figures import score_against_memory, score_ag
 from propulsion_tools.report.summary import Summary, ranked
 from propulsion_tools.report.tables import Table, tables
 from propulsion_tools.report.write import markdown, rows_as_csv, write_report
+from propulsion_tools.training.console import MAJORITY
 from tests.grids import MakeGrid
 from tests.records.test_run_record import example
 
@@ -159,6 +160,20 @@ def test_seeds_that_disagree_are_noise(make_grid: MakeGrid) -> None:
     summary = Summary(grid, all_results(grid))
     assert not summary.is_better("lora", "head")
     assert summary.scores["lora", summary.columns[0]].rank is None
+
+
+@pytest.mark.parametrize(("qualities", "is_near"), [((0.9, 0.92), False), ((0.6, 0.92), True), ((0.9,), True)])
+def test_the_most_frequent_answer_is_drawn_where_it_does_not_press_the_rows_together(
+    make_grid: MakeGrid, qualities: tuple[float, ...], is_near: bool
+) -> None:
+    rows = {
+        name: {"quality": quality, "size": size}
+        for name, quality, size in zip(("head", "lora"), qualities, (10, 1000), strict=False)
+    }
+    summary = Made(make_grid(methods=list(rows)), rows=2000).all(**rows)
+    figure = score_against_parameters(summary, {row: cost for row in summary.rows if (cost := summary.costs(row))})
+    assert any(trace["name"] == MAJORITY for trace in figure.variants[""]) == is_near
+    assert (f"The {MAJORITY} reaches {summary.majority_merit:.1f}, below" in figure.caption) != is_near
 
 
 def test_no_front_goes_through_differences_of_memory_within_the_noise(make_grid: MakeGrid) -> None:

@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from peft import PeftModel
 
 from propulsion import AdapterBank
 from propulsion_tools.errors import OptionError
@@ -22,47 +20,18 @@ from propulsion_tools.serving.generation import Generator, Text
 from propulsion_tools.serving.metrics import Metrics
 from propulsion_tools.serving.sampling import Wishes
 from propulsion_tools.serving.text import Writer
-from tests.propulsion.steered import config, train_by_chance
 from tests.serving.client import Client, running
 from tests.serving.conftest import open_engine
+from tests.serving.writers import NAMES, WORDS, adapters, save_writers, tokenizer
 from tests.tiny_models import EOS, PAD, VOCABULARY, tiny_model
 
 openai = pytest.importorskip("openai")
-NAMES = ("left", "right")
-WORDS = [f"w{number}" for number in range(VOCABULARY)]
-TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A word for each token of the tiny models."""
-    words = {word: number for number, word in enumerate([*WORDS[:-3], "user", "system", "<unk>"])}
-    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token=WORDS[PAD], eos_token=WORDS[EOS], unk_token="<unk>"
-    )
-
-
-def adapters(architecture: str) -> dict[str, PeftModel]:
-    """Two adapters, each with a model of its own."""
-    made = {}
-    for seed, name in enumerate(NAMES):
-        model = get_peft_model(tiny_model(architecture, "lm"), config(task_type="CAUSAL_LM", target_modules="all"))
-        train_by_chance(model, seed=seed)
-        made[name] = model.eval()
-    return made
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny LLaMA, and two adapters of it."""
-    folder = tmp_path_factory.mktemp("llama")
-    tiny_model("llama", "lm").save_pretrained(folder / "base")
-    tokenizer().save_pretrained(folder / "base")
-    for name, model in adapters("llama").items():
-        model.peft_config["default"].base_model_name_or_path = str(folder / "base")
-        model.save_pretrained(folder / "adapters" / name)
-    return folder
+    return save_writers(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from propulsion.bank.steering import Batch, Steering
 from propulsion.errors import AdapterNameError, ConfigError
 from propulsion.mixed_batches import BASE_MODEL, batch_shape, by_name, check_adapter_names
 from propulsion.targets import architecture_of, give_each_its_own, resolve_preset
+from propulsion.upstream.torch_private import has_compiled_parts
 
 _NAME = re.compile(r"\w[\w.@:+ -]{0,199}")
 
@@ -71,7 +72,7 @@ class AdapterBank:
             host_budget: How many bytes the others may take in host memory; None for no limit.
 
         Raises:
-            ConfigError: The model has adapters or is on several devices, or a limit is not a positive integer.
+            ConfigError: The model has adapters, is compiled or spread over devices, or a limit is no positive integer.
         """
         limits = {"capacity": capacity, "device_budget": device_budget, "host_budget": host_budget}
         for name, value in limits.items():
@@ -82,6 +83,8 @@ class AdapterBank:
             raise ConfigError(
                 "The bank wants the plain base model: give it the model before get_peft_model, or unload()."
             )
+        if has_compiled_parts(base_model):
+            raise ConfigError("The bank wants the model as it was before torch.compile, whose graphs its hooks break.")
         devices = {parameter.device for parameter in base_model.parameters()}
         if len(devices) != 1 or torch.device("meta") in devices:
             raise ConfigError(f"The bank wants a model on one device, and this one is on {sorted(map(str, devices))}.")

@@ -132,6 +132,12 @@ def is_within_compiled(name: str) -> bool:
     return "_orig_mod" in name.split(".")
 
 
+def has_compiled_parts(model: nn.Module) -> bool:
+    """Whether `torch.compile` has wrapped a model or a module in it, or `compile()` was called of one."""
+    within = any(is_within_compiled(name) for name, _ in model.named_modules())
+    return within or any(module._compiled_call_impl is not None for module in model.modules())
+
+
 def without_compilers_name(key: str) -> str:
     """A parameter's name as it is in the model that was not compiled."""
     return key.replace("_orig_mod.", "")

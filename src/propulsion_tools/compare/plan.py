@@ -17,7 +17,7 @@ from propulsion_tools.training.rate_plan import SELECTION_FRACTION, Try, try_spe
 from propulsion_tools.training.resolve import resolve
 
 DEFAULTS: Settings = {"eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True}
-SELECTION: Settings = {"selection_fraction": SELECTION_FRACTION, "seed": 42}
+SELECTION: Settings = {"selection_fraction": SELECTION_FRACTION, "seed": 42, "forgetting_text": None}
 
 
 @dataclass(frozen=True)

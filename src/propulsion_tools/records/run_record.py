@@ -64,7 +64,15 @@ class RunRecord:
     majority: dict[str, dict[str, float]] = field(default_factory=dict)
     """split → name → the score of giving every row the most frequent answer; empty where there is none, or in records
     of before it was kept."""
+    forgetting: dict[str, float] = field(default_factory=dict)
+    """``before`` and ``after``: the loss per token on other text; empty where it was not measured."""
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def forgotten(self) -> float | None:
+        """By how much the loss on other text has grown; None where it was not measured."""
+        values = self.forgetting.get("before"), self.forgetting.get("after")
+        return None if values[0] is None or values[1] is None else values[1] - values[0]
 
     def to_json(self) -> str:
         """The record as indented JSON; numbers that are not finite become null."""

@@ -119,6 +119,15 @@ class RunSpec(Checked):
         elsewhere="say it with selection",
         smoke=set_to(0.0),
     )
+    forgetting_text: str | None = _data(
+        None,
+        "measure forgetting too: the loss of a causal model, before and after, on the first texts of this file (column "
+        "text) or of this data set on the hub",
+        ANY,
+        may_change=True,
+        override=(),
+        smoke=set_to(None),
+    )
     max_length: int | None = _any_rows(
         None,
         "longest input in tokens, for decoders with the target; None: the task's",

@@ -34,13 +34,17 @@ def page(summary: Summary, first: Sequence[Figure] = ()) -> str:
         for figure in (*opening, *others)
     }
     own = files("propulsion_tools.report")
+    style = "".join(
+        file.read_text(encoding="utf-8")
+        for file in (files("propulsion_tools").joinpath("look.css"), own.joinpath("page.css"))
+    )
     links = [(table.name, table.title) for table in made] + [("figures", "Figures"), ("runs", "Commands")]
     return "\n".join(
         [
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">',
             f"<title>{html.escape(title(summary))}</title>",
-            f"<style>{own.joinpath('page.css').read_text(encoding='utf-8')}</style></head><body><main>",
+            f"<style>{style}</style></head><body><main>",
             f"<h1>{html.escape(title(summary))}</h1>",
             *(f'<p class="faint">{html.escape(fact)}</p>' for fact in facts(summary)),
             "<nav>" + "".join(f'<a href="#{name}">{html.escape(text)}</a>' for name, text in links) + "</nav>",

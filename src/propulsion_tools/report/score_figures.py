@@ -54,7 +54,9 @@ def _scatter(
         xs, ys = zip(*(points[row] for row in best), strict=True)
         line = {"color": GREY, "dash": "dot", "width": 1.5}
         traces.append(trace(list(xs), list(ys), "Pareto front", mode="lines", line=line, hoverinfo="skip"))
-    traces += _always(summary, points)
+    most = summary.majority_merit if points else None
+    below = most is not None and not _is_near(most, summary, points)
+    traces += [] if most is None or below else _always(most, points)
     for row, (x, y) in points.items():
         edge = {"color": INK, "width": 2 if row in best and len(best) < len(points) else 0}
         marker = {"color": looked[row].colour, "symbol": looked[row].symbol, "size": 12, "line": edge}
@@ -67,14 +69,10 @@ def _scatter(
         "yaxis": {"title": {"text": score.replace("_", " ")}},
         "margin": {"r": 24},
     }
-    return Figure(
-        f"score-{name}",
-        title,
-        _front_caption(best, points, name, bool(errors)),
-        axes,
-        {"": traces if points else []},
-        380,
-    )
+    caption = _front_caption(best, points, name, bool(errors))
+    if below:
+        caption += f" The {MAJORITY} reaches {most:.1f}, below the picture."
+    return Figure(f"score-{name}", title, caption, axes, {"": traces if points else []}, 380)
 
 
 def _front_caption(best: list[str], points: dict[str, Any], name: str, has_noise: bool) -> str:
@@ -91,11 +89,19 @@ def _front_caption(best: list[str], points: dict[str, Any], name: str, has_noise
     return f"Ringed: not beaten, beyond the noise, by a row with {less} or a better score: {', '.join(best)}. {bars}"
 
 
-def _always(summary: Summary, points: dict[str, tuple[float, float]]) -> list[Trace]:
-    """A line at what the most frequent answer reaches, where that is one number."""
-    most = summary.majority_merit
-    if most is None or not points:
-        return []
+def _is_near(most: float, summary: Summary, points: dict[str, tuple[float, float]]) -> bool:
+    """Whether what the most frequent answer reaches is no further from the rows than they are from each other.
+
+    Further away, the line would press the rows into a corner of the picture.
+    """
+    bars = {row: summary.interval(row) or (0.0, 0.0) for row in points}
+    lowest = min(merit - bars[row][0] for row, (_, merit) in points.items())
+    highest = max(merit + bars[row][1] for row, (_, merit) in points.items())
+    return len(points) == 1 or lowest - (highest - lowest) <= most
+
+
+def _always(most: float, points: dict[str, tuple[float, float]]) -> list[Trace]:
+    """A line at what the most frequent answer reaches."""
     ends = [min(x for x, _ in points.values()), max(x for x, _ in points.values())]
     line = {"color": GREY, "dash": "dash", "width": 1}
     hover = f"{MAJORITY}: %{{y:.1f}}<extra></extra>"

@@ -24,6 +24,7 @@ from propulsion_tools.report.statistics import Difference, Mean, Rows, differenc
 from propulsion_tools.tasks import get_task
 
 FULL = "full"
+FORGETTING = "forgetting"
 Behind = Callable[[str, str], bool]
 """Whether a row is behind another beyond the noise."""
 
@@ -324,8 +325,9 @@ class Summary:
 
 
 def _scores(record: RunRecord) -> Mapping[str, float]:
-    """The metrics of the split that is watched."""
-    return _first(record.metrics)
+    """The metrics of the split that is watched, and the forgetting where it was measured."""
+    measured = {} if record.forgotten is None else {FORGETTING: record.forgotten}
+    return {**_first(record.metrics), **measured}
 
 
 def _first(by_split: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
@@ -340,7 +342,12 @@ def _known_mean(values: Iterable[float | None]) -> float | None:
 
 def scale_of(metric: str) -> int:
     """What a score is multiplied with to be shown: shares and correlations are out of 100, as in the paper."""
-    return 1 if metric in ("loss", "perplexity") or "threshold" in metric else 100
+    return 1 if metric in ("loss", "perplexity", FORGETTING) or "threshold" in metric else 100
+
+
+def places_of(metric: str) -> int:
+    """How many decimals it is shown with."""
+    return 3 if metric == FORGETTING else 1
 
 
 def _values(result: CellResult, metric: str) -> list[float]:

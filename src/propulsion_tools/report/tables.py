@@ -8,7 +8,7 @@ from propulsion_tools.records import RunRecord
 from propulsion_tools.report.costs import Costs
 from propulsion_tools.report.rerun_commands import anchor
 from propulsion_tools.report.statistics import Mean
-from propulsion_tools.report.summary import Column, Score, Summary, scale_of
+from propulsion_tools.report.summary import Column, Score, Summary, places_of, scale_of
 from propulsion_tools.training.console import MAJORITY, size
 
 DASH = "–"
@@ -160,7 +160,10 @@ def _score(summary: Summary, row: str, column: Column) -> TableCell:
         failures = score.result.failures
         hint = failures[-1][1].error if failures else "not run yet"
         return TableCell("failed" if failures else DASH, link=link, hint=hint)
-    notes = [f"{name.replace('_', ' ')} {scale_of(name) * mean.mean:.1f}" for name, mean in score.others.items()]
+    notes = [
+        f"{name.replace('_', ' ')} {scale_of(name) * mean.mean:.{places_of(name)}f}"
+        for name, mean in score.others.items()
+    ]
     if (paper := summary.paper(row, column)) is not None:
         notes.append(f"paper {paper:.2f}")
     if always := _constant(score):

@@ -7,7 +7,7 @@ import itertools
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,13 +64,20 @@ class Adapters:
     def __post_init__(self) -> None:
         self.root = self.root.resolve()
         if self.kind is CAUSAL_LM:
-            self._cards[BASE_MODEL] = Card(BASE_MODEL, BASE_MODEL, get_task("language-modelling"), self.setup)
+            self._cards[BASE_MODEL] = Card(
+                BASE_MODEL, BASE_MODEL, get_task("language-modelling"), self.setup, self.kind
+            )
 
     @property
     def cards(self) -> list[Card]:
         """All of them, in the order in which they came."""
         with self._lock:
             return list(self._cards.values())
+
+    def described(self, cards: Sequence[Card]) -> list[dict[str, Any]]:
+        """What clients are told of these."""
+        resident = {BASE_MODEL, *self.bank.resident}
+        return [card.described(card.row in resident) for card in cards]
 
     def card(self, name: str) -> Card:
         """The one of this name.

@@ -19,6 +19,7 @@ from propulsion_tools.serving.answers import Answer
 from propulsion_tools.serving.doors import FACTS, Observed, json_error, key_check
 from propulsion_tools.serving.engine import Engine, Wish
 from propulsion_tools.serving.errors import ApiError, as_api_error, not_finite
+from propulsion_tools.serving.page import page_routes
 from propulsion_tools.serving.sampling import Wishes
 
 T = TypeVar("T")
@@ -31,11 +32,13 @@ def build_app(engine: Engine, key: str | None = None) -> FastAPI:
 
     Args:
         engine: What answers.
-        key: What clients have to send as a bearer token; None: nothing. /health and /ready are open to all.
+        key: What clients have to send as a bearer token; None: nothing. /health, /ready and the page at /, which holds
+            nothing but its own files, are open to all.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.engine = engine
     app.include_router(_open_routes(engine))
+    app.include_router(page_routes(engine.limits))
     app.include_router(_routes(engine), dependencies=[Depends(key_check(key))])
     for kind in (ApiError, PropulsionError, ToolsError):
         app.add_exception_handler(kind, _refused)
@@ -103,17 +106,17 @@ def _routes(engine: Engine) -> APIRouter:
 def _add_adapters(router: APIRouter, engine: Engine) -> None:
     @router.get("/v1/models")
     async def models() -> Response:
-        return JSONResponse({"object": "list", "data": [card.described() for card in engine.adapters.cards]})
+        return JSONResponse({"object": "list", "data": engine.adapters.described(engine.adapters.cards)})
 
     @router.get("/v1/models/{name}")
     async def model(name: str) -> Response:
-        return JSONResponse(engine.adapters.card(name).described())
+        return JSONResponse(engine.adapters.described([engine.adapters.card(name)])[0])
 
     @router.post("/v1/adapters")
     async def load(request: Request) -> Response:
         asked = await bodies.read(request, schema.Load, engine.limits)
         card = await run_in_threadpool(engine.adapters.load, asked.path, asked.name)
-        return JSONResponse(card.described(), 201)
+        return JSONResponse(engine.adapters.described([card])[0], 201)
 
     @router.delete("/v1/adapters/{name}")
     async def remove(name: str) -> Response:

@@ -76,6 +76,7 @@ class Card:
         row: What the bank calls it: another name each time that one is loaded.
         task: Reads its rows and says its answers.
         setup: The task's, for this adapter.
+        kind: What is served.
         read: The columns that its run has read, by the options that name them.
         named: The columns that its run was told.
         width: How many scores a sequence has; None where the task reads something else.
@@ -86,13 +87,28 @@ class Card:
     row: str
     task: Task
     setup: Setup
+    kind: ModelKind
     read: Mapping[str, str] = field(default_factory=dict)
     named: Mapping[str, str | None] = field(default_factory=dict)
     width: int | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def described(self) -> dict[str, Any]:
-        """As in OpenAI's list of models, with its task and its labels beside."""
+    @property
+    def columns(self) -> list[str] | None:
+        """The columns of its rows; None where it has no record that names them."""
+        if self.kind is QUESTION_ANSWERER:
+            return ["question", "context"]
+        if self.kind is TOKEN_CLASSIFIER:
+            return ["tokens"]
+        told = {**self.read, **{option: name for option, name in self.named.items() if name}}
+        return [told[option] for option in _COLUMNS if option in told] or None
+
+    def described(self, resident: bool) -> dict[str, Any]:
+        """As in OpenAI's list of models, and beside it what it reads, what it answers, and where it is.
+
+        Args:
+            resident: Whether its vectors are on the device.
+        """
         labels = self.setup.label_names
         return {
             "id": self.name,
@@ -100,7 +116,11 @@ class Card:
             "created": self.created,
             "owned_by": "propulsion",
             "task": self.task.name,
+            "task_type": self.kind.peft_task_type,
+            "columns": self.columns,
             "labels": None if labels is None else list(labels),
+            "chat_template": self.kind is CAUSAL_LM and self.setup.tokenizer.chat_template is not None,
+            "resident": resident,
         }
 
 
@@ -120,7 +140,7 @@ def make_card(name: str, row: str, sketch: Sketch, base: Setup, kind: ModelKind,
     """
     record, width = sketch.record, labels if kind is SEQUENCE_CLASSIFIER else None
     if record is None:
-        return Card(name, row, *_by_head(sketch, base, kind, labels), width=width)
+        return Card(name, row, *_by_head(sketch, base, kind, labels), kind, width=width)
     task = get_task(str(record.spec.task))
     _check_kind(task.model_kind(base.config), kind)
     if kind in (SEQUENCE_CLASSIFIER, TOKEN_CLASSIFIER) and labels != len(record.label_names or (None,)):
@@ -134,7 +154,7 @@ def make_card(name: str, row: str, sketch: Sketch, base: Setup, kind: ModelKind,
     if kind is not CAUSAL_LM:  # what is generated is as long as the request says
         check_lengths(setup, kind)
     named = {column: getattr(record.spec, column) for column in _COLUMNS}
-    return Card(name, row, task, setup, record.columns, named, width)
+    return Card(name, row, task, setup, kind, record.columns, named, width)
 
 
 def _by_head(sketch: Sketch, base: Setup, kind: ModelKind, labels: int | None) -> tuple[Task, Setup]:

@@ -4,7 +4,7 @@ The application of `app` needs of an engine what is public here, and no more:
 
 | | |
 |---|---|
-| `adapters` | `cards`, `card(name)`, `load(path, name)` and `remove(name)` |
+| `adapters` | `cards`, `card(name)`, `described(cards)`, `load(path, name)` and `remove(name)` |
 | `limits`, `metrics` | what may be asked for, and what is counted |
 | `await predict(name, inputs)` | the answers of a task |
 | `async with complete(name, prompts, wish)` | a `Completion`, whose events are read |

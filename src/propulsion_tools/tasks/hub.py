@@ -61,6 +61,29 @@ def read_hub(
     return RawSplits(tables, class_names=names, user_editable=False)
 
 
+def first_rows(name: str, most: int) -> list[dict[str, Any]]:
+    """The first rows of the training split of a hub data set, in their order, without a download of all of it.
+
+    Args:
+        name: Data set id; after an ``@``, the revision.
+        most: How many rows.
+
+    Raises:
+        DataError: It cannot be reached or loaded, or has no training split.
+        MissingExtraError: datasets is not installed.
+    """
+    datasets = require("datasets", "train")
+    identifier, _, revision = name.partition("@")
+    try:
+        rows = datasets.load_dataset(identifier, split="train", streaming=True, revision=revision or None)
+        return list(rows.take(most))
+    except (OSError, ValueError, RuntimeError) as error:  # no network, no such id, no training split
+        raise DataError(
+            f"Cannot read texts from the data set {name} on the hub: {error}. Check its id and the network, or name a "
+            "file with a column 'text' in its place."
+        ) from error
+
+
 def _drawn(rows: Any, count: int, seed: int) -> Table:
     """Rows from a stream, more than are wanted, for some may have to be left out."""
     return from_rows(list(rows.shuffle(seed=seed, buffer_size=SHUFFLED).take(2 * count)))

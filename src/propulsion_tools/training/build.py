@@ -25,6 +25,7 @@ from propulsion_tools.training.base_models import (
     new_head_note,
 )
 from propulsion_tools.training.data import encode_splits, for_model
+from propulsion_tools.training.forgetting import check_forgetting
 from propulsion_tools.training.trained_files import ADAPTER_CONFIG, load_trained, open_adapter
 
 
@@ -91,6 +92,7 @@ def build(spec: RunSpec, data: TaskData, trained: Path | None = None, training: 
     setup = _setup(spec, data, trained)
     kind = task.model_kind(setup.config)
     check_lengths(setup, kind)
+    check_forgetting(spec, kind)
     encoded = encode_splits(spec, task, data, setup, training)
     set_seed(spec.seed)  # before the head and the adapter are made, or the seed would not decide them
     wanted = task.model_kwargs(data.label_names) | dropouts(setup.config, spec.dropout)

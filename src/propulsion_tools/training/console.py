@@ -62,6 +62,8 @@ def run_table(records: Mapping[str, RunRecord], main_metric: str, split: str = "
     """Runs side by side: what each reached, and what it cost, below what the most frequent answer reaches."""
     costs = ["adapter\nparams", "head\nparams", "adapter\nfile", "train", "one\nstep", "peak\nmemory"]
     headings = [main_metric, *costs]
+    forgetting = any(record.forgotten is not None for record in records.values())
+    headings += ["forgetting"] if forgetting else []
     rows = [
         [
             name,
@@ -72,12 +74,13 @@ def run_table(records: Mapping[str, RunRecord], main_metric: str, split: str = "
             f"{record.seconds['train']:.0f} s",
             f"{record.seconds['per_step_median'] * 1000:.0f} ms",
             size(record.peak_memory_bytes),
+            *([number(record.forgotten)] if forgetting else []),
         ]
         for name, record in records.items()
     ]
     common = {record.majority.get(split, {}).get(main_metric) for record in records.values()}
     if len(common) == 1 and (most := common.pop()) is not None:
-        rows.insert(0, ["majority", number(most), *("" for _ in costs)])
+        rows.insert(0, ["majority", number(most), *("" for _ in headings[1:])])
     return table("", ["method", *headings], rows, right=range(1, len(headings) + 1))
 
 

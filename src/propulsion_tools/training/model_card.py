@@ -76,6 +76,13 @@ def _scores(record: RunRecord) -> str:
         lines += [
             f"| {split} | {name} | {number(value)} | {number(always.get(name))} |" for name, value in values.items()
         ]
+    if record.forgotten is not None:
+        before, after = record.forgetting["before"], record.forgetting["after"]
+        lines += [
+            "",
+            f"Forgetting: the loss per token on other text ({_cell(str(record.spec.forgetting_text))}) is "
+            f"{number(after)} after training and was {number(before)} before, {record.forgotten:+.4f}.",
+        ]
     return "\n".join(lines) + "\n"
 
 

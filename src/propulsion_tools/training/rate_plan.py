@@ -198,4 +198,5 @@ def try_spec(spec: RunSpec, item: Try) -> RunSpec:
         save_strategy="no",
         load_best_model_at_end=False,
         early_stopping_patience=None,
+        forgetting_text=None,
     )

@@ -14,11 +14,13 @@ from propulsion_tools.methods.head_training import count_parameters
 from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec, atomic, files_aside
 from propulsion_tools.records.fields import AUTO
 from propulsion_tools.tasks import TaskData
+from propulsion_tools.tasks.other_text import first_texts
 from propulsion_tools.training.build import Job, build
 from propulsion_tools.training.checkpoints import clear, is_over, resume_point
 from propulsion_tools.training.collapse import in_words
 from propulsion_tools.training.data import load_data
 from propulsion_tools.training.device import check_device
+from propulsion_tools.training.forgetting import TEXTS, measured, measured_before
 from propulsion_tools.training.fresh_head import start_fresh_head
 from propulsion_tools.training.loss_curve import draw_curves
 from propulsion_tools.training.manifest import write_manifest
@@ -62,6 +64,7 @@ def train(
 
     # 2. The task gives rows, and what was guessed about them.
     data = load_data(spec) if data is None else data
+    other_text = first_texts(spec.forgetting_text, TEXTS) if spec.forgetting_text else []
     _notify_all(notify, data.notes)
     spec, found = _with_rates(spec, data, notify)
 
@@ -77,6 +80,7 @@ def train(
     start_fresh_head(job, trainer.args.device)
     if trainer.is_world_process_zero():
         clear(folder, keep_checkpoints=checkpoint is not None)
+    loss_before = measured_before(job, other_text) if other_text else None
     bytes_before = reset_peak()
     if checkpoint and is_over(spec, checkpoint):
         trainer.take_up(checkpoint)
@@ -93,6 +97,8 @@ def train(
     notes = (*data.notes, *found.notes, *job.notes, *remarks)
     record = _record(job, trainer, scores, bytes_before, notes)
     record = replace(record, rate_search=found.tried, joint=place.size if place else 0)
+    if loss_before is not None:
+        record = replace(record, forgetting={"before": loss_before, "after": measured(job, other_text)})
 
     # 7. Everything is written, and the record last: it says that all of it is there.
     with whole_parameters(job.model, is_trained):

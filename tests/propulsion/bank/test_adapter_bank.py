@@ -221,7 +221,9 @@ def test_limits_that_are_none_are_refused(limits: dict[str, Any]) -> None:
         AdapterBank(tiny_model("roberta"), **limits)
 
 
-def test_a_model_with_adapters_or_nowhere_is_refused() -> None:
+def test_a_model_with_adapters_compiled_or_nowhere_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"before torch\.compile"):
+        AdapterBank(torch.compile(tiny_model("roberta")))
     with pytest.raises(ConfigError, match="plain base model"):
         AdapterBank(adapter("roberta"))
     with pytest.raises(ConfigError, match="plain base model"):
