@@ -321,12 +321,20 @@ def test_a_conversation_is_that_of_the_api(opened: Open, writer: Client) -> None
             assert answer.locator(".written").last.text_content() == told["content"]
             turns.append(told)
             assert answer.locator(".turn").all_text_contents() == [turn["content"] for turn in turns]
+    page.get_by_role("button", name="One adapter is enough").click()
+    page.get_by_role("combobox", name="Adapter").fill("right")
+    page.keyboard.press("Enter")
+    field.fill("w8")
+    page.get_by_role("button", name="Send").click()
+    (answer,) = answers(page)
+    assert answer.locator(".turn").first.text_content() == "w8"  # another adapter, another conversation
+    assert field.input_value() == ""
     page.get_by_label("Continue the text").check()
     page.get_by_label("text to continue").fill("w5 w6")
     page.get_by_role("button", name="Write").click()
-    asked = {"model": "left", "prompt": "w5 w6", "max_tokens": 4, "temperature": 0}
+    asked = {"model": "right", "prompt": "w5 w6", "max_tokens": 4, "temperature": 0}
     told = writer("POST", "/v1/completions", asked).json["choices"][0]["text"]
-    assert answers(page, 2)[0].locator(".written").text_content() == told
+    assert answers(page)[0].locator(".written").text_content() == told
     assert page.get_by_label("text to continue").input_value() == "w5 w6"
 
 
