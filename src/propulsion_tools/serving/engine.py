@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from propulsion import AdapterBank
 from propulsion_tools.records.options import ServeOptions
 from propulsion_tools.serving.adapters import Adapters
 from propulsion_tools.serving.batching import Asked, Batcher
@@ -19,6 +20,7 @@ from propulsion_tools.serving.cards import Card
 from propulsion_tools.serving.errors import ApiError, shutting_down
 from propulsion_tools.serving.generation import Event, Generator, Text
 from propulsion_tools.serving.interface import Wish
+from propulsion_tools.serving.loading import load_all, make_plan, open_base
 from propulsion_tools.serving.metrics import Metrics
 from propulsion_tools.serving.prediction import Input, accepted, decode, encode
 from propulsion_tools.serving.prompts import Prompt, prompt_ids
@@ -26,19 +28,21 @@ from propulsion_tools.serving.texts import Texts
 from propulsion_tools.serving.timing import in_time
 from propulsion_tools.tasks.model_kinds import CAUSAL_LM
 from propulsion_tools.training.base_models import longest_input
+from propulsion_tools.training.notify import Notify
 
 
 class Engine:
     """A base model with its adapters, and the thread that runs it.
 
     Args:
-        adapters: What is served.
+        bank: The base model.
+        adapters: What is served, of which the bank holds the vectors.
         limits: How much a request may ask for, and how long it may take: the options that `adapters` was opened with.
     """
 
-    def __init__(self, adapters: Adapters, limits: ServeOptions) -> None:
+    def __init__(self, bank: AdapterBank, adapters: Adapters, limits: ServeOptions) -> None:
         self.adapters, self.limits, self.metrics = adapters, limits, Metrics()
-        bank, most = adapters.bank, limits
+        self._bank, most = bank, limits
         self._accepted = accepted(bank.base_model, adapters.kind)
         self._longest = longest_input(adapters.setup.config, adapters.setup.tokenizer)
         self._open = True
@@ -70,9 +74,10 @@ class Engine:
         self._open = False
 
     def close(self) -> None:
-        """Answer what was accepted, and end."""
+        """Answer what was accepted, and end; the base model is then as it was."""
         self.close_door()
         self.model.close()
+        self._bank.close()
 
     async def predict(self, name: str, inputs: Sequence[Input]) -> list[dict[str, Any]]:
         """An adapter's answers, as `Answering` has it."""
@@ -140,7 +145,7 @@ class Engine:
 
     @property
     def _vocabulary(self) -> int:
-        return int(self.adapters.bank.base_model.get_input_embeddings().num_embeddings)
+        return int(self._bank.base_model.get_input_embeddings().num_embeddings)
 
     def _batcher(self) -> Batcher:
         self._check_open()
@@ -157,6 +162,22 @@ class Engine:
     def _check_open(self) -> None:
         if not self._open:
             raise shutting_down()
+
+
+def open_engine(options: ServeOptions, notify: Notify) -> Engine:
+    """The base model, and each adapter of the folder that can be served.
+
+    Args:
+        options: Name them.
+        notify: Is told which adapters are left out, and why.
+
+    Raises:
+        OptionError: There is no such folder, or it is not clear what is to be served, or the model cannot be had.
+    """
+    plan = make_plan(options, notify)
+    bank, adapters = open_base(plan)
+    load_all(adapters, plan, notify)
+    return Engine(bank, adapters, plan.options)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[list[Event]], events: list[Event]) -> None:

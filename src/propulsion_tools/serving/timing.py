@@ -20,4 +20,9 @@ async def in_time(awaited: Awaitable[T], seconds: float) -> T:
     try:
         return await asyncio.wait_for(awaited, max(0, seconds))
     except asyncio.TimeoutError as error:
-        raise ApiError("The answer has taken too long: ask for less, or later.", 504, "timeout") from error
+        raise too_slow() from error
+
+
+def too_slow() -> ApiError:
+    """For who has waited for too long."""
+    return ApiError("The answer has taken too long: ask for less, or later.", 504, "timeout")
