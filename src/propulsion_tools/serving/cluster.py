@@ -47,7 +47,7 @@ def open_replicas(options: ServeOptions, notify: Notify) -> RemoteEngine:
 
 
 class RayApplication:
-    """The replicas of a model, and how they are.
+    """The replicas of a model, and how they are. A program that is part of a cluster already stays in it.
 
     Args:
         options: With whole paths, as in a `Plan`.
@@ -61,8 +61,10 @@ class RayApplication:
         self._name = options.ray_application
         settings = deployment_settings(options)
         address = options.ray_address or os.environ.get("RAY_ADDRESS")
-        self._is_ours = address is None
-        connect(ray, address, max(os.cpu_count() or 1, cores_needed(settings)))
+        self._is_guest = ray.is_initialized()
+        self._is_ours = address is None and not self._is_guest
+        if not self._is_guest:
+            connect(ray, address, max(os.cpu_count() or 1, cores_needed(settings)))
         self._ended = threading.Event()
         self._seen: tuple[int, bool, str] = (0, True, "")
         self._to_zero = scales_to_zero(settings)
@@ -94,11 +96,12 @@ class RayApplication:
         """End the replicas, and the cluster if it was started for them."""
         self._ended.set()
         with contextlib.suppress(Exception):  # the cluster may be gone
-            serve.delete(self._name)
-        if self._is_ours:
-            with contextlib.suppress(Exception):
+            if self._is_ours:
                 serve.shutdown()
-        ray.shutdown()
+            else:
+                serve.delete(self._name)
+        if not self._is_guest:
+            ray.shutdown()
 
     def _deployed(self, options: ServeOptions, settings: dict[str, Any]) -> Any:
         serve.start(proxy_location="Disabled")  # nothing listens but this process

@@ -1,4 +1,4 @@
-"""Answers requests by replicas of the model in a Ray cluster: they have the vectors, and the list of adapters is here."""
+"""Answers requests by replicas of the model in a Ray cluster: the vectors are there, and the list of adapters here."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from propulsion_tools.serving.loading import Plan, open_base
 from propulsion_tools.serving.logs import settings
 from propulsion_tools.serving.prediction import Input
 from propulsion_tools.serving.prompts import Prompt
+from propulsion_tools.serving.ray_metrics import report
 from propulsion_tools.serving.wire import BASE, Begun, Entry, Reply, Step
 from propulsion_tools.tasks.model_kinds import CAUSAL_LM
 
@@ -55,6 +56,7 @@ class Replica:
         kind = KINDS[str(options.task_type)]
         bank, self._adapters = open_base(Plan(options, kind, []))
         self._engine, self._labels = Engine(bank, self._adapters, options), bank.num_labels
+        report(self._engine.metrics)
         # A method would not do: Ray Serve keeps what it knows of it as an attribute of the function.
         room = max(1, options.max_adapters - (kind is CAUSAL_LM))
         self._held = serve.multiplexed(max_num_models_per_replica=room)(_loader(self))
