@@ -1,4 +1,4 @@
-"""The application over replicas of a Ray cluster: the same answers, and a replica that dies takes its requests alone."""
+"""The application over replicas of Ray Serve: the same answers, and a replica that dies loses its own requests only."""
 
 from __future__ import annotations
 
@@ -140,3 +140,113 @@ def test_a_replica_that_is_killed_under_load_loses_its_own_requests_alone(
         else:
             assert reply.status == 200, reply.text
             assert scores(reply) == [pytest.approx(row, abs=1e-5) for row in own[name]]
+
+
+def test_adapters_come_and_go_in_all_replicas(served: tuple[Client, Client], room: Path, classifiers: Path) -> None:
+    client, _ = served
+    asked = {"adapter": "new", "inputs": "the film was good"}
+    assert client("POST", "/v1/predict", asked).code == "adapter_not_found"
+    shutil.copytree(classifiers / "mood", room / "new")
+    assert client("POST", "/v1/adapters", {"path": "new"}).json["labels"] == ["bad", "good"]
+    first = scores(client("POST", "/v1/predict", asked))
+    weights = room / "new" / "adapter_model.safetensors"
+    weights.write_bytes(b"\0" * 100)
+    reply = client("POST", "/v1/adapters", {"path": "new"})
+    assert (reply.status, reply.code) == (422, "adapter_refused")
+    assert str(room) not in reply.text
+    assert scores(client("POST", "/v1/predict", asked)) == [pytest.approx(first[0], abs=1e-6)]
+    shutil.copytree(classifiers / "topic", room / "new", dirs_exist_ok=True)
+    assert client("POST", "/v1/adapters", {"path": "new"}).json["labels"] == ["a", "b", "c"]
+    assert len(scores(client("POST", "/v1/predict", asked))[0]) == 3
+    assert client("DELETE", "/v1/adapters/mood").json["deleted"]
+
+
+def test_replicas_that_come_in_place_of_others_know_what_the_server_knows(
+    served: tuple[Client, Client], room: Path
+) -> None:
+    client, _ = served
+    shutil.copytree(room / "topic", room / "stars", dirs_exist_ok=True)  # and nobody has loaded that
+    for process in replicas_of("predictions"):
+        process.kill()
+    asked = {"inputs": "the film was good"}
+    pair = {"inputs": {"sentence1": "the film", "sentence2": "a film"}}
+    assert len(scores(answered(client, {"adapter": "new", **asked}))[0]) == 3
+    reply = answered(client, {"adapter": "stars", **pair})
+    assert (reply.status, reply.code) == (503, "adapter_changed")
+    assert answered(client, {"adapter": "mood", **asked}).code == "adapter_not_found"
+
+
+def answered(client: Client, body: dict[str, Any]) -> Reply:
+    """A reply, once a replica answers."""
+    while any(code in (reply := client("POST", "/v1/predict", body)).text for code in ("replica_lost", "no_replica")):
+        time.sleep(0.05)
+    return reply
+
+
+def events(client: Client, **more: Any) -> Iterator[dict[str, Any]]:
+    """What a stream says, until it ends or is left."""
+    link = HTTPConnection("127.0.0.1", client.port, timeout=120)
+    body = {"model": NAMES[0], "prompt": "w5 w7", "temperature": 0, "stream": True, **more}
+    link.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+    answer = link.getresponse()
+    assert answer.status == 200
+    try:
+        for line in iter(answer.readline, b""):
+            if line.strip() and line.strip() != b"data: [DONE]":
+                yield json.loads(line.removeprefix(b"data: "))
+    finally:
+        answer.close()
+        link.close()
+
+
+def number(ray: Any, name: str) -> float:
+    """What Ray has for Prometheus, summed over replicas."""
+    node = ray.nodes()[0]
+    with urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}") as page:
+        lines = [line.rsplit(" ", 1) for line in page.read().decode().splitlines()]
+    return sum(float(line[1]) for line in lines if line[0].split("{")[0] == f"ray_{name}")
+
+
+def test_texts_are_those_of_this_machine(served: tuple[Client, Client], folder: Path) -> None:
+    _, client = served
+    bodies = [
+        {"model": name, "prompt": "w5 w7", "temperature": 0, "max_tokens": 8, "n": 2, "stop": stop}
+        for name in (*NAMES, "__base__")
+        for stop in (None, "w9")
+    ]
+    with running(open_engine(folder, max_new_tokens=LONG)) as local:
+        for body in bodies:
+            one, other = (each("POST", "/v1/completions", body).json for each in (client, local))
+            assert one["choices"] == other["choices"]
+            assert one["usage"] == other["usage"]
+    streamed = "".join(event["choices"][0]["text"] for event in events(client, max_tokens=8))
+    assert streamed == client("POST", "/v1/completions", {**bodies[0], "n": 1}).json["choices"][0]["text"]
+    reply = client("POST", "/v1/completions", {**bodies[0], "prompt": [5] * 2 * LONG})
+    assert (reply.status, reply.code) == (413, "input_too_long")
+
+
+def test_who_hangs_up_frees_their_place_in_the_replica(cluster: Any, served: tuple[Client, Client]) -> None:
+    _, client = served
+    stream = events(client, max_tokens=LONG)
+    next(stream)
+    until(lambda: number(cluster, "propulsion_running_texts") == 1)
+    stream.close()
+    until(lambda: number(cluster, "propulsion_running_texts") == 0)
+
+
+def test_a_replica_that_is_lost_ends_its_streams_and_answers_none_twice(served: tuple[Client, Client]) -> None:
+    _, client = served
+    stream = events(client, max_tokens=LONG)
+    next(stream)
+    replies: list[Reply] = []
+    body = {"model": NAMES[1], "prompt": "w5", "temperature": 0, "max_tokens": LONG}
+    thread = threading.Thread(target=lambda: replies.append(client("POST", "/v1/completions", body)))
+    thread.start()
+    for _ in range(20):  # the other one has joined, or is about to
+        next(stream)
+    for process in replicas_of("texts"):
+        process.kill()
+    *_, last = stream
+    assert last["error"]["code"] == "replica_lost"
+    thread.join()
+    assert (replies[0].status, replies[0].code) == (503, "replica_lost")

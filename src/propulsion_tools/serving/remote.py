@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
@@ -22,7 +22,7 @@ from propulsion_tools.serving.logs import LOG
 from propulsion_tools.serving.metrics import Metrics
 from propulsion_tools.serving.prediction import Input
 from propulsion_tools.serving.prompts import Prompt
-from propulsion_tools.serving.timing import too_slow
+from propulsion_tools.serving.timing import refuse_late
 from propulsion_tools.serving.wire import BASE, Begun, Entry, Reply, Step
 
 T = TypeVar("T")
@@ -153,7 +153,7 @@ class RemoteEngine:
         try:
             reply: Reply = self._handle(entry).load.remote(entry).result(timeout_s=self.limits.request_timeout)
         except Exception as error:
-            raise self._told(error) from error
+            self._refuse(error)
         return reply.result()
 
     def _handle(self, entry: Entry) -> Any:
@@ -168,30 +168,32 @@ class RemoteEngine:
         finally:
             task.cancel()
         if not done:
-            raise self._told(TimeoutError())
+            self._refuse(TimeoutError())
         if task.cancelled():  # by the replica, as nobody has left here
-            raise _lost()
+            _refuse_lost()
         try:
             return task.result()
         except Exception as error:
-            raise self._told(error) from error
+            self._refuse(error)
 
-    def _told(self, error: Exception) -> Exception:
-        """What a client is told when Ray brings no reply."""
+    def _refuse(self, error: Exception) -> NoReturn:
+        """Tell a client that Ray brings no reply."""
         if isinstance(error, TimeoutError):
-            return too_slow() if self._application.takes_requests else _no_replica()
+            if not self._application.takes_requests:
+                _refuse_without_replica()
+            refuse_late()
         if isinstance(error, BackPressureError):
-            return overloaded(self.limits.max_queue)
+            raise overloaded(self.limits.max_queue) from error
         if isinstance(error, RayError | RayServeException) and not isinstance(error, RayTaskError):
             LOG.warning("replica lost", extra={"facts": {"error": type(error).__name__}})
-            return _lost()
-        return error
+            _refuse_lost()
+        raise error
 
     def _check_open(self) -> None:
         if not self._open:
             raise shutting_down()
         if not self._application.takes_requests:
-            raise _no_replica()
+            _refuse_without_replica()
 
 
 class RemoteTexts:
@@ -237,10 +239,10 @@ async def _next(stream: Any) -> Any:
     return None
 
 
-def _lost() -> ApiError:
+def _refuse_lost() -> NoReturn:
     said = "The replica that had this request was lost: send the request again."
-    return ApiError(said, 503, "replica_lost", {"Retry-After": "1"})
+    raise ApiError(said, 503, "replica_lost", {"Retry-After": "1"})
 
 
-def _no_replica() -> ApiError:
-    return ApiError("No replica answers now: send the request again.", 503, "no_replica", {"Retry-After": "5"})
+def _refuse_without_replica() -> NoReturn:
+    raise ApiError("No replica answers now: send the request again.", 503, "no_replica", {"Retry-After": "5"})

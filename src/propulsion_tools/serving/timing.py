@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from propulsion_tools.serving.errors import ApiError
 
@@ -19,10 +19,10 @@ async def in_time(awaited: Awaitable[T], seconds: float) -> T:
     """
     try:
         return await asyncio.wait_for(awaited, max(0, seconds))
-    except asyncio.TimeoutError as error:
-        raise too_slow() from error
+    except asyncio.TimeoutError:
+        refuse_late()
 
 
-def too_slow() -> ApiError:
-    """For who has waited for too long."""
-    return ApiError("The answer has taken too long: ask for less, or later.", 504, "timeout")
+def refuse_late() -> NoReturn:
+    """Tell who has waited for too long."""
+    raise ApiError("The answer has taken too long: ask for less, or later.", 504, "timeout")

@@ -54,11 +54,11 @@ class Reply:
 
     Attributes:
         value: The answer.
-        error: Message, status, code and headers of an `ApiError`, where there is no answer.
+        error: Why there is no answer.
     """
 
     value: Any = None
-    error: tuple[str, int, str, dict[str, str]] | None = None
+    error: ApiError | None = None
 
     @classmethod
     def refusal(cls, error: Exception) -> Reply:
@@ -66,7 +66,7 @@ class Reply:
         said = as_api_error(error)
         if said.status == 500:
             LOG.error("failed", exc_info=error)
-        return cls(error=(said.message, said.status, said.code, said.headers))
+        return cls(error=said)
 
     def result(self) -> Any:
         """The answer.
@@ -75,5 +75,5 @@ class Reply:
             ApiError: There is none.
         """
         if self.error is not None:
-            raise ApiError(*self.error)
+            raise self.error
         return self.value
