@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 TEXTS = [f"the film was {word}" for word in ("good", "bad", "a film", "good good good", "bad a the")] * 6
 LONG = 3000  # tokens of a text that is not to end by itself
-Ask = Callable[[str], Reply]
+Served = tuple[Client, Client]
 
 
 @pytest.fixture(scope="module")
@@ -69,21 +72,37 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "adapters"
 
 
-def replicated(folder: Path, name: str, replicas: int, **options: Any) -> Any:
+def replicated(folder: Path) -> Any:
+    """Texts by one replica."""
     from propulsion_tools.serving.cluster import open_replicas
 
-    own = {"backend": "ray", "ray_application": name, "replicas": replicas, "use_cpu": True}
-    return open_replicas(ServeOptions(adapters=str(folder), **own, **options), refuse)
+    options = {"backend": "ray", "ray_application": "texts", "max_batch_size": 2, "max_new_tokens": LONG}
+    return open_replicas(ServeOptions(adapters=str(folder), use_cpu=True, **options), refuse)
 
 
 @pytest.fixture(scope="module")
-def served(cluster: Any, room: Path, folder: Path) -> Iterator[tuple[Client, Client]]:
-    """Predictions by two replicas, and texts by one."""
-    with ExitStack() as stack:
-        first = replicated(room, "predictions", 2)
-        predictions = stack.enter_context(running(first))
-        texts = replicated(folder, "texts", 1, max_batch_size=2, max_new_tokens=LONG)
-        yield predictions, stack.enter_context(running(texts))
+def served(cluster: Any, room: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Predictions by two replicas of the command in the cluster, and texts by one of this process."""
+    address = cluster.get_runtime_context().gcs_address
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "RAY_ADDRESS": address}
+    words = ["--adapters", str(room), "--backend", "ray", "--replicas", "2", "--ray_application", "predictions"]
+    command = [sys.executable, "-m", "propulsion", "serve", *words, "--use_cpu", "--port", "0"]
+    log = tmp_path_factory.mktemp("log") / "log"
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process,
+    ):
+        try:
+            with running(replicated(folder)) as texts:
+                assert process.stdout is not None
+                lines = iter(process.stdout.readline, "")
+                port = next(int(found[1]) for line in lines if (found := re.search(r"http://127\.0\.0\.1:(\d+)", line)))
+                yield Client(port), texts
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(120) == 0
+        finally:
+            process.kill()
+    assert "film" not in log.read_text()
 
 
 def replicas_of(name: str) -> list[psutil.Process]:
@@ -102,9 +121,7 @@ def scores(reply: Reply) -> list[Any]:
     return [list(row["scores"].values()) if "scores" in row else row for row in reply.json["predictions"]]
 
 
-def test_a_replica_that_is_killed_under_load_loses_its_own_requests_alone(
-    served: tuple[Client, Client], room: Path
-) -> None:
+def test_a_replica_that_is_killed_under_load_loses_its_own_requests_alone(served: Served, room: Path) -> None:
     client, _ = served
     until(lambda: client.number("propulsion_replicas") == 2)
     bodies = {name: {"adapter": name, "inputs": TEXTS} for name in ("mood", "topic")}
@@ -142,7 +159,7 @@ def test_a_replica_that_is_killed_under_load_loses_its_own_requests_alone(
             assert scores(reply) == [pytest.approx(row, abs=1e-5) for row in own[name]]
 
 
-def test_adapters_come_and_go_in_all_replicas(served: tuple[Client, Client], room: Path, classifiers: Path) -> None:
+def test_adapters_come_and_go_in_all_replicas(served: Served, room: Path, classifiers: Path) -> None:
     client, _ = served
     asked = {"adapter": "new", "inputs": "the film was good"}
     assert client("POST", "/v1/predict", asked).code == "adapter_not_found"
@@ -161,9 +178,7 @@ def test_adapters_come_and_go_in_all_replicas(served: tuple[Client, Client], roo
     assert client("DELETE", "/v1/adapters/mood").json["deleted"]
 
 
-def test_replicas_that_come_in_place_of_others_know_what_the_server_knows(
-    served: tuple[Client, Client], room: Path
-) -> None:
+def test_replicas_that_come_in_place_of_others_know_what_the_server_knows(served: Served, room: Path) -> None:
     client, _ = served
     shutil.copytree(room / "topic", room / "stars", dirs_exist_ok=True)  # and nobody has loaded that
     for process in replicas_of("predictions"):
@@ -207,7 +222,7 @@ def number(ray: Any, name: str) -> float:
     return sum(float(line[1]) for line in lines if line[0].split("{")[0] == f"ray_{name}")
 
 
-def test_texts_are_those_of_this_machine(served: tuple[Client, Client], folder: Path) -> None:
+def test_texts_are_those_of_this_machine(served: Served, folder: Path) -> None:
     _, client = served
     bodies = [
         {"model": name, "prompt": "w5 w7", "temperature": 0, "max_tokens": 8, "n": 2, "stop": stop}
@@ -225,16 +240,17 @@ def test_texts_are_those_of_this_machine(served: tuple[Client, Client], folder: 
     assert (reply.status, reply.code) == (413, "input_too_long")
 
 
-def test_who_hangs_up_frees_their_place_in_the_replica(cluster: Any, served: tuple[Client, Client]) -> None:
+def test_who_hangs_up_frees_their_place_in_the_replica(cluster: Any, served: Served) -> None:
     _, client = served
     stream = events(client, max_tokens=LONG)
     next(stream)
     until(lambda: number(cluster, "propulsion_running_texts") == 1)
     stream.close()
     until(lambda: number(cluster, "propulsion_running_texts") == 0)
+    assert number(cluster, "propulsion_tokens_total") < LONG  # of all texts up to now
 
 
-def test_a_replica_that_is_lost_ends_its_streams_and_answers_none_twice(served: tuple[Client, Client]) -> None:
+def test_a_replica_that_is_lost_ends_its_streams_and_answers_none_twice(served: Served) -> None:
     _, client = served
     stream = events(client, max_tokens=LONG)
     next(stream)
