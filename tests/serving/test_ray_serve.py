@@ -22,7 +22,7 @@ import pytest
 
 from propulsion_tools.records.options import ServeOptions
 from tests.serving.client import Client, Reply, running
-from tests.serving.conftest import open_engine, refuse
+from tests.serving.conftest import open_engine
 from tests.serving.test_generation import NAMES, adapters, tokenizer
 from tests.tiny_models import tiny_model
 
@@ -72,12 +72,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "adapters"
 
 
+def only_wait(sentence: str) -> None:
+    assert sentence.startswith("Waiting"), sentence
+
+
 def replicated(folder: Path) -> Any:
     """Texts by one replica."""
     from propulsion_tools.serving.cluster import open_replicas
 
     options = {"backend": "ray", "ray_application": "texts", "max_batch_size": 2, "max_new_tokens": LONG}
-    return open_replicas(ServeOptions(adapters=str(folder), use_cpu=True, **options), refuse)
+    return open_replicas(ServeOptions(adapters=str(folder), use_cpu=True, **options), only_wait)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from propulsion_tools.training.ray_cluster import connect
 
 DEPLOYMENT = "model"
 _PERIOD = 0.5  # seconds between two looks at the replicas
-_PATIENCE = 30.0  # seconds without replicas after which it is said why
+_PATIENCE = 30.0  # seconds without replicas after which it is said that they are waited for
 
 
 def open_replicas(options: ServeOptions, notify: Notify) -> RemoteEngine:
@@ -125,7 +125,7 @@ class RayApplication:
             if running or self._to_zero:
                 return
             if time.monotonic() > patience:
-                notify("Waiting for a machine with room for a replica: `ray status` says what there is.")
+                notify("Waiting for a replica to start: `ray status` says whether a machine has room for one.")
                 patience = float("inf")
             time.sleep(_PERIOD)
 
