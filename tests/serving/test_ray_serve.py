@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from propulsion_tools.records.options import ServeOptions
+from propulsion_tools.serving.wire import Entry
 from tests.serving.client import Client, Reply, running
 from tests.serving.conftest import open_engine
 from tests.serving.test_generation import NAMES, adapters, tokenizer
@@ -125,6 +126,23 @@ def scores(reply: Reply) -> list[Any]:
     return [list(row["scores"].values()) if "scores" in row else row for row in reply.json["predictions"]]
 
 
+def test_an_adapter_is_asked_for_where_it_is_held(cluster: Any, served: Served) -> None:
+    client, _ = served
+    until(lambda: client.number("propulsion_replicas") == 2)
+    for _ in range(30):
+        for name in ("mood", "topic"):
+            assert client("POST", "/v1/predict", {"adapter": name, "inputs": "the film was good"}).status == 200
+    until(lambda: number(cluster, "propulsion_batch_rows_count", "predictions") >= 60)
+    assert number(cluster, "propulsion_adapters", "predictions") < 2 * 3  # what two replicas would hold if any would do
+
+
+def test_replicas_answer_for_no_server_of_others(cluster: Any, served: Served) -> None:
+    from ray import serve
+
+    reply = serve.get_app_handle("texts").load.remote(Entry("something else")).result()
+    assert (reply.error.status, reply.error.code) == (503, "replicas_taken")
+
+
 def test_a_replica_that_is_killed_under_load_loses_its_own_requests_alone(served: Served, room: Path) -> None:
     client, _ = served
     until(lambda: client.number("propulsion_replicas") == 2)
@@ -218,12 +236,13 @@ def events(client: Client, **more: Any) -> Iterator[dict[str, Any]]:
         link.close()
 
 
-def number(ray: Any, name: str) -> float:
-    """What Ray has for Prometheus, summed over replicas."""
+def number(ray: Any, name: str, application: str) -> float:
+    """What Ray has for Prometheus of an application, summed over its replicas."""
     node = ray.nodes()[0]
     with urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}") as page:
         lines = [line.rsplit(" ", 1) for line in page.read().decode().splitlines()]
-    return sum(float(line[1]) for line in lines if line[0].split("{")[0] == f"ray_{name}")
+    ours = [line for line in lines if f'application="{application}"' in line[0]]
+    return sum(float(line[1]) for line in ours if line[0].split("{")[0] == f"ray_{name}")
 
 
 def test_texts_are_those_of_this_machine(served: Served, folder: Path) -> None:
@@ -248,10 +267,10 @@ def test_who_hangs_up_frees_their_place_in_the_replica(cluster: Any, served: Ser
     _, client = served
     stream = events(client, max_tokens=LONG)
     next(stream)
-    until(lambda: number(cluster, "propulsion_running_texts") == 1)
+    until(lambda: number(cluster, "propulsion_running_texts", "texts") == 1)
     stream.close()
-    until(lambda: number(cluster, "propulsion_running_texts") == 0)
-    assert number(cluster, "propulsion_tokens_total") < LONG  # of all texts up to now
+    until(lambda: number(cluster, "propulsion_running_texts", "texts") == 0)
+    assert number(cluster, "propulsion_tokens_total", "texts") < LONG  # of all texts up to now
 
 
 def test_a_replica_that_is_lost_ends_its_streams_and_answers_none_twice(served: Served) -> None:

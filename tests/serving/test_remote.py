@@ -90,16 +90,17 @@ class Replicas:
         self.is_closed = True
 
 
-def served(folder: Path, replicas: Replicas, **options: Any) -> Any:
-    """The engine of a server over them, whose adapters all have two labels."""
+async def two_labels(entry: Entry) -> Reply:
+    return Reply(2)
+
+
+def served(folder: Path, replicas: Replicas, load: Any = two_labels, **options: Any) -> Any:
+    """The engine of a server over them."""
     remote = pytest.importorskip(
         "propulsion_tools.serving.remote",
         reason="Ray Serve is not installed: pip install 'propulsion-peft[serve-ray]'",
         exc_type=ImportError,
     )
-
-    async def load(entry: Entry) -> Reply:
-        return Reply(2)
 
     replicas.handle.does["load"] = load
     plan = make_plan(ServeOptions(adapters=str(folder), use_cpu=True, backend="ray", **options), refuse)
@@ -186,6 +187,14 @@ def test_without_replicas_nothing_is_sent(client: Client, replicas: Replicas) ->
     assert len(replicas.handle.calls) == 1
     replicas.alive = False
     assert client("GET", "/health").status == 503
+
+
+def test_a_server_whose_replicas_find_other_files_does_not_start(classifiers: Path, replicas: Replicas) -> None:
+    async def load(entry: Entry) -> Reply:
+        return Reply.refusal(ApiError("Other files.", 503, "adapter_changed"))
+
+    with pytest.raises(OptionError, match=r"mood cannot be loaded: Other files\."):
+        served(classifiers, replicas, load)
 
 
 def test_a_replica_that_says_nothing_is_given_up(client: Client, replicas: Replicas) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ from ray import serve
 from propulsion_tools.errors import OptionError
 from propulsion_tools.records.options import ServeOptions
 from propulsion_tools.serving.loading import load_all, make_plan
+from propulsion_tools.serving.logs import JsonLines
 from propulsion_tools.serving.ray_settings import cores_needed, deployment_settings, scales_to_zero
 from propulsion_tools.serving.remote import RemoteEngine
 from propulsion_tools.serving.replica import Replica
@@ -21,8 +23,10 @@ from propulsion_tools.training.notify import Notify
 from propulsion_tools.training.ray_cluster import connect
 
 DEPLOYMENT = "model"
-_PERIOD = 0.5  # seconds between two looks at the replicas
+_PERIOD = 1.0  # seconds between two looks at the replicas
 _PATIENCE = 30.0  # seconds without replicas after which it is said that they are waited for
+
+_LOGGING = {"encoding": "JSON", "enable_access_log": False}  # the server notes each request
 
 
 def open_replicas(options: ServeOptions, notify: Notify) -> RemoteEngine:
@@ -104,14 +108,16 @@ class RayApplication:
             ray.shutdown()
 
     def _deployed(self, options: ServeOptions, settings: dict[str, Any]) -> Any:
-        serve.start(proxy_location="Disabled")  # nothing listens but this process
+        serve.start(proxy_location="Disabled", logging_config=_LOGGING)  # nothing listens but this process
+        for handler in logging.getLogger("ray.serve").handlers:
+            handler.setFormatter(JsonLines())
         if not options.use_cpu and ray.cluster_resources().get("GPU"):
             settings = {"ray_actor_options": {"num_gpus": 1}, **settings}
         try:
             deployment = serve.deployment(name=DEPLOYMENT, **settings)(Replica)
         except (TypeError, ValueError) as error:
             raise OptionError(f"Ray Serve does not take these settings: {' '.join(str(error).split())}") from error
-        target = serve.RunTarget(deployment.bind(options), name=self._name, route_prefix=None)
+        target = serve.RunTarget(deployment.bind(options), name=self._name, route_prefix=None, logging_config=_LOGGING)
         return serve.run_many([target], wait_for_applications_running=False)[0]
 
     def _await_replicas(self, notify: Notify) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,6 +44,13 @@ class Plan:
     options: ServeOptions
     kind: ModelKind
     sketches: list[Sketch]
+
+    @property
+    def key(self) -> str:
+        """The same where the same base model is served, from the same folder."""
+        options = self.options
+        parts = (options.adapters, options.model_name_or_path, options.task_type, options.torch_dtype)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     @property
     def setup(self) -> Setup:
@@ -98,11 +107,17 @@ def open_base(plan: Plan) -> tuple[AdapterBank, Adapters]:
 
 
 def load_all(adapters: Adapters, plan: Plan, notify: Notify) -> None:
-    """Serve the adapters of a plan; those that are refused are named."""
+    """Serve the adapters of a plan; those that are refused are named.
+
+    Raises:
+        OptionError: One can be loaded nowhere, which is no fault of its own.
+    """
     for sketch in plan.sketches:
         try:
             adapters.load(str(sketch.folder.absolute()), sketch.folder.name or sketch.folder.resolve().name)
         except ApiError as error:
+            if error.status >= 500:
+                raise OptionError(f"{sketch.folder.name} cannot be loaded: {error.message}") from error
             notify(f"{sketch.folder.name} is left out: {error.message}")
 
 

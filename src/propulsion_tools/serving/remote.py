@@ -23,7 +23,7 @@ from propulsion_tools.serving.metrics import Metrics
 from propulsion_tools.serving.prediction import Input
 from propulsion_tools.serving.prompts import Prompt
 from propulsion_tools.serving.timing import refuse_late
-from propulsion_tools.serving.wire import BASE, Begun, Entry, Reply, Step
+from propulsion_tools.serving.wire import Begun, Entry, Reply, Step
 
 T = TypeVar("T")
 
@@ -54,17 +54,18 @@ class RemoteShelf:
     """The vectors in the replicas, as `Adapters` needs them.
 
     Args:
-        root: The folder that adapters come from.
+        plan: What is served.
         ask: Has a replica load an adapter, and gives what it says.
     """
 
-    def __init__(self, root: Path, ask: Callable[[Entry], Any]) -> None:
-        self._root, self._ask = root, ask
-        self._known: dict[str, tuple[Entry, int | None]] = {BASE.row: (BASE, None)}
+    def __init__(self, plan: Plan, ask: Callable[[Entry], Any]) -> None:
+        self._plan, self._root, self._ask = plan.key, Path(plan.options.adapters), ask
+        base = Entry(self._plan)
+        self._known: dict[str, tuple[Entry, int | None]] = {base.row: (base, None)}
 
     def load(self, path: Path, name: str) -> None:
         """Have a replica load an adapter, which thereby tells whether it can be served."""
-        entry = Entry(fingerprint(path), str(path.relative_to(self._root)))
+        entry = Entry(self._plan, fingerprint(path), str(path.relative_to(self._root)))
         self._known[name] = entry, self._ask(entry)
 
     def remove(self, name: str) -> None:
@@ -93,9 +94,9 @@ class RemoteEngine:
     def __init__(self, application: Application, plan: Plan) -> None:
         self.limits: ServeOptions = plan.options
         self.metrics = Metrics()
-        root = Path(plan.options.adapters)
-        self._application, self._shelf = application, RemoteShelf(root, self._load)
-        self.adapters = Adapters(self._shelf, root, plan.kind, plan.setup, limit=plan.options.max_adapters)
+        root, most = Path(plan.options.adapters), plan.options.max_adapters
+        self._application, self._shelf = application, RemoteShelf(plan, self._load)
+        self.adapters = Adapters(self._shelf, root, plan.kind, plan.setup, limit=most)
         self._open = True
         self.metrics.gauge("replicas", "Replicas that answer", lambda: application.running)
         self.metrics.gauge("adapters", "Known adapters", lambda: len(self.adapters.cards))

@@ -24,7 +24,7 @@ from propulsion_tools.serving.logs import settings
 from propulsion_tools.serving.prediction import Input
 from propulsion_tools.serving.prompts import Prompt
 from propulsion_tools.serving.ray_metrics import report
-from propulsion_tools.serving.wire import BASE, Begun, Entry, Reply, Step
+from propulsion_tools.serving.wire import Begun, Entry, Reply, Step
 from propulsion_tools.tasks.model_kinds import CAUSAL_LM
 
 _PATH: ContextVar[str] = ContextVar("path")
@@ -52,9 +52,10 @@ class Replica:
 
     def __init__(self, options: ServeOptions) -> None:
         dictConfig(settings())
-        self._root = Path(options.adapters)
         kind = KINDS[str(options.task_type)]
-        bank, self._adapters = open_base(Plan(options, kind, []))
+        plan = Plan(options, kind, [])
+        self._plan, self._root = plan.key, Path(options.adapters)
+        bank, self._adapters = open_base(plan)
         self._engine, self._labels = Engine(bank, self._adapters, options), bank.num_labels
         report(self._engine.metrics)
         # A method would not do: Ray Serve keeps what it knows of it as an attribute of the function.
@@ -105,7 +106,11 @@ class Replica:
         return held
 
     async def _hold(self, entry: Entry) -> None:
-        if entry != BASE:
+        if entry.plan != self._plan:
+            raise ApiError(
+                "Another server has taken these replicas: name another --ray_application.", 503, "replicas_taken"
+            )
+        if entry.model_id:
             _PATH.set(entry.path)  # Ray Serve's loader takes the row alone
             await self._held(entry.row)
 

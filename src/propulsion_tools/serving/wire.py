@@ -16,20 +16,20 @@ class Entry:
     """An adapter that a request is for. It says all that a replica needs, which so knows nothing that could be old.
 
     Attributes:
-        row: What a replica's bank calls it: its fingerprint, so that other content never answers in its place.
+        plan: The key of what the server serves.
+        row: What a replica's bank calls it: its fingerprint, so that other content never answers in its place; or the
+            base model alone.
         path: Its folder, from the folder of all adapters on.
     """
 
-    row: str
+    plan: str
+    row: str = BASE_MODEL
     path: str = ""
 
     @property
     def model_id(self) -> str:
         """By what Ray Serve knows which replicas hold it; the base model alone is in all of them."""
         return "" if self.row == BASE_MODEL else self.row
-
-
-BASE = Entry(BASE_MODEL)
 
 
 @dataclass(frozen=True)
