@@ -16,13 +16,15 @@ import pytest
 
 from propulsion_tools.errors import OptionError, UnknownNameError
 from propulsion_tools.records.options import ServeOptions
-from propulsion_tools.serving.errors import ApiError, overloaded
+from propulsion_tools.serving.errors import ApiError, not_finite, overloaded
 from propulsion_tools.serving.fingerprints import fingerprint
 from propulsion_tools.serving.loading import load_all, make_plan
 from propulsion_tools.serving.ray_settings import cores_needed, deployment_settings, scales_to_zero
-from propulsion_tools.serving.wire import Entry, Reply
+from propulsion_tools.serving.wire import Begun, Entry, Reply, Step
 from tests.serving.client import Client, running
 from tests.serving.conftest import refuse
+from tests.serving.test_generation import tokenizer
+from tests.tiny_models import tiny_model
 
 ASKED = {"adapter": "mood", "inputs": "the film was good"}
 
@@ -43,7 +45,9 @@ class Call:
         return asyncio.run(asyncio.wait_for(self.work, timeout_s))
 
     def cancel(self) -> None:
+        """As Ray's, which raises what the call has failed with."""
         self.cancelled.set()
+        raise RuntimeError("It has failed before.")
 
 
 class Handle:
@@ -268,3 +272,60 @@ def test_a_fingerprint_is_that_of_the_content(classifiers: Path, tmp_path: Path)
         with (tmp_path / "other" / file).open("a") as opened:
             opened.write(" ")
         assert fingerprint(tmp_path / "other") != before, file
+
+
+@pytest.fixture
+def texts(tmp_path: Path, replicas: Replicas) -> Iterator[Client]:
+    """A server of a tiny LLaMA without adapters."""
+    tiny_model("llama", "lm").save_pretrained(tmp_path / "base")
+    tokenizer().save_pretrained(tmp_path / "base")
+    (tmp_path / "none").mkdir()
+    named = {"model_name_or_path": str(tmp_path / "base"), "task_type": "CAUSAL_LM", "request_timeout": 0.5}
+    with running(served(tmp_path / "none", replicas, **named)) as client:
+        yield client
+
+
+def saying(*replies: Reply | BaseException, ends: bool = True) -> Callable[..., Any]:
+    async def complete(*_: Any) -> AsyncIterator[Reply]:
+        for reply in replies:
+            if isinstance(reply, BaseException):
+                raise reply
+            yield reply
+        await asyncio.sleep(0 if ends else 3600)
+
+    return complete
+
+
+BEGUN, ONE, LAST = Reply(Begun(1, 2)), Reply(Step([(0, "a", None)], 1)), Reply(Step([(0, "b", "length")], 2))
+
+
+@pytest.mark.parametrize(
+    ("does", "status", "code", "is_cancelled"),
+    [
+        (saying(BEGUN, ONE, LAST, ends=False), 200, None, False),
+        (saying(BEGUN, ONE, asyncio.CancelledError()), 200, "replica_lost", True),
+        (saying(BEGUN, ONE), 200, "replica_lost", True),
+        (saying(BEGUN, ONE, ends=False), 200, "timeout", True),
+        (saying(BEGUN, ONE, Reply.refusal(not_finite())), 200, "not_finite", True),
+        (saying(BEGUN), 503, "replica_lost", True),
+        (saying(), 503, "replica_lost", True),
+        (saying(Reply.refusal(overloaded(3))), 429, "queue_full", True),
+    ],
+    ids=["ends", "cancelled", "cut", "silent", "refused", "cut before the first", "cut at once", "busy"],
+)
+def test_a_stream_ends_once_whatever_the_replica_does(
+    texts: Client, replicas: Replicas, does: Any, status: int, code: str | None, is_cancelled: bool
+) -> None:
+    replicas.handle.does["complete"] = does
+    body = {"model": "__base__", "prompt": "w5"}
+    streamed, whole = (texts("POST", "/v1/completions", {**body, "stream": stream}) for stream in (True, False))
+    assert streamed.status == status
+    if status == 200:
+        *events, last = (line for line in streamed.text.split("\n\n") if line)
+        assert '"text": "a"' in events[0]
+        assert (code in last) if code else (last == "data: [DONE]")
+    else:
+        assert streamed.code == code
+    assert (whole.json["choices"][0]["text"] == "ab") if code is None else (whole.code == code)
+    assert [model_id for _, model_id, _ in replicas.handle.calls] == ["", ""]
+    assert [call.cancelled.is_set() for *_, call in replicas.handle.calls] == [is_cancelled] * 2

@@ -10,9 +10,8 @@ from propulsion_tools.compare.local_backend import spec_to_train
 from propulsion_tools.compare.plan import Run
 from propulsion_tools.compare.process import cores, train_in_process
 from propulsion_tools.compare.run_folders import Failure
-from propulsion_tools.errors import require
 from propulsion_tools.records import RunSpec
-from propulsion_tools.training.ray_cluster import connect
+from propulsion_tools.training.ray_cluster import connect, import_ray
 
 RETRIES = 3
 """How often a run is started again when the worker that it is on dies."""
@@ -33,7 +32,7 @@ class RayTasks:
     """
 
     def __init__(self, address: str | None, jobs: int | None = None) -> None:
-        self._ray = require("ray", "distributed")
+        self._ray = import_ray("ray", "distributed", address)
         connect(self._ray, address, jobs or cores())
         self._cores = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         self.slots = jobs or self._cores

@@ -11,7 +11,7 @@ from types import FrameType
 
 from uvicorn import Config, Server
 
-from propulsion_tools.errors import OptionError, require
+from propulsion_tools.errors import OptionError
 from propulsion_tools.records.options import ServeOptions
 from propulsion_tools.serving.app import build_app
 from propulsion_tools.serving.doors import KEY_VARIABLE
@@ -19,6 +19,7 @@ from propulsion_tools.serving.engine import open_engine
 from propulsion_tools.serving.interface import Answering
 from propulsion_tools.serving.logs import settings
 from propulsion_tools.training.notify import Notify, keep_quiet
+from propulsion_tools.training.ray_cluster import import_ray
 
 
 class DrainingServer(Server):
@@ -85,7 +86,7 @@ def serve(options: ServeOptions, notify: Notify = keep_quiet) -> None:
 def _opened(options: ServeOptions, notify: Notify) -> Answering:
     if options.backend == "local":
         return open_engine(options, notify)
-    require("ray.serve", "serve-ray")
+    import_ray("ray.serve", "serve-ray", options.ray_address or os.environ.get("RAY_ADDRESS"))
     from propulsion_tools.serving.cluster import open_replicas
 
     return open_replicas(options, notify)

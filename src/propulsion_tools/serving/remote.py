@@ -126,9 +126,13 @@ class RemoteEngine:
         with self.adapters.in_use(name) as card:
             entry = self._shelf.entry(card.row)
             response = self._handle(entry).predict.remote(entry, inputs)
-            with _cancelled_if_left(response):
-                answers: list[dict[str, Any]] = (await self._arrived(response, self.limits.request_timeout)).result()
-                return answers
+            try:
+                reply: Reply = await self._arrived(response, self.limits.request_timeout)
+            except BaseException:
+                _cancel(response)
+                raise
+            answers: list[dict[str, Any]] = reply.result()
+            return answers
 
     @asynccontextmanager
     async def complete(self, name: str, prompts: Sequence[Prompt], wish: Wish) -> AsyncIterator[RemoteTexts]:
@@ -141,13 +145,17 @@ class RemoteEngine:
 
             async def following() -> Any:
                 left = last - asyncio.get_running_loop().time()
-                reply = await self._arrived(_next(stream), left)
-                return None if reply is None else reply.result()
+                if (reply := await self._arrived(_next(stream), left)) is None:
+                    _refuse_lost()  # it has ended before the texts have
+                return reply.result()
 
+            texts: RemoteTexts | None = None
             try:
-                yield RemoteTexts(await following(), following)
+                texts = RemoteTexts(await following(), following)
+                yield texts
             finally:
-                stream.cancel()
+                if texts is None or texts.left:
+                    _cancel(stream)
 
     def _load(self, entry: Entry) -> Any:
         """Called in threads: each adapter that is loaded is first loaded by a replica, which may refuse it."""
@@ -202,11 +210,15 @@ class RemoteTexts:
 
     Args:
         begun: What it said first.
-        following: What it says next; None at the end.
+        following: What it says next.
+
+    Attributes:
+        left: How many texts go on.
     """
 
-    def __init__(self, begun: Begun, following: Callable[[], Awaitable[Step | None]]) -> None:
+    def __init__(self, begun: Begun, following: Callable[[], Awaitable[Step]]) -> None:
         self.count, self.prompt_tokens, self.made = begun.count, begun.prompt_tokens, 0
+        self.left = begun.count
         self._following = following
 
     async def pieces(self) -> AsyncIterator[list[Piece]]:
@@ -215,19 +227,17 @@ class RemoteTexts:
         Raises:
             ApiError: One cannot be generated, the replica is lost (503), or it takes too long (504).
         """
-        while step := await self._following():
+        while self.left:
+            step = await self._following()
             self.made = step.made
+            self.left -= sum(finish is not None for _, _, finish in step.pieces)
             yield step.pieces
 
 
-@contextlib.contextmanager
-def _cancelled_if_left(response: Any) -> Any:
-    """Tell the replica when nobody waits for it any more."""
-    try:
-        yield
-    except BaseException:
+def _cancel(response: Any) -> None:
+    """Tell the replica that nobody waits for it any more."""
+    with contextlib.suppress(Exception):  # it raises what has failed before
         response.cancel()
-        raise
 
 
 async def _awaited(awaited: Awaitable[T]) -> T:

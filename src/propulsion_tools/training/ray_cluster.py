@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
+import sys
 from types import ModuleType
 
-from propulsion_tools.errors import OptionError
+from propulsion_tools.errors import OptionError, require
+
+
+def import_ray(module: str, extra: str, address: str | None) -> ModuleType:
+    """Ray, or a part of it, which not every installation has.
+
+    A cluster that is started here listens on all of this machine's addresses, as Ray does, and whoever is let in may
+    run what they like. It lets in who has a token, which this process and those that it starts have. Ray reads the
+    token when it is imported; a program that has imported it before decides for itself.
+
+    Args:
+        module: Its name.
+        extra: What installs it.
+        address: Of a running cluster; None: one will be started on this machine.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    if address is None and "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    return require(module, extra)
 
 
 def connect(ray: ModuleType, address: str | None, cores: int) -> None:
     """Become part of a cluster.
 
     Args:
-        ray: The package, which not every installation has.
+        ray: The package, from `import_ray`.
         address: Of a running cluster; None: one is started on this machine, and ended with this process.
         cores: That a cluster has which is started here.
 
