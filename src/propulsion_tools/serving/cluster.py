@@ -64,16 +64,18 @@ class RayApplication:
     def __init__(self, options: ServeOptions, notify: Notify) -> None:
         self._name = options.ray_application
         settings = deployment_settings(options)
+        deployment = _deployment(settings)
         address = options.ray_address or os.environ.get("RAY_ADDRESS")
         self._is_guest = ray.is_initialized()
-        self._is_ours = address is None and not self._is_guest
         if not self._is_guest:
             connect(ray, address, max(os.cpu_count() or 1, cores_needed(settings)))
         self._ended = threading.Event()
         self._seen: tuple[int, bool, str] = (0, True, "")
         self._to_zero = scales_to_zero(settings)
         try:
-            self.handle = self._deployed(options, settings)
+            if not options.use_cpu and "ray_actor_options" not in settings and ray.cluster_resources().get("GPU"):
+                deployment = deployment.options(ray_actor_options={"num_gpus": 1})
+            self.handle = self._deployed(deployment.bind(options))
             self._await_replicas(notify)
         except BaseException:
             self.close()
@@ -97,27 +99,18 @@ class RayApplication:
         return self.alive and (self.running > 0 or self._to_zero)
 
     def close(self) -> None:
-        """End the replicas, and the cluster if it was started for them."""
+        """End the replicas, and leave the cluster, which ends if it was started here."""
         self._ended.set()
         with contextlib.suppress(Exception):  # the cluster may be gone
-            if self._is_ours:
-                serve.shutdown()
-            else:
-                serve.delete(self._name)
+            serve.delete(self._name)
         if not self._is_guest:
             ray.shutdown()
 
-    def _deployed(self, options: ServeOptions, settings: dict[str, Any]) -> Any:
+    def _deployed(self, bound: Any) -> Any:
+        _log_as_we_do()
         serve.start(proxy_location="Disabled", logging_config=_LOGGING)  # nothing listens but this process
-        for handler in logging.getLogger("ray.serve").handlers:
-            handler.setFormatter(JsonLines())
-        if not options.use_cpu and ray.cluster_resources().get("GPU"):
-            settings = {"ray_actor_options": {"num_gpus": 1}, **settings}
-        try:
-            deployment = serve.deployment(name=DEPLOYMENT, **settings)(Replica)
-        except (TypeError, ValueError) as error:
-            raise OptionError(f"Ray Serve does not take these settings: {' '.join(str(error).split())}") from error
-        target = serve.RunTarget(deployment.bind(options), name=self._name, route_prefix=None, logging_config=_LOGGING)
+        _log_as_we_do()
+        target = serve.RunTarget(bound, name=self._name, route_prefix=None, logging_config=_LOGGING)
         return serve.run_many([target], wait_for_applications_running=False)[0]
 
     def _await_replicas(self, notify: Notify) -> None:
@@ -150,5 +143,22 @@ class RayApplication:
         deployment = found.deployments.get(DEPLOYMENT)
         states = deployment.replica_states.items() if deployment else ()
         running = sum(count for state, count in states if state == "RUNNING")
-        failed = found.status == "DEPLOY_FAILED"
-        return running, True, " ".join(found.message.split()) if failed else ""
+        why = deployment.message if deployment else found.message
+        return running, True, _last_line(why) if found.status == "DEPLOY_FAILED" else ""
+
+
+def _deployment(settings: dict[str, Any]) -> Any:
+    try:
+        return serve.deployment(name=DEPLOYMENT, **settings)(Replica)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"Ray Serve does not take these settings: {' '.join(str(error).split())}") from error
+
+
+def _last_line(message: str) -> str:
+    """What an error has said, of its whole traceback."""
+    return message.strip().splitlines()[-1].strip()
+
+
+def _log_as_we_do() -> None:
+    for handler in logging.getLogger("ray.serve").handlers:
+        handler.setFormatter(JsonLines())
