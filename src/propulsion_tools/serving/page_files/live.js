@@ -8,6 +8,7 @@ import { count, grouped, rate, time } from "./words.js";
 const EVERY = 2000;
 const [RATE, LATENCY, DRAWN] = [5, 30, 60]; // samples
 const SHOWN = 100;
+const PLACES = [["On the device", true], ["Waiting in memory or on disk", false], ["Held by replicas", null]];
 
 export class Live {
   constructor({ onSample, onProblem, onChoice }) {
@@ -77,7 +78,7 @@ export class Live {
 
   list() {
     const found = matching(this.models, byId("search").value);
-    const groups = [["On the device", found.filter((model) => model.resident)], ["Waiting in memory or on disk", found.filter((model) => !model.resident)]];
+    const groups = PLACES.map(([title, resident]) => [title, found.filter((model) => model.resident === resident)]);
     let room = SHOWN;
     const nodes = [];
     for (const [title, models] of groups.filter(([, some]) => some.length)) {
@@ -92,7 +93,7 @@ export class Live {
   }
 
   entry(model) {
-    return el("li", {}, el("button", { type: "button", class: model.resident ? "here" : "away", click: () => this.onChoice(model.id) }, model.id));
+    return el("li", {}, el("button", { type: "button", class: model.resident === false ? "away" : "here", click: () => this.onChoice(model.id) }, model.id));
   }
 }
 
@@ -106,7 +107,10 @@ function redraw(place, nodes) {
 
 function places(adapters) {
   const resident = adapters.filter((model) => model.resident).length;
-  byId("places").textContent = `${grouped(resident)} of ${count(adapters.length, "adapter")} on the device`;
+  const known = count(adapters.length, "adapter");
+  const byReplicas = adapters.some((model) => model.resident === null);
+  byId("places").textContent = byReplicas ? `${known}, each where it was asked for` : `${grouped(resident)} of ${known} on the device`;
+  byId("share").hidden = byReplicas;
   byId("share").firstElementChild.style.width = `${adapters.length ? (100 * resident) / adapters.length : 0}%`;
 }
 
