@@ -120,7 +120,7 @@ async function send(event) {
   asking = null;
   busy(false);
   if (isSaid && values()[0] === texts[0]) byId("fields").querySelector("textarea").value = "";
-  if (models.some((one) => !one.resident)) list().catch(failed); // it has come to the device now
+  if (models.some((one) => one.resident === false)) list().catch(failed); // it has come to the device now
 }
 
 const wishes = () => ({ mode: mode(), most: byId("most").valueAsNumber, temperature: byId("temperature").valueAsNumber });
