@@ -200,6 +200,17 @@ def test_ten_thousand_adapters_are_searched_and_not_all_drawn(opened: Open, clie
     assert page.locator("main img, main script").count() == 0
 
 
+def test_nothing_is_said_of_places_that_the_server_does_not_know(opened: Open, client: Client) -> None:
+    known = client("GET", "/v1/models").json["data"]
+    body = json.dumps({"object": "list", "data": [{**model, "resident": None} for model in known]})
+    page = opened(client)
+    page.route("**/v1/models", lambda route: route.fulfill(body=body, content_type="application/json"))
+    page.reload()
+    page.get_by_role("button", name="mood").wait_for()
+    assert page.inner_text("#places") == "7 adapters"
+    assert page.locator("#adapters h3").all_inner_texts() == ["Where replicas need them 7"]
+
+
 REFUSALS: list[tuple[int, dict[str, str], str, str]] = [
     (429, {"Retry-After": "1"}, '{"error": {"message": "9 rows wait."}}', "9 rows wait. It asks to wait for 1 s."),
     (503, {}, '{"error": {"message": "The server is shutting down."}}', "The server is shutting down."),

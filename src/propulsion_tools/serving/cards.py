@@ -13,6 +13,7 @@ from propulsion_tools.errors import OptionError
 from propulsion_tools.records import RECORD_FILE, RunRecord
 from propulsion_tools.tasks import ModelKind, Setup, Task, get_task
 from propulsion_tools.tasks.base import Lengths
+from propulsion_tools.tasks.classification import TextClassification
 from propulsion_tools.tasks.model_kinds import (
     CAUSAL_LM,
     QUESTION_ANSWERER,
@@ -30,6 +31,7 @@ _TASKS = {
     "QUESTION_ANS": "question-answering",
     "CAUSAL_LM": "language-modelling",
 }
+_REGRESSION = TextClassification("regression", "any texts or pairs of texts with numbers", regression=True)
 _COLUMNS = ("text_column", "text_pair_column")
 
 
@@ -107,7 +109,7 @@ class Card:
         """As in OpenAI's list of models, and beside it what it reads, what it answers, and where it is.
 
         Args:
-            resident: Whether its vectors are on the device; None where replicas decide.
+            resident: Whether its vectors are on the device; None: that is not known here.
         """
         labels = self.setup.label_names
         return {
@@ -167,7 +169,7 @@ def _by_head(sketch: Sketch, base: Setup, kind: ModelKind, labels: int | None) -
         known = base.config.id2label if len(base.config.id2label) == labels else {}
         names = tuple(str(known.get(number, f"LABEL_{number}")) for number in range(labels or 0))
     if kind is SEQUENCE_CLASSIFIER and labels == 1:
-        task, names = get_task("text-regression"), None
+        task, names = _REGRESSION, None
     longest = longest_input(base.config, base.tokenizer) or task.lengths.max_length
     length = min(task.lengths.max_length, longest)
     lengths = replace(task.lengths, max_length=length, doc_stride=min(task.lengths.doc_stride, length // 4))

@@ -8,7 +8,7 @@ import { count, grouped, rate, time } from "./words.js";
 const EVERY = 2000;
 const [RATE, LATENCY, DRAWN] = [5, 30, 60]; // samples
 const SHOWN = 100;
-const PLACES = [["On the device", true], ["Waiting in memory or on disk", false], ["Held by replicas", null]];
+const PLACES = [[true, "On the device"], [false, "Waiting in memory or on disk"], [null, "Where replicas need them"]];
 
 export class Live {
   constructor({ onSample, onProblem, onChoice }) {
@@ -78,7 +78,7 @@ export class Live {
 
   list() {
     const found = matching(this.models, byId("search").value);
-    const groups = PLACES.map(([title, resident]) => [title, found.filter((model) => model.resident === resident)]);
+    const groups = PLACES.map(([place, title]) => [title, found.filter((model) => model.resident === place)]);
     let room = SHOWN;
     const nodes = [];
     for (const [title, models] of groups.filter(([, some]) => some.length)) {
@@ -93,7 +93,7 @@ export class Live {
   }
 
   entry(model) {
-    return el("li", {}, el("button", { type: "button", class: model.resident === false ? "away" : "here", click: () => this.onChoice(model.id) }, model.id));
+    return el("li", {}, el("button", { type: "button", class: model.resident ? "here" : "away", click: () => this.onChoice(model.id) }, model.id));
   }
 }
 
@@ -106,11 +106,10 @@ function redraw(place, nodes) {
 }
 
 function places(adapters) {
+  const known = adapters.filter((model) => model.resident !== null).length;
   const resident = adapters.filter((model) => model.resident).length;
-  const known = count(adapters.length, "adapter");
-  const byReplicas = adapters.some((model) => model.resident === null);
-  byId("places").textContent = byReplicas ? `${known}, each where it was asked for` : `${grouped(resident)} of ${known} on the device`;
-  byId("share").hidden = byReplicas;
+  byId("places").textContent = known ? `${grouped(resident)} of ${count(adapters.length, "adapter")} on the device` : count(adapters.length, "adapter");
+  byId("share").hidden = !known;
   byId("share").firstElementChild.style.width = `${adapters.length ? (100 * resident) / adapters.length : 0}%`;
 }
 
