@@ -78,10 +78,18 @@ def only_wait(sentence: str) -> None:
 
 
 def replicated(folder: Path) -> Any:
-    """Texts by one replica."""
+    """Texts by as many replicas as Ray decides on, which is one."""
     from propulsion_tools.serving.cluster import open_replicas
 
-    options = {"backend": "ray", "ray_application": "texts", "max_batch_size": 2, "max_new_tokens": LONG}
+    settings = folder.parent / "ray.yaml"
+    settings.write_text("autoscaling_config: {min_replicas: 0, max_replicas: 1}")
+    options = {
+        "backend": "ray",
+        "ray_settings": str(settings),
+        "ray_application": "texts",
+        "max_batch_size": 2,
+        "max_new_tokens": LONG,
+    }
     return open_replicas(ServeOptions(adapters=str(folder), use_cpu=True, **options), only_wait)
 
 

@@ -241,6 +241,7 @@ def test_the_settings_of_a_file_win(tmp_path: Path) -> None:
     assert (one["num_replicas"], one["max_ongoing_requests"], cores_needed(one)) == (3, 5, 6)
     scaled = settings("autoscaling_config: {min_replicas: 0, max_replicas: 4}")
     assert "num_replicas" not in scaled
+    assert scaled["autoscaling_config"]["initial_replicas"] == 1
     assert (cores_needed(scaled), scales_to_zero(scaled), scales_to_zero(ours)) == (4, True, False)
     for text, said in (("- 1", "must hold"), ("a: [", "is not YAML"), ("a: 1\u0000", "is not YAML")):
         with pytest.raises(OptionError, match=said):

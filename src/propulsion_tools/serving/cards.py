@@ -13,7 +13,6 @@ from propulsion_tools.errors import OptionError
 from propulsion_tools.records import RECORD_FILE, RunRecord
 from propulsion_tools.tasks import ModelKind, Setup, Task, get_task
 from propulsion_tools.tasks.base import Lengths
-from propulsion_tools.tasks.classification import TextClassification
 from propulsion_tools.tasks.model_kinds import (
     CAUSAL_LM,
     QUESTION_ANSWERER,
@@ -31,7 +30,6 @@ _TASKS = {
     "QUESTION_ANS": "question-answering",
     "CAUSAL_LM": "language-modelling",
 }
-_REGRESSION = TextClassification("regression", "any texts or pairs of texts with numbers", regression=True)
 _COLUMNS = ("text_column", "text_pair_column")
 
 
@@ -169,7 +167,7 @@ def _by_head(sketch: Sketch, base: Setup, kind: ModelKind, labels: int | None) -
         known = base.config.id2label if len(base.config.id2label) == labels else {}
         names = tuple(str(known.get(number, f"LABEL_{number}")) for number in range(labels or 0))
     if kind is SEQUENCE_CLASSIFIER and labels == 1:
-        task, names = _REGRESSION, None
+        task, names = get_task("text-regression"), None
     longest = longest_input(base.config, base.tokenizer) or task.lengths.max_length
     length = min(task.lengths.max_length, longest)
     lengths = replace(task.lengths, max_length=length, doc_stride=min(task.lengths.doc_stride, length // 4))

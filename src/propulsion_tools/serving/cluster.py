@@ -121,7 +121,7 @@ class RayApplication:
             running, _, failed = self._seen
             if failed:
                 raise OptionError(f"No replica starts: {failed}")
-            if running or self._to_zero:
+            if running:
                 return
             if time.monotonic() > patience:
                 notify("Waiting for a replica to start: `ray status` says whether a machine has room for one.")

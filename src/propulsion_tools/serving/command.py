@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from socket import socket
 from types import FrameType
+from typing import Any
 
 from uvicorn import Config, Server
 
@@ -20,6 +21,9 @@ from propulsion_tools.serving.interface import Answering
 from propulsion_tools.serving.logs import settings
 from propulsion_tools.training.notify import Notify, keep_quiet
 from propulsion_tools.training.ray_cluster import import_ray
+
+PROTOCOL: dict[str, Any] = {"http": "h11", "loop": "asyncio", "ws": "none"}
+"""For `uvicorn.Config`: left alone it would take other code, with other refusals, where packages of others are there."""
 
 
 class DrainingServer(Server):
@@ -75,6 +79,7 @@ def serve(options: ServeOptions, notify: Notify = keep_quiet) -> None:
         server_header=False,
         timeout_graceful_shutdown=int(options.request_timeout) + 1,
         lifespan="off",
+        **PROTOCOL,
     )
     with _signals_noted():
         try:

@@ -16,6 +16,9 @@ def deployment_settings(options: ServeOptions) -> dict[str, Any]:
         OptionError: The file cannot be read.
     """
     own = {} if options.ray_settings is None else _read(Path(options.ray_settings))
+    if scales_to_zero(own):  # the server asks replicas about its adapters when it starts
+        first = max(1, own["autoscaling_config"].get("initial_replicas") or 1)
+        own["autoscaling_config"]["initial_replicas"] = first
     count = {} if {"autoscaling_config", "num_replicas"} & own.keys() else {"num_replicas": options.replicas}
     return {
         **count,
