@@ -23,7 +23,7 @@ from propulsion_tools.training.notify import Notify, keep_quiet
 from propulsion_tools.training.ray_cluster import import_ray
 
 PROTOCOL: dict[str, Any] = {"http": "h11", "loop": "asyncio", "ws": "none"}
-"""For `uvicorn.Config`: left alone it would take other code, with other refusals, where packages of others are there."""
+"""For `uvicorn.Config`: by itself it takes other code, with other refusals, where some packages are installed."""
 
 
 class DrainingServer(Server):
