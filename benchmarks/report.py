@@ -410,6 +410,7 @@ TABLES = {
     "inference": _inference,
     "bank": _bank,
     "serving": _serving,
+    "serving_replicas": _serving,
     "soak": _soak,
     "joint": _joint,
     "ntk": _ntk,
@@ -422,6 +423,7 @@ TITLES = {
     "inference": "Inference",
     "bank": "An adapter for each row",
     "serving": "Server",
+    "serving_replicas": "Server over replicas",
     "soak": "Server under load",
     "joint": "Runs in one batch",
     "ntk": "Tangent kernels",
@@ -436,7 +438,9 @@ def _where(row: Row, dtype: bool = True) -> str:
         return ""
     if "clients" in row:
         made = f", {row['new_tokens']} generated" if row["new_tokens"] else ""
-        return f"{row['model']}, {row['length']} tokens{made}"
+        replicas = row.get("replicas", 0)
+        where = f", {replicas} replica{'s' if replicas > 1 else ''}" if replicas else ""
+        return f"{row['model']}, {row['length']} tokens{made}{where}"
     kind = f", {row['dtype']}" if dtype else ""
     return f"{row['model']}{kind}, {row['batch']} × {row['length']} tokens"
 

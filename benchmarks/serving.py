@@ -1,8 +1,9 @@
 """A server on this machine, asked by 1, 8 and 64 clients at once: one adapter against 64 mixed.
 
 python benchmarks/serving.py
+python benchmarks/serving.py --replicas 1 2 --models minilm --clients 8
 
-Server and clients share the machine. Rounds of one adapter and of 64 alternate; `ratio` is the throughput with 64 over
+The second asks replicas of Ray Serve, one and then two, on this machine. Server and clients share the machine. Rounds of one adapter and of 64 alternate; `ratio` is the throughput with 64 over
 that with one in the rounds beside it.
 """
 
@@ -64,8 +65,15 @@ def round_of(port: int, clients: int, seconds: float, requests: list[tuple[str, 
     return len(taken) / (time.perf_counter() - begin), taken
 
 
-def measure(options: Any, model_name: str) -> list[dict[str, Any]]:
-    """One model at each number of clients."""
+def wait_for(port: int, replicas: int) -> None:
+    """Until all replicas answer: the server begins with the first."""
+    call = Caller(port)
+    while f"propulsion_replicas {replicas}.0" not in call("GET", "/metrics")[1].decode():
+        time.sleep(0.5)
+
+
+def measure(options: Any, model_name: str, replicas: int) -> list[dict[str, Any]]:
+    """One model at each number of clients, in the server's process or, if there are some, in replicas."""
     causal = SUBJECTS[model_name].causal
     length = options.prompt if causal else options.length[0]
     rows = []
@@ -74,7 +82,10 @@ def measure(options: Any, model_name: str) -> list[dict[str, Any]]:
         model = build(model_name, torch.float32).eval()
         write_base(model, folder / "base")
         write_adapters(model, folder / "base", folder / "adapters", names, "CAUSAL_LM" if causal else "SEQ_CLS", 0.001)
-        with serving(folder / "adapters", folder / "log", use_cpu=True) as (port, _):
+        backend = {"backend": "ray", "replicas": replicas} if replicas else {}
+        with serving(folder / "adapters", folder / "log", use_cpu=True, **backend) as (port, _):
+            if replicas:
+                wait_for(port, replicas)
             for clients in options.clients:
                 plans = {"one": names[:1], "mixed": names}
                 asked = {plan: bodies(causal, length, chosen, 8 * ADAPTERS) for plan, chosen in plans.items()}
@@ -87,7 +98,7 @@ def measure(options: Any, model_name: str) -> list[dict[str, Any]]:
                         rates[plan].append(rate)
                         times[plan] += taken
                 where = {"model": model_name, "task": "decode" if causal else "encoder", "clients": clients}
-                where |= {"length": length, "new_tokens": NEW_TOKENS if causal else 0}
+                where |= {"replicas": replicas, "length": length, "new_tokens": NEW_TOKENS if causal else 0}
                 ratios = [mixed / one for mixed, one in zip(rates["mixed"], rates["one"], strict=True)]
                 for plan in plans:
                     ordered = sorted(times[plan])
@@ -103,23 +114,30 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64], help="at once")
     options.add_argument("--seconds", type=float, default=5, help="of a round")
     options.add_argument("--prompt", type=int, default=16, help="tokens before what is generated")
+    options.add_argument("--replicas", type=int, nargs="+", default=[], help="with Ray Serve: copies of the model")
     options.set_defaults(models=["minilm", "llama-110m"])
     asked = options.parse_args(arguments)
     start(asked)
     rows, begin = [], time.perf_counter()
     for model_name in asked.models:
-        rows += measure(asked, model_name)
+        for replicas in asked.replicas or [0]:
+            rows += measure(asked, model_name, replicas)
     lines = [
         [
-            *(str(row[key]) for key in ("task", "clients", "adapters")),
+            *(str(row[key]) for key in ("task", "replicas", "clients", "adapters")),
             spread(row["per_second"], 1),
             *(f"{row[key]:.0f}" for key in ("p50_ms", "p99_ms")),
             spread(row["ratio"]) if "ratio" in row else "",
         ]
         for row in rows
     ]
-    table("server", ["task", "clients", "adapters", "answers / s", "p50 ms", "p99 ms", "mixed / one"], lines)
-    print("Written to", write("serving", asked, rows, time.perf_counter() - begin))
+    table(
+        "server", ["task", "replicas", "clients", "adapters", "answers / s", "p50 ms", "p99 ms", "mixed / one"], lines
+    )
+    print(
+        "Written to",
+        write("serving_replicas" if asked.replicas else "serving", asked, rows, time.perf_counter() - begin),
+    )
 
 
 if __name__ == "__main__":

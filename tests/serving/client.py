@@ -15,6 +15,7 @@ from typing import Any
 import uvicorn
 
 from propulsion_tools.serving.app import build_app
+from propulsion_tools.serving.command import PROTOCOL
 from propulsion_tools.serving.engine import Engine
 
 
@@ -84,7 +85,8 @@ class Client:
 @contextlib.contextmanager
 def running(engine: Engine, key: str | None = None) -> Iterator[Client]:
     """An engine on a free port."""
-    config = uvicorn.Config(build_app(engine, key), port=0, log_level="critical", access_log=False, lifespan="off")
+    quiet = {"log_level": "critical", "access_log": False, "lifespan": "off"}
+    config = uvicorn.Config(build_app(engine, key), port=0, **quiet, **PROTOCOL)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

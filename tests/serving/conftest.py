@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 
 from propulsion_tools.records.options import ServeOptions
+from propulsion_tools.serving import engine as engines
 from propulsion_tools.serving.engine import Engine
-from propulsion_tools.serving.loading import open_adapters
 from tests.serving.client import Client, running
 from tests.serving.runs import save_run
 
 
 def open_engine(folder: Path, **options: Any) -> Engine:
     """What `propulsion serve` opens; what it refuses is an error here."""
-    asked = ServeOptions(adapters=str(folder), use_cpu=True, **options)
-    return Engine(open_adapters(asked, refuse), asked)
+    return engines.open_engine(ServeOptions(adapters=str(folder), use_cpu=True, **options), refuse)
 
 
 def refuse(sentence: str) -> None:

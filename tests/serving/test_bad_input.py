@@ -254,14 +254,15 @@ def test_damaged_adapters_are_refused_and_the_others_go_on(room: tuple[Client, P
 
 def test_a_server_starts_with_those_that_are_whole(room: tuple[Client, Path]) -> None:
     from propulsion_tools.records.options import ServeOptions
-    from propulsion_tools.serving.loading import open_adapters
+    from propulsion_tools.serving import engine as engines
 
     _, folder = room
     shutil.copytree(folder / "mood", folder / "cut")
     damage(folder / "cut", "cut")
     said: list[str] = []
-    adapters = open_adapters(ServeOptions(adapters=str(folder), use_cpu=True), said.append)
-    assert [card.name for card in adapters.cards] == ["mood"]
+    engine = engines.open_engine(ServeOptions(adapters=str(folder), use_cpu=True), said.append)
+    engine.close()
+    assert [card.name for card in engine.adapters.cards] == ["mood"]
     assert len(said) == 1
     assert said[0].startswith("cut is left out: ")
 

@@ -200,6 +200,17 @@ def test_ten_thousand_adapters_are_searched_and_not_all_drawn(opened: Open, clie
     assert page.locator("main img, main script").count() == 0
 
 
+def test_nothing_is_said_of_places_that_the_server_does_not_know(opened: Open, client: Client) -> None:
+    known = client("GET", "/v1/models").json["data"]
+    body = json.dumps({"object": "list", "data": [{**model, "resident": None} for model in known]})
+    page = opened(client)
+    page.route("**/v1/models", lambda route: route.fulfill(body=body, content_type="application/json"))
+    page.reload()
+    page.get_by_role("button", name="mood").wait_for()
+    assert page.inner_text("#places") == "7 adapters"
+    assert page.locator("#adapters h3").all_inner_texts() == ["Where replicas need them 7"]
+
+
 REFUSALS: list[tuple[int, dict[str, str], str, str]] = [
     (429, {"Retry-After": "1"}, '{"error": {"message": "9 rows wait."}}', "9 rows wait. It asks to wait for 1 s."),
     (503, {}, '{"error": {"message": "The server is shutting down."}}', "The server is shutting down."),
@@ -321,12 +332,20 @@ def test_a_conversation_is_that_of_the_api(opened: Open, writer: Client) -> None
             assert answer.locator(".written").last.text_content() == told["content"]
             turns.append(told)
             assert answer.locator(".turn").all_text_contents() == [turn["content"] for turn in turns]
+    page.get_by_role("button", name="One adapter is enough").click()
+    page.get_by_role("combobox", name="Adapter").fill("right")
+    page.keyboard.press("Enter")
+    field.fill("w8")
+    page.get_by_role("button", name="Send").click()
+    (answer,) = answers(page)
+    assert answer.locator(".turn").first.text_content() == "w8"  # another adapter, another conversation
+    assert field.input_value() == ""
     page.get_by_label("Continue the text").check()
     page.get_by_label("text to continue").fill("w5 w6")
     page.get_by_role("button", name="Write").click()
-    asked = {"model": "left", "prompt": "w5 w6", "max_tokens": 4, "temperature": 0}
+    asked = {"model": "right", "prompt": "w5 w6", "max_tokens": 4, "temperature": 0}
     told = writer("POST", "/v1/completions", asked).json["choices"][0]["text"]
-    assert answers(page, 2)[0].locator(".written").text_content() == told
+    assert answers(page)[0].locator(".written").text_content() == told
     assert page.get_by_label("text to continue").input_value() == "w5 w6"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from concurrent.futures import Future
 from typing import Any
 
@@ -11,8 +10,8 @@ from propulsion_tools.compare.local_backend import spec_to_train
 from propulsion_tools.compare.plan import Run
 from propulsion_tools.compare.process import cores, train_in_process
 from propulsion_tools.compare.run_folders import Failure
-from propulsion_tools.errors import OptionError, require
 from propulsion_tools.records import RunSpec
+from propulsion_tools.training.ray_cluster import connect, import_ray
 
 RETRIES = 3
 """How often a run is started again when the worker that it is on dies."""
@@ -33,15 +32,8 @@ class RayTasks:
     """
 
     def __init__(self, address: str | None, jobs: int | None = None) -> None:
-        self._ray = require("ray", "distributed")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if address:
-            _check_reachable(address)
-        alone = {} if address else {"num_cpus": jobs or cores(), "include_dashboard": False}
-        try:
-            self._ray.init(address=address or "local", log_to_driver=False, logging_level="error", **alone)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise OptionError(f"There is no Ray cluster at {address!r}: {' '.join(str(error).split())}") from error
+        self._ray = import_ray("ray", "distributed", address)
+        connect(self._ray, address, jobs or cores())
         self._cores = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         self.slots = jobs or self._cores
         share = max(1, self._cores // self.slots)
@@ -65,17 +57,6 @@ class RayTasks:
     def close(self) -> None:
         """Leave the cluster, and end what still runs."""
         self._ray.shutdown()
-
-
-def _check_reachable(address: str) -> None:
-    """Refuse an address where nobody answers, for which Ray itself would wait for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():  # "auto", or a name that Ray resolves
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise OptionError(f"There is no Ray cluster at {address!r}: {error.strerror or error}.") from error
 
 
 def train_there(spec: RunSpec, threads: int, directory: str) -> Failure | None:

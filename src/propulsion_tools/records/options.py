@@ -21,11 +21,23 @@ from propulsion_tools.records.run_spec import RunSpec
 
 _option, _borrowed = partial(option, "options"), partial(borrow, RunSpec)
 BACKENDS = ("local", "ray")
+RAY_OPTIONS = ("replicas", "ray_address", "ray_settings", "ray_application")
 MERGED, IA3 = "merged", "peft-ia3"
 EXPORT_FORMATS = (MERGED, IA3, "peft-road", "peft-dora")
 SERVED_TASKS = one_of("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "CAUSAL_LM")
 PORT = Values("a port of 0 to 65535", lambda v: isinstance(v, int) and 0 <= v <= 65535)
 BASE_MODEL = "where the base model is, if it is not where the run says"
+
+
+def check_backend(name: str) -> None:
+    """Refuse what is no backend.
+
+    Raises:
+        UnknownNameError: It is none; names the near misses.
+    """
+    if name not in BACKENDS:
+        hint = near_misses(name, BACKENDS) or f" There are {' and '.join(BACKENDS)}."
+        raise UnknownNameError(f"There is no backend {name!r}.{hint}")
 
 
 @dataclass(frozen=True)
@@ -166,6 +178,22 @@ class ServeOptions(Checked):
     request_timeout: float = _option(60.0, "seconds after which an answer is given up (504)", ABOVE_ZERO)
     body_timeout: float = _option(10.0, "seconds that a client may take to send a body (408)", ABOVE_ZERO)
     use_cpu: bool = _borrowed("use_cpu")
+    backend: str = _option("local", "where the model runs: local (in this process) or ray (in replicas of Ray Serve)")
+    replicas: int = _option(1, "with ray: copies of the model", AT_LEAST_ONE)
+    ray_address: str | None = _option(
+        None, "with ray: address of a running cluster; None: $RAY_ADDRESS, or one is started on this machine"
+    )
+    ray_settings: str | None = _option(
+        None, "with ray: YAML file of Ray Serve's settings of a deployment: autoscaling_config, ray_actor_options, ..."
+    )
+    ray_application: str = _option("propulsion", "with ray: name of the application in the cluster")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_backend(self.backend)
+        given = [name for name in RAY_OPTIONS if getattr(self, name) != getattr(type(self), name)]
+        if given and self.backend != "ray":
+            raise OptionError(f"{given[0]} goes with --backend ray.")
 
 
 @dataclass(frozen=True)
@@ -311,9 +339,7 @@ class CompareOptions(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.backend not in BACKENDS:
-            hint = near_misses(self.backend, BACKENDS) or f" There are {' and '.join(BACKENDS)}."
-            raise UnknownNameError(f"There is no backend {self.backend!r}.{hint}")
+        check_backend(self.backend)
         if self.joint is True and self.backend == "ray":
             raise OptionError("joint true goes with --backend local: the tasks of Ray are one run each.")
         if self.ray_address is not None and self.backend != "ray":

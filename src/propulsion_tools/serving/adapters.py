@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import threading
@@ -11,9 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from propulsion import AdapterBank
 from propulsion.bank.adapter_bank import check_name
 from propulsion.errors import AdapterNameError
 from propulsion.mixed_batches import BASE_MODEL
@@ -21,6 +19,7 @@ from propulsion_tools.errors import is_one_sentence, near_misses
 from propulsion_tools.export.bases import saved_whole
 from propulsion_tools.serving.cards import Card, Sketch, make_card
 from propulsion_tools.serving.errors import ApiError
+from propulsion_tools.serving.fingerprints import TOKENIZER_FILES, fingerprint
 from propulsion_tools.serving.logs import LOG
 from propulsion_tools.tasks import ModelKind, Setup, get_task
 from propulsion_tools.tasks.model_kinds import CAUSAL_LM
@@ -30,6 +29,23 @@ from propulsion_tools.training.trained_files import ADAPTER_CONFIG, ADAPTER_FILE
 LONGEST_NAME = 128
 _WORK = 50_000  # characters times characters that are compared to find near misses: some 20 ms
 _TOKENIZER = "tokenizer_config.json"
+
+
+class Shelf(Protocol):
+    """Holds the vectors of adapters by the names of their rows: an `AdapterBank`, or what reaches those of replicas."""
+
+    @property
+    def resident(self) -> list[str] | None:
+        """The names of those that are on the device; None where replicas decide each for itself."""
+
+    def load(self, path: Path, name: str) -> object:
+        """Hold the adapter of a folder, which is refused by whatever error its files deserve."""
+
+    def remove(self, name: str) -> None:
+        """Hold it no longer."""
+
+    def num_labels(self, name: str) -> int | None:
+        """How many its head has."""
 
 
 @dataclass
@@ -44,14 +60,16 @@ class Adapters:
         root: The folder that they may come from.
         kind: What is served.
         setup: The base model's tokenizer and configuration.
+        vocabulary: How many tokens the base model knows; None: whoever holds the vectors asks about it.
         fresh_heads: Modules of the base model that start at random.
         limit: How many there may be.
     """
 
-    bank: AdapterBank
+    bank: Shelf
     root: Path
     kind: ModelKind
     setup: Setup
+    vocabulary: int | None = None
     fresh_heads: tuple[str, ...] = ()
     limit: int = 10_000
     _cards: dict[str, Card] = field(default_factory=dict)
@@ -76,8 +94,11 @@ class Adapters:
 
     def described(self, cards: Sequence[Card]) -> list[dict[str, Any]]:
         """What clients are told of these."""
-        resident = {BASE_MODEL, *self.bank.resident}
-        return [card.described(card.row in resident) for card in cards]
+        resident = self.bank.resident
+        if resident is None:
+            return [card.described(None) for card in cards]
+        here = {BASE_MODEL, *resident}
+        return [card.described(card.row in here) for card in cards]
 
     def card(self, name: str) -> Card:
         """The one of this name.
@@ -199,21 +220,14 @@ class Adapters:
 
     def _tokenizer(self, folder: Path) -> Any:
         """The one that was saved with an adapter, which is the same object for equal files; or the base model's."""
-        files = [folder / file for file in (_TOKENIZER, "tokenizer.json", "vocab.txt", "chat_template.jinja")]
-        if not files[0].is_file():
+        if not (folder / _TOKENIZER).is_file():
             return self.setup.tokenizer
-        digest = hashlib.sha256()
-        for file in files:
-            content = file.read_bytes() if file.is_file() else b""
-            digest.update(len(content).to_bytes(8, "big") + content)
-        key = digest.hexdigest()
+        key = fingerprint(folder, TOKENIZER_FILES)
         if key not in self._tokenizers:
             tokenizer = load_tokenizer(str(folder))
-            embeddings = self.bank.base_model.get_input_embeddings()
-            if len(tokenizer) > embeddings.num_embeddings:
+            if self.vocabulary is not None and len(tokenizer) > self.vocabulary:
                 raise ApiError(
-                    f"The adapter's tokenizer has {len(tokenizer)} tokens, and the base model "
-                    f"{embeddings.num_embeddings}.",
+                    f"The adapter's tokenizer has {len(tokenizer)} tokens, and the base model {self.vocabulary}.",
                     422,
                     "adapter_refused",
                 )

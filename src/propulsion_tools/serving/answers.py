@@ -9,28 +9,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from propulsion_tools.serving.engine import Completion
 from propulsion_tools.serving.errors import as_api_error
+from propulsion_tools.serving.interface import Completion, Piece
 from propulsion_tools.serving.logs import LOG
-from propulsion_tools.serving.text import Writer
 
 DONE = "data: [DONE]\n\n"
-
-
-@dataclass
-class Written:
-    """What there is of one text.
-
-    Attributes:
-        tokens: How many were generated, with those of a stop sequence and the one that ends the text.
-        finish: "stop" or "length"; None: it goes on.
-    """
-
-    writer: Writer
-    text: str = ""
-    tokens: int = 0
-    last: int | None = None
-    finish: str | None = None
 
 
 @dataclass
@@ -40,61 +23,30 @@ class Answer:
     Args:
         completion: Where they come from.
         model: What the client calls the adapter.
-        stops: Where they end.
         is_chat: Whether it is a chat's.
     """
 
     completion: Completion
     model: str
-    stops: list[str]
     is_chat: bool
     created: int = field(default_factory=lambda: int(time.time()))
-    written: list[Written] = field(init=False)
 
     def __post_init__(self) -> None:
-        tokenizer = self.completion.card.setup.tokenizer
-        self.written = [Written(Writer(tokenizer, self.stops)) for _ in self.completion.texts]
         self.identity = f"{'chatcmpl' if self.is_chat else 'cmpl'}-{uuid.uuid4().hex}"
-
-    async def pieces(self) -> AsyncIterator[tuple[int, str, str | None]]:
-        """What is added to a text, and why it ends there, or None; until all have ended.
-
-        Raises:
-            ApiError: One cannot be generated.
-        """
-        while any(one.finish is None for one in self.written):
-            for number, event in await self.completion.events():
-                one = self.written[number]
-                if one.finish is not None:
-                    continue  # it was given up, and has gone on for a step
-                if isinstance(event, BaseException):
-                    raise event
-                added = self._ended(one) if event is None else self._pushed(one, event)
-                if one.writer.stopped:
-                    one.finish = "stop"
-                    self.completion.give_up(number)
-                one.text += added
-                if added or one.finish:
-                    yield number, added, one.finish
-
-    def _pushed(self, one: Written, token: int) -> str:
-        one.tokens += 1
-        one.last = token
-        return "" if token in self.completion.ends else one.writer.push(token)
-
-    def _ended(self, one: Written) -> str:
-        one.finish = "stop" if one.last in self.completion.ends else "length"
-        return one.writer.end()
 
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece."""
-        async for _ in self.pieces():
-            pass
+        texts = [""] * self.completion.count
+        ends: list[str | None] = [None] * self.completion.count
+        async for pieces in self.completion.pieces():
+            for number, added, finish in pieces:
+                texts[number] += added
+                ends[number] = finish
         kind = "chat.completion" if self.is_chat else "text_completion"
-        choices = [self._choice(number, one) for number, one in enumerate(self.written)]
+        choices = [self._choice(number, *one) for number, one in enumerate(zip(texts, ends, strict=True))]
         return {**self._head(kind), "choices": choices, "usage": self.usage()}
 
-    async def stream(self, first: list[tuple[int, str, str | None]], rest: Any, usage: bool) -> AsyncIterator[str]:
+    async def stream(self, first: list[Piece], rest: AsyncIterator[list[Piece]], usage: bool) -> AsyncIterator[str]:
         """The answer as events of a stream; an error ends it, as its status is sent.
 
         Args:
@@ -105,12 +57,13 @@ class Answer:
         kind = "chat.completion.chunk" if self.is_chat else "text_completion"
         try:
             if self.is_chat:
-                for number in range(len(self.written)):
+                for number in range(self.completion.count):
                     yield self._event(kind, [self._chunk(number, {"role": "assistant", "content": ""}, None)], usage)
             for piece in first:
                 yield self._event(kind, [self._chunk(*self._delta(*piece))], usage)
-            async for piece in rest:
-                yield self._event(kind, [self._chunk(*self._delta(*piece))], usage)
+            async for pieces in rest:
+                for piece in pieces:
+                    yield self._event(kind, [self._chunk(*self._delta(*piece))], usage)
         except Exception as error:
             said = as_api_error(error)
             if said.status == 500:
@@ -123,16 +76,15 @@ class Answer:
 
     def usage(self) -> dict[str, int]:
         """How many tokens were read and generated."""
-        made = sum(one.tokens for one in self.written)
-        read = self.completion.prompt_tokens
+        made, read = self.completion.made, self.completion.prompt_tokens
         return {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.identity, "object": kind, "created": self.created, "model": self.model}
 
-    def _choice(self, number: int, one: Written) -> dict[str, Any]:
-        said = {"message": {"role": "assistant", "content": one.text}} if self.is_chat else {"text": one.text}
-        return {"index": number, **said, "logprobs": None, "finish_reason": one.finish}
+    def _choice(self, number: int, text: str, finish: str | None) -> dict[str, Any]:
+        said = {"message": {"role": "assistant", "content": text}} if self.is_chat else {"text": text}
+        return {"index": number, **said, "logprobs": None, "finish_reason": finish}
 
     def _delta(self, number: int, added: str, finish: str | None) -> tuple[int, Any, str | None]:
         return number, ({"content": added} if added else {}) if self.is_chat else added, finish

@@ -17,8 +17,8 @@ from propulsion_tools.errors import ToolsError
 from propulsion_tools.serving import bodies, schema
 from propulsion_tools.serving.answers import Answer
 from propulsion_tools.serving.doors import FACTS, Observed, json_error, key_check
-from propulsion_tools.serving.engine import Engine, Wish
 from propulsion_tools.serving.errors import ApiError, as_api_error, not_finite
+from propulsion_tools.serving.interface import Answering, Piece, Wish
 from propulsion_tools.serving.page import page_routes
 from propulsion_tools.serving.sampling import Wishes
 
@@ -27,7 +27,7 @@ _SHORTEST = 16  # tokens of a completion where nothing is said, as OpenAI has it
 _NO_CLIENT = 499  # what nginx notes of a client that hung up
 
 
-def build_app(engine: Engine, key: str | None = None) -> FastAPI:
+def build_app(engine: Answering, key: str | None = None) -> FastAPI:
     """An engine's application, to be run or mounted elsewhere; it does not close the engine.
 
     Args:
@@ -58,7 +58,7 @@ async def _not_served(request: Request, error: Any) -> Response:
     return json_error(ApiError(said, error.status_code, code, error.headers))
 
 
-def _open_routes(engine: Engine) -> APIRouter:
+def _open_routes(engine: Answering) -> APIRouter:
     router = APIRouter()
 
     @router.get("/health")
@@ -73,7 +73,7 @@ def _open_routes(engine: Engine) -> APIRouter:
     return router
 
 
-def _routes(engine: Engine) -> APIRouter:
+def _routes(engine: Answering) -> APIRouter:
     router = APIRouter()
     _add_adapters(router, engine)
 
@@ -103,7 +103,7 @@ def _routes(engine: Engine) -> APIRouter:
     return router
 
 
-def _add_adapters(router: APIRouter, engine: Engine) -> None:
+def _add_adapters(router: APIRouter, engine: Answering) -> None:
     @router.get("/v1/models")
     async def models() -> Response:
         return JSONResponse({"object": "list", "data": engine.adapters.described(engine.adapters.cards)})
@@ -124,35 +124,35 @@ def _add_adapters(router: APIRouter, engine: Engine) -> None:
         return JSONResponse({"id": name, "object": "model", "deleted": True})
 
 
-def _note(request: Request, engine: Engine, name: str) -> None:
+def _note(request: Request, engine: Answering, name: str) -> None:
     """Have the log say which adapter was asked, if there is one of this name."""
     request.scope[FACTS] = {"adapter": engine.adapters.card(name).name}
 
 
 async def _generated(
-    engine: Engine, request: Request, asked: schema.Generate, prompts: list[Any], most: int | None
+    engine: Answering, request: Request, asked: schema.Generate, prompts: list[Any], most: int | None
 ) -> Response:
     temperature, share = (1.0 if value is None else value for value in (asked.temperature, asked.top_p))
     wishes = Wishes(temperature, share, asked.seed)
-    wish = Wish(most, asked.n or 1, wishes)
+    wish = Wish(most, asked.n or 1, wishes, tuple(asked.stops))
     _note(request, engine, asked.model)
     is_chat = isinstance(asked, schema.Chat)
     async with AsyncExitStack() as stack:
         completion = await stack.enter_async_context(engine.complete(asked.model, prompts, wish))
-        answer = Answer(completion, asked.model, asked.stops, is_chat)
+        answer = Answer(completion, asked.model, is_chat)
         if not asked.stream:
             return JSONResponse(await _while_connected(request, answer.whole()))
-        pieces = answer.pieces()
+        pieces = completion.pieces()
         first = await _while_connected(request, _first(pieces))
         held = stack.pop_all()
     events = _until_done(answer.stream(first, pieces, asked.with_usage), held)
     return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-async def _first(pieces: AsyncIterator[T]) -> list[T]:
-    """The first piece: what goes wrong before it is still told by the status."""
-    async for piece in pieces:
-        return [piece]
+async def _first(pieces: AsyncIterator[list[Piece]]) -> list[Piece]:
+    """The first pieces: what goes wrong before them is still told by the status."""
+    async for first in pieces:
+        return first
     return []
 
 

@@ -103,11 +103,11 @@ class Card:
         told = {**self.read, **{option: name for option, name in self.named.items() if name}}
         return [told[option] for option in _COLUMNS if option in told] or None
 
-    def described(self, resident: bool) -> dict[str, Any]:
+    def described(self, resident: bool | None) -> dict[str, Any]:
         """As in OpenAI's list of models, and beside it what it reads, what it answers, and where it is.
 
         Args:
-            resident: Whether its vectors are on the device.
+            resident: Whether its vectors are on the device; None: that is not known here.
         """
         labels = self.setup.label_names
         return {

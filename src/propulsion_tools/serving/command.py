@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from socket import socket
 from types import FrameType
+from typing import Any
 
 from uvicorn import Config, Server
 
@@ -15,10 +16,14 @@ from propulsion_tools.errors import OptionError
 from propulsion_tools.records.options import ServeOptions
 from propulsion_tools.serving.app import build_app
 from propulsion_tools.serving.doors import KEY_VARIABLE
-from propulsion_tools.serving.engine import Engine
-from propulsion_tools.serving.loading import open_adapters
+from propulsion_tools.serving.engine import open_engine
+from propulsion_tools.serving.interface import Answering
 from propulsion_tools.serving.logs import settings
 from propulsion_tools.training.notify import Notify, keep_quiet
+from propulsion_tools.training.ray_cluster import import_ray
+
+PROTOCOL: dict[str, Any] = {"http": "h11", "loop": "asyncio", "ws": "none"}
+"""For `uvicorn.Config`: by itself it takes other code, with other refusals, where some packages are installed."""
 
 
 class DrainingServer(Server):
@@ -30,7 +35,7 @@ class DrainingServer(Server):
         notify: Is told where it listens.
     """
 
-    def __init__(self, config: Config, engine: Engine, notify: Notify) -> None:
+    def __init__(self, config: Config, engine: Answering, notify: Notify) -> None:
         super().__init__(config)
         self._engine, self._notify = engine, notify
 
@@ -61,10 +66,9 @@ def serve(options: ServeOptions, notify: Notify = keep_quiet) -> None:
     key = os.environ.get(KEY_VARIABLE)
     if key is not None and not key.strip():
         raise OptionError(f"{KEY_VARIABLE} is empty: unset it to serve without a key, or give it one.")
-    adapters = open_adapters(options, notify)
-    engine = Engine(adapters, options)
-    count = len(adapters.cards)
-    served = f"{count} adapter{'' if count == 1 else 's'} of a {adapters.kind.name}"
+    engine = _opened(options, notify)
+    count = len(engine.adapters.cards)
+    served = f"{count} adapter{'' if count == 1 else 's'} of a {engine.adapters.kind.name}"
     notify(f"{served}{'' if key else ', open to all who reach the port'}.")
     config = Config(
         build_app(engine, key),
@@ -75,13 +79,22 @@ def serve(options: ServeOptions, notify: Notify = keep_quiet) -> None:
         server_header=False,
         timeout_graceful_shutdown=int(options.request_timeout) + 1,
         lifespan="off",
+        **PROTOCOL,
     )
     with _signals_noted():
         try:
             DrainingServer(config, engine, notify).run()
         finally:
             engine.close()
-            adapters.bank.close()
+
+
+def _opened(options: ServeOptions, notify: Notify) -> Answering:
+    if options.backend == "local":
+        return open_engine(options, notify)
+    import_ray("ray.serve", "serve-ray", options.ray_address or os.environ.get("RAY_ADDRESS"))
+    from propulsion_tools.serving.cluster import open_replicas
+
+    return open_replicas(options, notify)
 
 
 @contextlib.contextmanager

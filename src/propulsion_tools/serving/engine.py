@@ -1,107 +1,48 @@
-"""What answers requests, whatever brings them: adapters, predictions, texts.
-
-The application of `app` needs of an engine what is public here, and no more:
-
-| | |
-|---|---|
-| `adapters` | `cards`, `card(name)`, `described(cards)`, `load(path, name)` and `remove(name)` |
-| `limits`, `metrics` | what may be asked for, and what is counted |
-| `await predict(name, inputs)` | the answers of a task |
-| `async with complete(name, prompts, wish)` | a `Completion`, whose events are read |
-| `ready`, `alive` | whether it takes requests; whether the model's thread is there |
-| `close_door()`, `close()` | take no more requests; answer those that were taken, and end |
-"""
+"""What answers requests in this process: adapters, predictions, texts."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from propulsion import AdapterBank
 from propulsion_tools.records.options import ServeOptions
 from propulsion_tools.serving.adapters import Adapters
 from propulsion_tools.serving.batching import Asked, Batcher
 from propulsion_tools.serving.cards import Card
 from propulsion_tools.serving.errors import ApiError, shutting_down
 from propulsion_tools.serving.generation import Event, Generator, Text
+from propulsion_tools.serving.interface import Wish
+from propulsion_tools.serving.loading import load_all, make_plan, open_base
 from propulsion_tools.serving.metrics import Metrics
 from propulsion_tools.serving.prediction import Input, accepted, decode, encode
 from propulsion_tools.serving.prompts import Prompt, prompt_ids
-from propulsion_tools.serving.sampling import Wishes
+from propulsion_tools.serving.texts import Texts
+from propulsion_tools.serving.timing import in_time
 from propulsion_tools.tasks.model_kinds import CAUSAL_LM
 from propulsion_tools.training.base_models import longest_input
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Wish:
-    """How texts are generated.
-
-    Args:
-        most: Tokens of one text; None: as many as may be.
-        choices: Texts for each prompt.
-        wishes: How tokens are chosen.
-    """
-
-    most: int | None = None
-    choices: int = 1
-    wishes: Wishes = field(default_factory=Wishes)
-
-
-class Completion:
-    """Texts that are being generated.
-
-    Attributes:
-        card: The adapter.
-        prompt_tokens: How many tokens the prompts have.
-        texts: One for each prompt and choice, choices of a prompt side by side.
-        ends: Tokens at which a text ends; they are no part of it.
-    """
-
-    def __init__(
-        self,
-        model: Generator,
-        card: Card,
-        prompt_tokens: int,
-        texts: list[Text],
-        events: asyncio.Queue[list[Event]],
-        seconds: float,
-    ) -> None:
-        self.card, self.prompt_tokens, self.texts, self.ends = card, prompt_tokens, texts, model.ends
-        self._model, self._events = model, events
-        self._last = asyncio.get_running_loop().time() + seconds
-
-    async def events(self) -> list[Event]:
-        """What comes next of the texts: (number, token), or (number, None) at the end of one.
-
-        Raises:
-            ApiError: It takes too long (504).
-        """
-        return await in_time(self._events.get(), self._last - asyncio.get_running_loop().time())
-
-    def give_up(self, number: int) -> None:
-        """Generate no more of this text."""
-        self._model.cancel([self.texts[number]])
+from propulsion_tools.training.notify import Notify
 
 
 class Engine:
     """A base model with its adapters, and the thread that runs it.
 
     Args:
-        adapters: What is served.
+        bank: The base model.
+        adapters: What is served, of which the bank holds the vectors.
         limits: How much a request may ask for, and how long it may take: the options that `adapters` was opened with.
     """
 
-    def __init__(self, adapters: Adapters, limits: ServeOptions) -> None:
+    def __init__(self, bank: AdapterBank, adapters: Adapters, limits: ServeOptions) -> None:
         self.adapters, self.limits, self.metrics = adapters, limits, Metrics()
-        bank, most = adapters.bank, limits
+        self._bank, most = bank, limits
         self._accepted = accepted(bank.base_model, adapters.kind)
         self._longest = longest_input(adapters.setup.config, adapters.setup.tokenizer)
         self._open = True
@@ -133,21 +74,13 @@ class Engine:
         self._open = False
 
     def close(self) -> None:
-        """Answer what was accepted, and end."""
+        """Answer what was accepted, and end; the base model is then as it was."""
         self.close_door()
         self.model.close()
+        self._bank.close()
 
     async def predict(self, name: str, inputs: Sequence[Input]) -> list[dict[str, Any]]:
-        """An adapter's answers.
-
-        Args:
-            name: The adapter.
-            inputs: Texts, or rows by column.
-
-        Raises:
-            ApiError: There will be none.
-            DataError: An input is not what the adapter's task reads.
-        """
+        """An adapter's answers, as `Answering` has it."""
         model = self._batcher()
         if len(inputs) > self.limits.max_inputs:
             raise ApiError(f"A request may have {self.limits.max_inputs} inputs: send fewer.", 413, "too_many_inputs")
@@ -159,17 +92,8 @@ class Engine:
             return await run_in_threadpool(decode, card, question, answers)
 
     @asynccontextmanager
-    async def complete(self, name: str, prompts: Sequence[Prompt], wish: Wish) -> AsyncIterator[Completion]:
-        """Generate texts until the block ends; those that go on then are given up.
-
-        Args:
-            name: The adapter.
-            prompts: Texts, token ids, or the messages of a chat.
-            wish: How they go on.
-
-        Raises:
-            ApiError: There will be none.
-        """
+    async def complete(self, name: str, prompts: Sequence[Prompt], wish: Wish) -> AsyncIterator[Texts]:
+        """Generate texts until the block ends, as `Answering` has it."""
         model = self._generator()
         count = len(prompts) * wish.choices
         if count > self.limits.max_inputs:
@@ -187,7 +111,8 @@ class Engine:
                     text.release()
                 raise
             try:
-                yield Completion(model, card, sum(map(len, ids)), texts, events, self.limits.request_timeout)
+                read, seconds = sum(map(len, ids)), self.limits.request_timeout
+                yield Texts(model, card, read, texts, events, wish.stops, seconds)
             finally:
                 model.cancel(texts)
 
@@ -220,7 +145,7 @@ class Engine:
 
     @property
     def _vocabulary(self) -> int:
-        return int(self.adapters.bank.base_model.get_input_embeddings().num_embeddings)
+        return int(self._bank.base_model.get_input_embeddings().num_embeddings)
 
     def _batcher(self) -> Batcher:
         self._check_open()
@@ -239,16 +164,20 @@ class Engine:
             raise shutting_down()
 
 
-async def in_time(awaited: Awaitable[T], seconds: float) -> T:
-    """What is awaited, if it comes within so many seconds.
+def open_engine(options: ServeOptions, notify: Notify) -> Engine:
+    """The base model, and each adapter of the folder that can be served.
+
+    Args:
+        options: Name them.
+        notify: Is told which adapters are left out, and why.
 
     Raises:
-        ApiError: It does not (504).
+        OptionError: There is no such folder, or it is not clear what is to be served, or the model cannot be had.
     """
-    try:
-        return await asyncio.wait_for(awaited, max(0, seconds))
-    except asyncio.TimeoutError as error:
-        raise ApiError("The answer has taken too long: ask for less, or later.", 504, "timeout") from error
+    plan = make_plan(options, notify)
+    bank, adapters = open_base(plan)
+    load_all(adapters, plan, notify)
+    return Engine(bank, adapters, plan.options)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[list[Event]], events: list[Event]) -> None:

@@ -26,6 +26,10 @@ class ApiError(Exception):
         self.status, self.code, self.message = status, code, message
         self.headers = dict(headers or {})
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a copy in another process is made of."""
+        return type(self), (self.message, self.status, self.code, self.headers)
+
     @property
     def body(self) -> dict[str, Any]:
         """The answer."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import set_seed
@@ -13,7 +16,7 @@ from propulsion_tools.records.options import ServeOptions
 from propulsion_tools.serving.adapters import Adapters
 from propulsion_tools.serving.cards import KINDS, Sketch
 from propulsion_tools.serving.errors import ApiError
-from propulsion_tools.tasks import Setup, get_task
+from propulsion_tools.tasks import ModelKind, Setup, get_task
 from propulsion_tools.tasks.model_kinds import QUESTION_ANSWERER
 from propulsion_tools.training.base_models import (
     load_base,
@@ -28,15 +31,43 @@ from propulsion_tools.training.notify import Notify
 from propulsion_tools.training.trained_files import ADAPTER_CONFIG
 
 
-def open_adapters(options: ServeOptions, notify: Notify) -> Adapters:
-    """The base model, and each adapter of the folder that can be served.
+@dataclass(frozen=True)
+class Plan:
+    """What is to be served, by what the small files of the adapters say.
+
+    Attributes:
+        options: With the base model, the kind of task, and the folder's whole path.
+        kind: What is served.
+        sketches: The adapters.
+    """
+
+    options: ServeOptions
+    kind: ModelKind
+    sketches: list[Sketch]
+
+    @property
+    def key(self) -> str:
+        """The same where the same base model is served, from the same folder."""
+        options = self.options
+        parts = (options.adapters, options.model_name_or_path, options.task_type, options.torch_dtype)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+    @property
+    def setup(self) -> Setup:
+        """The base model's tokenizer and configuration."""
+        path = str(self.options.model_name_or_path)
+        return Setup(load_tokenizer(path), load_config(path))
+
+
+def make_plan(options: ServeOptions, notify: Notify) -> Plan:
+    """Find the adapters of the folder, their task, and their base model.
 
     Args:
         options: Name them.
-        notify: Is told which adapters are refused, and why.
+        notify: Is told which adapters are left out, and why.
 
     Raises:
-        OptionError: There is no such folder, or it is not clear what is to be served, or the model cannot be had.
+        OptionError: There is no such folder, or it is not clear what is to be served.
     """
     root = Path(options.adapters)
     sketches = _sketches(root, notify)
@@ -48,21 +79,46 @@ def open_adapters(options: ServeOptions, notify: Notify) -> Adapters:
             chosen.append(sketch)
         else:
             notify(f"{sketch.folder.name} is left out: it is for {task_type}.")
-    name = options.model_name_or_path or _base_of(chosen, options)
-    spec = RunSpec(model_name_or_path=name, torch_dtype=options.torch_dtype, use_cpu=options.use_cpu)
-    path = model_path(name)
-    setup = Setup(load_tokenizer(path), load_config(path))
+    base = model_path(options.model_name_or_path or _base_of(chosen, options))
+    if Path(base).is_dir():
+        base = str(Path(base).absolute())
+    found = replace(options, adapters=str(root.resolve()), model_name_or_path=base, task_type=kind.peft_task_type)
+    return Plan(found, kind, chosen)
+
+
+def open_base(plan: Plan) -> tuple[AdapterBank, Adapters]:
+    """The base model in a bank, and its adapters, of which there are none yet.
+
+    Raises:
+        OptionError: The model cannot be had.
+    """
+    options = plan.options
+    spec = RunSpec(
+        model_name_or_path=str(options.model_name_or_path), torch_dtype=options.torch_dtype, use_cpu=options.use_cpu
+    )
+    setup = plan.setup
     set_seed(0)
-    base = load_base(spec, kind, {"num_labels": 2} if kind is QUESTION_ANSWERER else {}, setup.tokenizer)
+    base = load_base(spec, plan.kind, {"num_labels": 2} if plan.kind is QUESTION_ANSWERER else {}, setup.tokenizer)
     model = base.model.to(device_of(spec))
     bank = AdapterBank(model, capacity=options.capacity, host_budget=options.host_budget)
-    adapters = Adapters(bank, root, kind, setup, base.fresh_heads, options.max_adapters)
-    for sketch in chosen:
+    vocabulary = int(model.get_input_embeddings().num_embeddings)
+    root, limit = Path(options.adapters), options.max_adapters
+    return bank, Adapters(bank, root, plan.kind, setup, vocabulary, base.fresh_heads, limit)
+
+
+def load_all(adapters: Adapters, plan: Plan, notify: Notify) -> None:
+    """Serve the adapters of a plan; those that are refused are named.
+
+    Raises:
+        OptionError: One can be loaded nowhere, which is no fault of its own.
+    """
+    for sketch in plan.sketches:
         try:
             adapters.load(str(sketch.folder.absolute()), sketch.folder.name or sketch.folder.resolve().name)
         except ApiError as error:
+            if error.status >= 500:
+                raise OptionError(f"{sketch.folder.name} cannot be loaded: {error.message}") from error
             notify(f"{sketch.folder.name} is left out: {error.message}")
-    return adapters
 
 
 def _sketches(root: Path, notify: Notify) -> list[Sketch]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -36,6 +36,13 @@ class Metrics:
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         """A number that is looked up when it is asked for."""
         Gauge(f"propulsion_{name}", text, registry=self._registry).set_function(value)
+
+    def samples(self) -> Iterator[tuple[str, str, Mapping[str, str], float]]:
+        """Each number as it is now: its name, what it is, its labels, its value."""
+        for family in self._registry.collect():
+            for sample in family.samples:
+                if not sample.name.endswith("_created"):
+                    yield sample.name, family.documentation, sample.labels, sample.value
 
     def text(self) -> bytes:
         """All of them, in Prometheus' format."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
 from fastapi import APIRouter
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from propulsion_tools.records.options import ServeOptions
@@ -37,15 +37,14 @@ def page_routes(limits: ServeOptions) -> APIRouter:
     texts = {file.name: file.read_text(encoding="utf-8") for file in (*own.iterdir(), _LOOK)}
     index = texts.pop("index.html").replace(_MOST_TOKENS, str(limits.max_new_tokens))
     router = APIRouter()
-
-    @router.get("/")
-    async def page() -> Response:
-        return Response(index, headers=HEADERS, media_type=_TYPES["html"])
-
-    @router.get("/page/{name}")
-    async def file(name: str) -> Response:
-        if name not in texts:
-            raise HTTPException(404)
-        return Response(texts[name], headers=HEADERS, media_type=_TYPES[name.rpartition(".")[2]])
-
+    router.add_api_route("/", _answering(index, _TYPES["html"]))
+    for name, text in texts.items():
+        router.add_api_route(f"/page/{name}", _answering(text, _TYPES[name.rpartition(".")[2]]))
     return router
+
+
+def _answering(text: str, kind: str) -> Callable[[], Awaitable[Response]]:
+    async def answer() -> Response:
+        return Response(text, headers=HEADERS, media_type=kind)
+
+    return answer

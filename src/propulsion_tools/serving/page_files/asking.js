@@ -19,7 +19,7 @@ export function forget() {
   byId("answers").replaceChildren();
 }
 
-// Ask one or two adapters the same, and say what they answer.
+// Ask one or two adapters the same, say what they answer, and give whether it has become a part of a conversation.
 export async function ask(models, texts, wishes, { signal, onProblem }) {
   say("Waiting for the answer.");
   const sheets = models.map((model) => sheet(model, onProblem));
@@ -27,8 +27,11 @@ export async function ask(models, texts, wishes, { signal, onProblem }) {
   byId("answers").className = models.length > 1 ? "two" : "";
   byId("answers").replaceChildren(...sheets.map(({ node }) => node));
   const said = writes(models[0]) ? await write(models, texts[0], wishes, sheets, signal) : await predict(models, texts, sheets, signal);
-  say(said.filter(Boolean).map((sentence) => sentence.replace(/[.\s]*$/, ".")).join(" "));
+  sayAll(said);
+  return writes(models[0]) && wishes.mode === "chat" && models.some((_, number) => papers[number].last);
 }
+
+const sayAll = (said) => say(said.filter(Boolean).map((sentence) => sentence.replace(/[.\s]*$/, ".")).join(" "));
 
 // A place for one adapter's answer.
 function sheet(model, onProblem) {

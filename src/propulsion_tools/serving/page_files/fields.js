@@ -21,14 +21,14 @@ export function drawFields(models, mode) {
 }
 
 function field(name, number, model, value) {
-  const isLong = wantsRoom(name, model);
-  const input = el("textarea", { id: `field-${number}`, rows: isLong ? 5 : 2, required: name !== SECOND, spellcheck: "false" });
+  const input = el("textarea", { id: `field-${number}`, rows: rows(name, model), required: name !== SECOND, spellcheck: "false" });
   input.value = value;
   return el("div", {}, el("label", { for: input.id }, name), input);
 }
 
-function wantsRoom(name, model) {
-  return name === "context" || (model.columns?.length !== 2 && name !== SECOND);
+function rows(name, model) {
+  if (name === "context") return 5;
+  return model.columns?.length === 2 || name === SECOND ? 2 : 3;
 }
 
 export function values() {

@@ -8,6 +8,7 @@ import { count, grouped, rate, time } from "./words.js";
 const EVERY = 2000;
 const [RATE, LATENCY, DRAWN] = [5, 30, 60]; // samples
 const SHOWN = 100;
+const PLACES = [[true, "On the device"], [false, "Waiting in memory or on disk"], [null, "Where replicas need them"]];
 
 export class Live {
   constructor({ onSample, onProblem, onChoice }) {
@@ -77,7 +78,7 @@ export class Live {
 
   list() {
     const found = matching(this.models, byId("search").value);
-    const groups = [["On the device", found.filter((model) => model.resident)], ["Waiting in memory or on disk", found.filter((model) => !model.resident)]];
+    const groups = PLACES.map(([place, title]) => [title, found.filter((model) => model.resident === place)]);
     let room = SHOWN;
     const nodes = [];
     for (const [title, models] of groups.filter(([, some]) => some.length)) {
@@ -105,8 +106,10 @@ function redraw(place, nodes) {
 }
 
 function places(adapters) {
+  const known = adapters.filter((model) => model.resident !== null).length;
   const resident = adapters.filter((model) => model.resident).length;
-  byId("places").textContent = `${grouped(resident)} of ${count(adapters.length, "adapter")} on the device`;
+  byId("places").textContent = known ? `${grouped(resident)} of ${count(adapters.length, "adapter")} on the device` : count(adapters.length, "adapter");
+  byId("share").hidden = !known;
   byId("share").firstElementChild.style.width = `${adapters.length ? (100 * resident) / adapters.length : 0}%`;
 }
 

@@ -112,15 +112,15 @@ function chosen() {
 async function send(event) {
   event.preventDefault();
   if (asking || !byId("ask").reportValidity()) return;
-  const [models, before] = [asked(), turns()];
+  const models = asked();
   asking = new AbortController();
   busy(true);
   const texts = values();
-  await ask(models, texts, wishes(), { signal: asking.signal, onProblem: told });
+  const isSaid = await ask(models, texts, wishes(), { signal: asking.signal, onProblem: told });
   asking = null;
   busy(false);
-  if (turns() > before && values()[0] === texts[0]) byId("fields").querySelector("textarea").value = "";
-  if (models.some((one) => !one.resident)) list().catch(failed); // it has come to the device now
+  if (isSaid && values()[0] === texts[0]) byId("fields").querySelector("textarea").value = "";
+  if (models.some((one) => one.resident === false)) list().catch(failed); // it has come to the device now
 }
 
 const wishes = () => ({ mode: mode(), most: byId("most").valueAsNumber, temperature: byId("temperature").valueAsNumber });

@@ -14,7 +14,7 @@ export class Paper {
 
   // Write on, and give what is to be said of it.
   async write(model, asked, wishes, signal) {
-    const written = this.begin(asked);
+    const written = this.begin(model, asked);
     const begun = performance.now();
     let usage = null;
     let finish = null;
@@ -32,8 +32,10 @@ export class Paper {
     return told(usage, finish, (performance.now() - begun) / 1000);
   }
 
-  begin(asked) {
+  // Without a chat template an adapter sees the last message alone, and so do those who read.
+  begin(model, asked) {
     const written = el("span", { class: "written" });
+    if (!model.chat_template) this.node.replaceChildren();
     if (this.mode === "chat") this.node.append(el("p", { class: "turn user" }, asked), el("p", { class: "turn" }, written));
     else this.node.replaceChildren(el("p", { class: "turn" }, el("span", { class: "faint" }, asked), written));
     return written;
@@ -43,7 +45,7 @@ export class Paper {
     const answer = (this.last = written.textContent);
     if (this.mode !== "chat") return;
     if (!answer) written.parentElement.remove();
-    else if (model.chat_template) this.turns.push({ role: "user", content: asked }, { role: "assistant", content: answer });
+    if (answer && model.chat_template) this.turns.push({ role: "user", content: asked }, { role: "assistant", content: answer });
   }
 
   request(model, asked, { most, temperature }) {
