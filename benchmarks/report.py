@@ -164,13 +164,18 @@ GOALS = (
 
 def main() -> None:
     """Write the page."""
-    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    records = [record for record in results if "benchmark" in record]  # the fuzzer's figures are none of costs
+    records = costs()
     if not records:
         sys.exit("There are no results yet: run benchmarks/training_step.py, memory.py and inference.py.")
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text("\n".join(page(records)).rstrip() + "\n")
     print("Written to", PAGE)
+
+
+def costs() -> list[Record]:
+    """What was measured of time and memory; the other results are of faults, and have a page of their own."""
+    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    return [record for record in results if "benchmark" in record]
 
 
 def page(records: list[Record]) -> Iterable[str]:

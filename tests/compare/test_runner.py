@@ -130,7 +130,7 @@ def test_the_estimate_is_of_the_row_that_is_left(make_grid: MakeGrid) -> None:
 
 
 def test_progress_says_one_line_for_each_run(make_grid: MakeGrid, capsys: pytest.CaptureFixture[str]) -> None:
-    grid = make_grid(seeds=[1, 2], settings={"max_steps": 1})
+    grid = make_grid(seeds=[1, 2], settings={"max_steps": 1, "lr_scheduler_kwargs": {}})  # which has no hash
     with GridProgress(grid, 1) as progress:
         run_grid(grid, Here(), progress)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]

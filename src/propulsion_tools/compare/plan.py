@@ -43,6 +43,10 @@ class Run:
     spec: RunSpec
     is_final: bool
 
+    def __hash__(self) -> int:
+        """Of the folder, for the spec may hold dictionaries."""
+        return hash(self.folder)
+
     @property
     def folder(self) -> str:
         """Where it writes."""
