@@ -62,7 +62,7 @@ check: $(STAMP)  ## lint, types, import rules, spelling, the site, the fast test
 
 chaos: $(STAMP)  ## read a million hostile files, kill a thousand runs, damage what they left (half an hour)
 	$(BIN)/python benchmarks/fuzz.py --inputs 1000000 --output benchmarks/results/fuzz.json
-	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/chaos.py --trials 1150 --output benchmarks/results/chaos.json
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/chaos.py --trials 1100 --output benchmarks/results/chaos.json
 	$(BIN)/python benchmarks/reliability.py
 
 $(RELEASE)/.installed:

@@ -6,6 +6,7 @@ python benchmarks/reliability.py
 from __future__ import annotations
 
 import json
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ sentence of ours. Anything else counts as lost.
 |---|---|---|---|---|
 {rows}
 
-The runs were killed {kills:,} times.{note}
+{kills}
 
 | How a run was killed | Runs |
 |---|---|
@@ -102,12 +103,12 @@ def page(chaos: dict[str, Any], fuzz: dict[str, Any]) -> str:
             killed[one] += count
     for way, count in kinds["disk"]["ways"].items():
         disks[way.partition(",")[0]] += count
+    kills = sum(row["kills"] for row in of_killed)
     return PAGE_TEXT.format(
         settings=chaos["settings"],
         date=chaos["date"],
         rows=_table([(KINDS[kind], *(f"{row[name]:,}" for name in COLUMNS)) for kind, row in kinds.items()]),
-        kills=sum(row["kills"] for row in of_killed),
-        note=f" {chaos['note']}" if "note" in chaos else "",
+        kills=textwrap.fill(f"The runs were killed {kills:,} times. {chaos.get('note', '')}".strip(), 120),
         ways=_table([(WAYS[way], f"{count:,}") for way, count in killed.most_common()]),
         disks=_table([(ERRORS.get(way, way), f"{count:,}") for way, count in disks.most_common()]),
         fuzzed=fuzz["inputs"],

@@ -14,6 +14,9 @@ def test_the_page_is_that_of_the_results() -> None:
     chaos, fuzz = (json.loads((reliability.RESULTS / name).read_text()) for name in ("chaos.json", "fuzz.json"))
     said = "docs/reliability.md is out of date: run `python benchmarks/reliability.py`"
     assert reliability.PAGE.read_text() == reliability.page(chaos, fuzz), said
+    assert chaos["kinds"]["kill"]["trials"] >= 1000
+    assert chaos["kinds"]["checkpoint"]["trials"] + chaos["kinds"]["adapter"]["trials"] >= 200
+    assert {row["lost"] for row in chaos["kinds"].values()} == {0}
 
 
 def test_what_was_lost_is_on_the_page() -> None:
