@@ -15,8 +15,12 @@ from propulsion_tools.report.write import markdown, rows_as_csv
 ROOT = Path(__file__).parents[2]
 
 
+STUDIES = sorted(path.name for path in (ROOT / "docs" / "studies").iterdir())
+LARGE = ("minilm", "development")
+
+
 @pytest.mark.parametrize(
-    "name", ["minilm_longer", "tasks", pytest.param("minilm", marks=pytest.mark.slow, id="minilm")]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LARGE else (), id=name) for name in STUDIES]
 )
 def test_the_archive_of_a_study_gives_its_report(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = ROOT / "docs" / "studies" / name
