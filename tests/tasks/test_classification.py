@@ -79,6 +79,15 @@ def test_labels_become_ids_in_sorted_order(write: Write, labels: list[Any], name
     assert data.splits["train"]["label"][:] == data.splits["validation"]["label"][:] == ids
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"), [(("1.5", "-2.25", "3e-1"), True), (("1", "2", "4"), False), (("v1.5", "v2", "v3"), False)]
+)
+def test_names_that_are_fractions_point_to_regression(labels: tuple[str, ...], said: bool, write: Write) -> None:
+    rows = [{"text": f"w{row}", "label": labels[row % 3]} for row in range(6)]
+    data = get_task(GENERIC).load(DataSource(data_dir=write(train=rows, validation=rows)))
+    assert any("--task text-regression" in note for note in data.notes) is said
+
+
 def test_known_names_keep_their_order_and_others_are_noted(write: Write) -> None:
     rows = [{"sentence": f"w{row}", "label": ("positive", "negative")[row % 2]} for row in range(4)]
     data = get_task("sst2").load(DataSource(data_dir=write(train=rows, validation=rows)))

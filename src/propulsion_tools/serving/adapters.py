@@ -250,7 +250,8 @@ class Adapters:
         except (ValueError, OSError, RuntimeError) as error:
             raise ApiError("This cannot be a path.", 422, "bad_path") from error
         if not there:
-            raise ApiError(f"There is no folder with an {ADAPTER_CONFIG} at this path.", 404, "path_not_found")
+            missing = f"There is no folder with an {ADAPTER_CONFIG} at this path of the folder of --adapters."
+            raise ApiError(missing, 404, "path_not_found")
         if outside:
             raise ApiError("A file of this adapter is a link that leaves the server's folder.", 403, "path_not_allowed")
         return folder

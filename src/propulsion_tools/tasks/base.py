@@ -278,8 +278,8 @@ def refuse_line(task: str, *names: str) -> NoReturn:
     """
     example = "{" + ", ".join(f'"{name}": "…"' for name in names) + "}"
     raise DataError(
-        f"A line of text is no row of {task}, which reads {' and '.join(map(repr, names))}: give a JSON object on each "
-        f"line, {example}, or name a file with these columns with --input."
+        f"A line of text is no row of {task}, which reads {' and '.join(map(repr, names))}: give a JSON object for "
+        f"each row, {example}, or a file with these columns."
     )
 
 

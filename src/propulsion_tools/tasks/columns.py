@@ -153,7 +153,8 @@ def _text_columns(table: Table, given: Columns, known: Columns, label: str | Non
         lists = any(isinstance(values[0], list) for values in table.values() if len(values) == 1)
         one = " There is one row, of lists: each row is an object of its own." if lists else ""
         raise DataError(
-            f"Cannot tell which column holds the text: name it with --text_column.{_there(table)}{one}"
+            "Cannot tell which column holds the text: name it with --text_column, and the second of a pair with "
+            f"--text_pair_column.{_there(table)}{one}"
             f"{_other_task(table)}"
         )
     return text, given.pair

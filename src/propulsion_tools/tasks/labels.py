@@ -12,6 +12,7 @@ from propulsion_tools.errors import DataError
 from propulsion_tools.tasks.raw_tables import short
 
 _INTEGER = re.compile(r"[+-]?\d{1,300}(\.0*)?")  # also as pandas writes the integers of a column with gaps
+_FRACTION = re.compile(r"[+-]?(\d*\.)?\d+([eE][+-]?\d+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _BOOLEANS = {"false": 0, "true": 1}
 _MISSING = frozenset(
@@ -93,6 +94,8 @@ def class_labels(values: Sequence[Any], known: tuple[str, ...] | None) -> LabelM
         note = f"Labels are numbered in sorted order: {pairs}."
         if len({name.casefold() for name in names}) < len(names):
             note += " Some differ in case only, and are different classes."
+        if any(isinstance(value, str) for value in distinct) and all(map(_FRACTION.fullmatch, names)):
+            note += " They look like numbers: to predict these, say --task text-regression."
     return LabelMap(names, ids, note)
 
 

@@ -36,7 +36,8 @@ def set_aside(data: TaskData, fraction: float) -> TaskData:
     rest, aside = ([row for row, is_aside in enumerate(chosen) if is_aside == side] for side in (False, True))
     if not rest or not aside:
         raise DataError(
-            f"{len(keys)} training rows are too few to set a share of {fraction:g} aside: raise selection_fraction."
+            f"{len(keys)} training rows are too few to set a share of {fraction:g} aside: "
+            "add rows, or raise --selection_fraction."
         )
     note = f"{len(aside)} of {len(keys)} training rows, chosen by a hash, are set aside to choose settings on."
     return replace(data, splits={"train": rows.select(rest), SELECTION: rows.select(aside)}, notes=(*data.notes, note))
