@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from propulsion_tools.errors import OptionError
 from propulsion_tools.serving import batching
+from propulsion_tools.serving.doors import is_this_machine
 from propulsion_tools.serving.logs import JsonLines
 from tests.serving.client import Client, running
 from tests.serving.conftest import open_engine
@@ -143,6 +144,19 @@ def test_no_key_no_answer(classifiers: Path) -> None:
         assert client("GET", "/health", Authorization="x").status == 200
         for path in ("/health/../v1/models", "/health/", "//v1/models", "/v1/models/", "/v1/models?x=/health"):
             assert client("GET", path, Authorization="x").status in (401, 404)
+
+
+def test_a_name_that_others_give_to_this_machine_opens_nothing(classifiers: Path) -> None:
+    """Else any page in a browser here could be of that name, and read and load what it likes."""
+    with running(open_engine(classifiers), is_local=True) as client:
+        for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "[x"):
+            for method, path in (("GET", "/v1/models"), ("POST", "/v1/adapters"), ("POST", "/v1/predict")):
+                reply = client(method, path, ASKED, Host=host)
+                assert (reply.status, reply.code) == (403, "host_not_allowed"), host
+        for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "192.0.2.7:80", "LOCALHOST", "a.localhost"):
+            assert client("POST", "/v1/predict", ASKED, Host=host).status == 200, host
+    assert [is_this_machine(host) for host in ("127.0.0.1", "::1", "localhost", "127.1.2.3")] == [True] * 4
+    assert [is_this_machine(host) for host in ("0.0.0.0", "::", "192.0.2.7", "box.example")] == [False] * 4
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -34,6 +36,38 @@ def key_check(key: str | None) -> Callable[[Request], Awaitable[None]]:
             raise ApiError("Send the server's key: Authorization: Bearer KEY.", 401, "invalid_api_key", headers)
 
     return check
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether only this machine reaches what listens to an address or a name."""
+    return _is_local_name(host) or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+async def host_check(request: Request) -> None:
+    """A dependency that refuses requests to a name that anybody may have given to this machine's address.
+
+    A page in a browser reads what comes from its own name, wherever that leads by now; addresses are nobody's to give.
+    """
+    given = request.headers.get("host", "")
+    try:
+        name = urlsplit(f"//{given}").hostname or ""
+    except ValueError:  # brackets without an address in them
+        name = given
+    if given and not (_is_local_name(name) or _is_address(name)):
+        said = f"Without a key this server answers to localhost and to addresses alone: set {KEY_VARIABLE}."
+        raise ApiError(said, 403, "host_not_allowed")
+
+
+def _is_local_name(name: str) -> bool:
+    return name == "localhost" or name.endswith(".localhost")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def json_error(error: ApiError) -> JSONResponse:
