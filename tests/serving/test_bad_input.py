@@ -21,6 +21,7 @@ from propulsion_tools.errors import OptionError
 from propulsion_tools.serving import batching
 from propulsion_tools.serving.doors import is_this_machine
 from propulsion_tools.serving.logs import JsonLines
+from propulsion_tools.training.manifest import write_manifest
 from tests.serving.client import Client, running
 from tests.serving.conftest import open_engine
 
@@ -247,6 +248,18 @@ def damage(folder: Path, how: str) -> None:
         (folder / "tokenizer.json").write_text("[]")
     if how in ("not finite", "another base", "no head"):
         save_file(tensors, weights, metadata={"format": "pt"})
+
+
+def test_a_run_that_is_not_what_it_was_is_not_served(room: tuple[Client, Path], classifiers: Path) -> None:
+    client, folder = room
+    weights = shutil.copytree(classifiers / "topic", folder / "topic") / "adapter_model.safetensors"
+    write_manifest(folder / "topic", [weights])
+    assert load(client, "topic").status == 201
+    save_file({key: -tensor for key, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    answer = load(client, "topic")
+    assert (answer.status, answer.code) == (422, "adapter_refused")
+    assert "topic is not what its record tells of: adapter_model.safetensors has changed" in answer.text
+    assert str(folder) not in answer.text
 
 
 WEIGHTS = ("cut", "not finite", "another base", "no head", "pickled")
