@@ -127,7 +127,7 @@ def test_bodies_that_lie_about_their_length(classifiers: Path) -> None:
 
 
 def test_no_key_no_answer(classifiers: Path) -> None:
-    with running(open_engine(classifiers), key="schlüssel") as client:
+    with running(open_engine(classifiers), key="schlüssel\n") as client:  # as files of secrets end
         assert (
             client("POST", "/v1/predict", ASKED, Authorization="Bearer schlüssel".encode().decode("latin-1")).status
             == 200
@@ -158,6 +158,12 @@ def test_a_name_that_others_give_to_this_machine_opens_nothing(classifiers: Path
             assert client("POST", "/v1/predict", ASKED, Host=host).status == 200, host
     assert [is_this_machine(host) for host in ("127.0.0.1", "::1", "localhost", "127.1.2.3")] == [True] * 4
     assert [is_this_machine(host) for host in ("0.0.0.0", "::", "192.0.2.7", "box.example")] == [False] * 4
+
+
+def test_an_empty_key_lets_nobody_in(classifiers: Path) -> None:
+    with running(open_engine(classifiers), key="") as client:
+        for given in ("", "Bearer", "Bearer "):
+            assert client("GET", "/v1/models", Authorization=given).status == 401
 
 
 @pytest.fixture

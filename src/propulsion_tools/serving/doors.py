@@ -25,12 +25,13 @@ _OTHER = "other"
 
 def key_check(key: str | None) -> Callable[[Request], Awaitable[None]]:
     """A dependency that refuses requests without the key; None: it lets all in."""
-    expected = None if key is None else key.encode()
+    expected = None if key is None else key.strip().encode()  # a header has no blanks around
 
     async def check(request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         # Headers are latin-1 to Starlette, whatever bytes were sent.
-        is_right = expected is None or hmac.compare_digest(given.strip().encode("latin-1"), expected)
+        is_equal = expected is not None and hmac.compare_digest(given.strip().encode("latin-1"), expected)
+        is_right = expected is None or (is_equal and expected != b"")  # an empty key is everybody's
         if expected is not None and not (is_right and scheme.lower() == "bearer"):
             headers = {"WWW-Authenticate": "Bearer"}
             raise ApiError("Send the server's key: Authorization: Bearer KEY.", 401, "invalid_api_key", headers)
