@@ -83,10 +83,10 @@ class Client:
 
 
 @contextlib.contextmanager
-def running(engine: Engine, key: str | None = None) -> Iterator[Client]:
+def running(engine: Engine, key: str | None = None, is_local: bool = False) -> Iterator[Client]:
     """An engine on a free port."""
     quiet = {"log_level": "critical", "access_log": False, "lifespan": "off"}
-    config = uvicorn.Config(build_app(engine, key), port=0, **quiet, **PROTOCOL)
+    config = uvicorn.Config(build_app(engine, key, is_local), port=0, **quiet, **PROTOCOL)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

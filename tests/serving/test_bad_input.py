@@ -19,7 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from propulsion_tools.errors import OptionError
 from propulsion_tools.serving import batching
+from propulsion_tools.serving.doors import is_this_machine
 from propulsion_tools.serving.logs import JsonLines
+from propulsion_tools.training.manifest import write_manifest
 from tests.serving.client import Client, running
 from tests.serving.conftest import open_engine
 
@@ -125,7 +127,7 @@ def test_bodies_that_lie_about_their_length(classifiers: Path) -> None:
 
 
 def test_no_key_no_answer(classifiers: Path) -> None:
-    with running(open_engine(classifiers), key="schlüssel") as client:
+    with running(open_engine(classifiers), key="schlüssel\n") as client:  # as files of secrets end
         assert (
             client("POST", "/v1/predict", ASKED, Authorization="Bearer schlüssel".encode().decode("latin-1")).status
             == 200
@@ -143,6 +145,25 @@ def test_no_key_no_answer(classifiers: Path) -> None:
         assert client("GET", "/health", Authorization="x").status == 200
         for path in ("/health/../v1/models", "/health/", "//v1/models", "/v1/models/", "/v1/models?x=/health"):
             assert client("GET", path, Authorization="x").status in (401, 404)
+
+
+def test_a_name_that_others_give_to_this_machine_opens_nothing(classifiers: Path) -> None:
+    """Else any page in a browser here could be of that name, and read and load what it likes."""
+    with running(open_engine(classifiers), is_local=True) as client:
+        for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "[x"):
+            for method, path in (("GET", "/v1/models"), ("POST", "/v1/adapters"), ("POST", "/v1/predict")):
+                reply = client(method, path, ASKED, Host=host)
+                assert (reply.status, reply.code) == (403, "host_not_allowed"), host
+        for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "192.0.2.7:80", "LOCALHOST", "a.localhost"):
+            assert client("POST", "/v1/predict", ASKED, Host=host).status == 200, host
+    assert [is_this_machine(host) for host in ("127.0.0.1", "::1", "localhost", "127.1.2.3")] == [True] * 4
+    assert [is_this_machine(host) for host in ("0.0.0.0", "::", "192.0.2.7", "box.example")] == [False] * 4
+
+
+def test_an_empty_key_lets_nobody_in(classifiers: Path) -> None:
+    with running(open_engine(classifiers), key="") as client:
+        for given in ("", "Bearer", "Bearer "):
+            assert client("GET", "/v1/models", Authorization=given).status == 401
 
 
 @pytest.fixture
@@ -233,6 +254,18 @@ def damage(folder: Path, how: str) -> None:
         (folder / "tokenizer.json").write_text("[]")
     if how in ("not finite", "another base", "no head"):
         save_file(tensors, weights, metadata={"format": "pt"})
+
+
+def test_a_run_that_is_not_what_it_was_is_not_served(room: tuple[Client, Path], classifiers: Path) -> None:
+    client, folder = room
+    weights = shutil.copytree(classifiers / "topic", folder / "topic") / "adapter_model.safetensors"
+    write_manifest(folder / "topic", [weights])
+    assert load(client, "topic").status == 201
+    save_file({key: -tensor for key, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    answer = load(client, "topic")
+    assert (answer.status, answer.code) == (422, "adapter_refused")
+    assert "topic is not what its record tells of: adapter_model.safetensors has changed" in answer.text
+    assert str(folder) not in answer.text
 
 
 WEIGHTS = ("cut", "not finite", "another base", "no head", "pickled")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import pickle
 import shutil
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -21,6 +24,7 @@ from propulsion_tools.serving.fingerprints import fingerprint
 from propulsion_tools.serving.loading import load_all, make_plan
 from propulsion_tools.serving.ray_settings import cores_needed, deployment_settings, scales_to_zero
 from propulsion_tools.serving.wire import Begun, Entry, Reply, Step
+from propulsion_tools.training.ray_cluster import connect, import_ray
 from tests.serving.client import Client, running
 from tests.serving.conftest import refuse
 from tests.serving.test_generation import tokenizer
@@ -98,14 +102,18 @@ async def two_labels(entry: Entry) -> Reply:
     return Reply(2)
 
 
-def served(folder: Path, replicas: Replicas, load: Any = two_labels, **options: Any) -> Any:
-    """The engine of a server over them."""
-    remote = pytest.importorskip(
-        "propulsion_tools.serving.remote",
+def room_of_ray(name: str) -> Any:
+    """A module that imports Ray Serve."""
+    return pytest.importorskip(
+        f"propulsion_tools.serving.{name}",
         reason="Ray Serve is not installed: pip install 'propulsion-peft[serve-ray]'",
         exc_type=ImportError,
     )
 
+
+def served(folder: Path, replicas: Replicas, load: Any = two_labels, **options: Any) -> Any:
+    """The engine of a server over them."""
+    remote = room_of_ray("remote")
     replicas.handle.does["load"] = load
     plan = make_plan(ServeOptions(adapters=str(folder), use_cpu=True, backend="ray", **options), refuse)
     engine = remote.RemoteEngine(replicas, plan)
@@ -243,11 +251,35 @@ def test_the_settings_of_a_file_win(tmp_path: Path) -> None:
     assert "num_replicas" not in scaled
     assert scaled["autoscaling_config"]["initial_replicas"] == 1
     assert (cores_needed(scaled), scales_to_zero(scaled), scales_to_zero(ours)) == (4, True, False)
-    for text, said in (("- 1", "must hold"), ("a: [", "is not YAML"), ("a: 1\u0000", "is not YAML")):
+    bomb = "a0: &a0 1\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
+    wrong = (("- 1", "must hold"), ("a: [", "is not YAML"), ("a: 1\u0000", "is not YAML"), (bomb, "aliases"))
+    for text, said in wrong:
         with pytest.raises(OptionError, match=said):
             settings(text)
     with pytest.raises(OptionError, match="cannot be read"):
         deployment_settings(ServeOptions(backend="ray", ray_settings=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "text", ["autoscaling_config: {min_replicas: 0, initial_replicas: x}", "ray_actor_options: {num_cpus: .inf}"]
+)
+def test_what_ray_does_not_take_is_told(text: str, tmp_path: Path) -> None:
+    cluster = room_of_ray("cluster")
+    (tmp_path / "ray.yaml").write_text(text)
+    with pytest.raises(OptionError, match="Ray Serve does not take these settings"):
+        cluster.RayApplication(ServeOptions(backend="ray", ray_settings=str(tmp_path / "ray.yaml")), refuse)
+
+
+@pytest.mark.parametrize("address", [None, "local"])
+def test_a_cluster_that_is_started_here_wants_a_token(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.setattr(os, "environ", {})
+    import_ray("json", "serve-ray", address)
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    begun: dict[str, Any] = {}
+    connect(cast(ModuleType, SimpleNamespace(init=lambda **settings: begun.update(settings))), address, 3)
+    assert (begun["address"], begun["num_cpus"], begun["include_dashboard"]) == ("local", 3, False)
 
 
 def test_what_goes_with_ray_alone_is_told() -> None:

@@ -61,3 +61,7 @@ def test_fields_arrive_under_their_names(make_spec: Callable[..., RunSpec]) -> N
     alone = replace(job, data=replace(job.data, splits={"train": job.data.splits["train"]}))
     with pytest.raises(DataError, match="validation split"):
         training_arguments(alone)
+    follows = replace(alone, spec=make_spec(lr_scheduler_type="reduce_lr_on_plateau"))
+    with pytest.raises(DataError, match="reduce_lr_on_plateau needs a validation split"):
+        training_arguments(follows)
+    assert training_arguments(follows, eval_strategy="no").eval_strategy == "no"  # of a finished run

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model
+from transformers import AutoTokenizer
 
 from propulsion import PropulsionConfig
 from propulsion.errors import AdapterFileError
@@ -21,7 +22,7 @@ from propulsion_tools.records import RunSpec
 from propulsion_tools.records.options import EvaluateOptions
 from propulsion_tools.training.checkpoints import checkpoints, clear, last_checkpoint, prune_checkpoints
 from propulsion_tools.training.evaluate import evaluate
-from propulsion_tools.training.manifest import begin, fault, is_unfinished, seal
+from propulsion_tools.training.manifest import begin, changed, fault, is_unfinished, seal
 from propulsion_tools.training.run import train
 from propulsion_tools.training.trained_files import save_trained
 
@@ -120,6 +121,49 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(make_spec: MakeS
     damage(folder / "adapter_model.safetensors", "one bit", random.Random(1))
     with pytest.raises(AdapterFileError, match=r"adapter_model\.safetensors has changed since it was written"):
         evaluate(folder, EvaluateOptions(disable_tqdm=True, use_cpu=True))
+
+
+def test_the_best_checkpoint_is_found_where_the_run_is_now(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    finding = {**SAVING, "max_steps": 3, "eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True}
+    finding |= {"save_total_limit": 1, "learning_rate": 1.0, "on_collapse": "ignore"}
+    train(make_spec(**finding, output_dir="run"))
+    whole = (tmp_path / "run/adapter_model.safetensors").read_bytes()
+    kept = [path.name for path in checkpoints(tmp_path / "run")]
+    assert len(kept) == 2  # the best is not the last
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    (moved / "record.json").unlink()
+    train(make_spec(**finding, output_dir=str(moved), resume_from_checkpoint=True))
+    assert (moved / "adapter_model.safetensors").read_bytes() == whole
+    assert [path.name for path in checkpoints(moved)] == kept
+
+
+@pytest.mark.parametrize("name", ["checkpoint-2", "kept"])
+def test_a_checkpoint_of_another_folder_is_taken_up_and_its_neighbours_stay(
+    name: str, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    train(make_spec(**SAVING))
+    folder = tmp_path / "run"
+    (folder / "checkpoint-2").rename(folder / name)
+    before = names(folder)
+    other = {"output_dir": str(tmp_path / "other"), "save_total_limit": 1}
+    train(make_spec(**SAVING, **other, resume_from_checkpoint=str(folder / name)))
+    assert names(folder) == before
+    train(make_spec(**SAVING, save_total_limit=1, overwrite_output_dir=True, resume_from_checkpoint=str(folder / name)))
+
+
+def test_a_tokenizer_may_have_folders(make_spec: MakeSpec, tiny_model: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    tokenizer.save_pretrained(base)
+    train(make_spec(max_steps=1, model_name_or_path=str(base)))
+    template = next((tmp_path / "run").rglob("tool_use.jinja"))
+    assert changed(tmp_path / "run") is None
+    damage(template, "one bit", random.Random(0))
+    assert "tool_use.jinja has changed" in str(changed(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("file", ["adapter_config.json", "tokenizer.json", "tokenizer_config.json"])

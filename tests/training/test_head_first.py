@@ -87,6 +87,13 @@ def test_every_schedule_of_steps_is_begun_later(schedule: str, make_spec: MakeSp
     assert late[4] == pytest.approx(5e-3)
 
 
+def test_a_lowest_rate_is_the_same_for_what_waits(make_spec: MakeSpec) -> None:
+    schedule = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 4e-3}}
+    late = watched(make_spec(max_steps=8, head_first=0.5, **schedule)).rates[4:]
+    assert late == watched(make_spec(max_steps=4, head_first=0.0, **schedule)).rates
+    assert min(rate for (rate,) in late[1:]) >= 4e-3
+
+
 def test_nothing_waits_where_nothing_or_everything_is_fresh(make_spec: MakeSpec, tmp_path: Path) -> None:
     assert trainer_of(make_spec(method="head", head_first=0.5)).head_first.waiting == []
     spec = make_spec(max_steps=1, method="full")

@@ -91,6 +91,7 @@ def test_a_try_is_a_shorter_run_on_other_rows(make_spec: MakeSpec) -> None:
     assert (by_steps.max_steps, by_steps.learning_rate, by_steps.head_learning_rate) == (17, 2e-3, 1e-2)
     assert (by_steps.selection_fraction, by_steps.early_stopping_patience) == (0.15, None)
     assert try_spec(make_spec(num_train_epochs=2), item).num_train_epochs == pytest.approx(0.34)
+    assert try_spec(make_spec(lr_scheduler_type="reduce_lr_on_plateau"), item).eval_strategy == "epoch"
 
 
 def test_auto_finds_a_rate_and_says_how(make_spec: MakeSpec, tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ def test_answers_that_are_all_alike_are_remarked(make_spec: MakeSpec) -> None:
         ({"lr_scheduler_type": "lin"}, "linear"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_kwargs {}: .*min_lr"),
         ({"lr_scheduler_kwargs": {"min_rate": 0.1}}, "schedule linear .*min_rate"),
+        ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 0.5}, "learning_rate": 0.1}, "lr_end"),
         ({"torch_dtype": "float16"}, "bfloat16"),
     ],
 )

@@ -384,6 +384,11 @@ class RunSpec(Checked):
         super().__post_init__()
         _check_together(self)
 
+    @property
+    def follows_score(self) -> bool:
+        """Whether the learning rate depends on evaluations, without which it cannot be scheduled."""
+        return self.lr_scheduler_type == "reduce_lr_on_plateau"
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
         """The spec with these fields, and defaults for the others.
@@ -419,7 +424,7 @@ def _check_together(spec: RunSpec) -> None:
     if spec.load_in_8bit and spec.load_in_4bit:
         raise OptionError("load_in_8bit and load_in_4bit are both set: drop one of them.")
     needs_best = spec.load_best_model_at_end or spec.early_stopping_patience or spec.save_strategy == "best"
-    if spec.lr_scheduler_type == "reduce_lr_on_plateau" and spec.eval_strategy == "no":
+    if spec.follows_score and spec.eval_strategy == "no":
         raise OptionError("The schedule reduce_lr_on_plateau needs evaluations: set eval_strategy to epoch or steps.")
     if needs_best and spec.eval_strategy == "no":
         raise OptionError("Finding the best checkpoint needs evaluations: set eval_strategy to epoch or steps.")

@@ -24,6 +24,7 @@ from propulsion_tools.serving.logs import LOG
 from propulsion_tools.tasks import ModelKind, Setup, get_task
 from propulsion_tools.tasks.model_kinds import CAUSAL_LM
 from propulsion_tools.training.base_models import load_tokenizer
+from propulsion_tools.training.manifest import refuse_changed
 from propulsion_tools.training.trained_files import ADAPTER_CONFIG, ADAPTER_FILE
 
 LONGEST_NAME = 128
@@ -198,6 +199,7 @@ class Adapters:
                 self.bank.remove(card.row)
 
     def _loaded(self, folder: Path, name: str) -> Card:
+        refuse_changed(folder)
         sketch = Sketch.read(folder)
         setup = replace(self.setup, tokenizer=self._tokenizer(folder))
         row = f"{name}@{next(self._numbers)}"

@@ -16,7 +16,7 @@ from propulsion.errors import PropulsionError
 from propulsion_tools.errors import ToolsError
 from propulsion_tools.serving import bodies, schema
 from propulsion_tools.serving.answers import Answer
-from propulsion_tools.serving.doors import FACTS, Observed, json_error, key_check
+from propulsion_tools.serving.doors import FACTS, Observed, host_check, json_error, key_check
 from propulsion_tools.serving.errors import ApiError, as_api_error, not_finite
 from propulsion_tools.serving.interface import Answering, Piece, Wish
 from propulsion_tools.serving.page import page_routes
@@ -27,19 +27,21 @@ _SHORTEST = 16  # tokens of a completion where nothing is said, as OpenAI has it
 _NO_CLIENT = 499  # what nginx notes of a client that hung up
 
 
-def build_app(engine: Answering, key: str | None = None) -> FastAPI:
+def build_app(engine: Answering, key: str | None = None, is_local: bool = False) -> FastAPI:
     """An engine's application, to be run or mounted elsewhere; it does not close the engine.
 
     Args:
         engine: What answers.
         key: What clients have to send as a bearer token; None: nothing. /health, /ready and the page at /, which holds
             nothing but its own files, are open to all.
+        is_local: Whether it is for this machine alone; then, without a key, it answers to no other machine's name.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.engine = engine
+    door = host_check if is_local and key is None else key_check(key)
     app.include_router(_open_routes(engine))
     app.include_router(page_routes(engine.limits))
-    app.include_router(_routes(engine), dependencies=[Depends(key_check(key))])
+    app.include_router(_routes(engine), dependencies=[Depends(door)])
     for kind in (ApiError, PropulsionError, ToolsError):
         app.add_exception_handler(kind, _refused)
     app.add_exception_handler(HTTPException, _not_served)

@@ -150,7 +150,7 @@ class RayApplication:
 def _deployment(settings: dict[str, Any]) -> Any:
     try:
         return serve.deployment(name=DEPLOYMENT, **settings)(Replica)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise OptionError(f"Ray Serve does not take these settings: {' '.join(str(error).split())}") from error
 
 

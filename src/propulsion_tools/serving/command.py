@@ -15,7 +15,7 @@ from uvicorn import Config, Server
 from propulsion_tools.errors import OptionError
 from propulsion_tools.records.options import ServeOptions
 from propulsion_tools.serving.app import build_app
-from propulsion_tools.serving.doors import KEY_VARIABLE
+from propulsion_tools.serving.doors import KEY_VARIABLE, is_this_machine
 from propulsion_tools.serving.engine import open_engine
 from propulsion_tools.serving.interface import Answering
 from propulsion_tools.serving.logs import settings
@@ -71,7 +71,7 @@ def serve(options: ServeOptions, notify: Notify = keep_quiet) -> None:
     served = f"{count} adapter{'' if count == 1 else 's'} of a {engine.adapters.kind.name}"
     notify(f"{served}{'' if key else ', open to all who reach the port'}.")
     config = Config(
-        build_app(engine, key),
+        build_app(engine, key, is_this_machine(options.host)),
         host=options.host,
         port=options.port,
         log_config=settings(),

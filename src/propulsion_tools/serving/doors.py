@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -23,17 +25,50 @@ _OTHER = "other"
 
 def key_check(key: str | None) -> Callable[[Request], Awaitable[None]]:
     """A dependency that refuses requests without the key; None: it lets all in."""
-    expected = None if key is None else key.encode()
+    expected = None if key is None else key.strip().encode()  # a header has no blanks around
 
     async def check(request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         # Headers are latin-1 to Starlette, whatever bytes were sent.
-        is_right = expected is None or hmac.compare_digest(given.strip().encode("latin-1"), expected)
+        is_equal = expected is not None and hmac.compare_digest(given.strip().encode("latin-1"), expected)
+        is_right = expected is None or (is_equal and expected != b"")  # an empty key is everybody's
         if expected is not None and not (is_right and scheme.lower() == "bearer"):
             headers = {"WWW-Authenticate": "Bearer"}
             raise ApiError("Send the server's key: Authorization: Bearer KEY.", 401, "invalid_api_key", headers)
 
     return check
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether only this machine reaches what listens to an address or a name."""
+    return _is_local_name(host) or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+async def host_check(request: Request) -> None:
+    """A dependency that refuses requests to a name that anybody may have given to this machine's address.
+
+    A page in a browser reads what comes from its own name, wherever that leads by now; addresses are nobody's to give.
+    """
+    given = request.headers.get("host", "")
+    try:
+        name = urlsplit(f"//{given}").hostname or ""
+    except ValueError:  # brackets without an address in them
+        name = given
+    if given and not (_is_local_name(name) or _is_address(name)):
+        said = f"Without a key this server answers to localhost and to addresses alone: set {KEY_VARIABLE}."
+        raise ApiError(said, 403, "host_not_allowed")
+
+
+def _is_local_name(name: str) -> bool:
+    return name == "localhost" or name.endswith(".localhost")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def json_error(error: ApiError) -> JSONResponse:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from propulsion_tools.errors import OptionError, require
+from propulsion_tools.errors import OptionError
 from propulsion_tools.records.options import ServeOptions
+from propulsion_tools.records.yaml_files import read_yaml
 
 
 def deployment_settings(options: ServeOptions) -> dict[str, Any]:
@@ -16,9 +17,8 @@ def deployment_settings(options: ServeOptions) -> dict[str, Any]:
         OptionError: The file cannot be read.
     """
     own = {} if options.ray_settings is None else _read(Path(options.ray_settings))
-    if scales_to_zero(own):  # the server asks replicas about its adapters when it starts
-        first = max(1, own["autoscaling_config"].get("initial_replicas") or 1)
-        own["autoscaling_config"]["initial_replicas"] = first
+    if scales_to_zero(own) and not own["autoscaling_config"].get("initial_replicas"):
+        own["autoscaling_config"]["initial_replicas"] = 1  # the server asks them about its adapters when it starts
     count = {} if {"autoscaling_config", "num_replicas"} & own.keys() else {"num_replicas": options.replicas}
     return {
         **count,
@@ -48,13 +48,10 @@ def scales_to_zero(settings: dict[str, Any]) -> bool:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    yaml = require("yaml", "train")
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = read_yaml(file)
     except OSError as error:
         raise OptionError(f"{file} cannot be read: {error.strerror or error}.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, a number too long, brackets too deep
-        raise OptionError(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
         raise OptionError(f"{file} must hold Ray Serve's settings of a deployment, as `name: value` lines.")
     return values

@@ -24,15 +24,20 @@ def training_arguments(job: Job, **overrides: Any) -> TrainingArguments:
         **overrides: Fields that replace the spec's.
 
     Raises:
-        DataError: The best checkpoint is asked for, and there is no split to find it on.
+        DataError: The best checkpoint is asked for, or a schedule that follows the score, without a split to score.
     """
     spec = job.spec
     arguments = {name: getattr(spec, name) for name, facts in RUN_FACTS.items() if facts.argument is Argument.SAME}
-    if not job.eval_splits:
+    arguments = {**arguments, **_named_by_release(job), **_derived(job), **overrides}
+    if arguments["eval_strategy"] != "no" and not job.eval_splits:
         if spec.load_best_model_at_end or spec.early_stopping_patience or spec.save_strategy == "best":
             raise DataError("Finding the best checkpoint needs a validation split, and the data has none.")
+        if spec.follows_score:
+            raise DataError("The schedule reduce_lr_on_plateau needs a validation split, and the data has none.")
         arguments["eval_strategy"] = "no"
-    return TrainingArguments(**{**arguments, **_named_by_release(job), **_derived(job), **overrides})
+    if arguments["eval_strategy"] == "no" and spec.follows_score:  # where a finished run is scored
+        arguments |= {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": None}
+    return TrainingArguments(**arguments)
 
 
 def _named_by_release(job: Job) -> dict[str, Any]:

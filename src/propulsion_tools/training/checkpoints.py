@@ -112,9 +112,9 @@ def seal_checkpoint(spec: RunSpec, checkpoint: Path, limit: int | None, best: st
 
 
 def prune_checkpoints(checkpoint: Path, limit: int | None, best: str | None) -> None:
-    """Remove the checkpoints before one that are too many, as `seal_checkpoint` does."""
+    """Remove the checkpoints before one that are too many, as `seal_checkpoint` does; none before a renamed one."""
     found = _found(checkpoint.parent)
-    found = found[: found.index(checkpoint) + 1]
+    found = found[: found.index(checkpoint) + 1] if checkpoint in found else []
     kept = {checkpoint, Path(best)} & set(found) if best else {checkpoint}
     room = max(limit - len(kept), 0) if limit else len(found)
     others = [path for path in found if path not in kept]

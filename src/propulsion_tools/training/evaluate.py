@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from propulsion.errors import AdapterFileError
 from propulsion_tools.errors import DataError, OptionError, near_misses
 from propulsion_tools.records import RunRecord, RunSpec
 from propulsion_tools.records.options import EvaluateOptions
@@ -14,7 +13,7 @@ from propulsion_tools.records.run_spec import EVALUATE
 from propulsion_tools.tasks import TaskData
 from propulsion_tools.training.build import Job, build
 from propulsion_tools.training.data import load_data
-from propulsion_tools.training.manifest import MANIFEST_FILE, changed
+from propulsion_tools.training.manifest import refuse_changed
 from propulsion_tools.training.moved_runs import located
 from propulsion_tools.training.notify import Notify, keep_quiet
 from propulsion_tools.training.scoring import score
@@ -92,11 +91,7 @@ def restore(adapter_dir: Path, record: RunRecord, data: TaskData | None = None) 
     Raises:
         AdapterFileError: The weights are missing, damaged, or those of another model.
     """
-    if said := changed(adapter_dir):
-        raise AdapterFileError(
-            f"{adapter_dir} is not what its record tells of: {said}. Bring it back from a copy, or remove "
-            f"{MANIFEST_FILE} if that was meant."
-        )
+    refuse_changed(adapter_dir)
     data = data or TaskData(splits={}, label_names=record.label_names, notes=(), columns=record.columns)
     job = build(record.spec, data, trained=adapter_dir, training=False)
     job.model.eval()

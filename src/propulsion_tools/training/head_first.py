@@ -81,9 +81,10 @@ def delay(scheduler: Any, args: TrainingArguments, steps: int, share: float) -> 
     if not waiting or not isinstance(scheduler, LambdaLR):
         return
     left = steps - waiting
+    rate = scheduler.optimizer.defaults["lr"]  # schedules make shares of it of the rates that they are told
     late = get_scheduler(
         args.lr_scheduler_type,
-        torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0),
+        torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=rate),
         num_warmup_steps=args.get_warmup_steps(left),
         num_training_steps=left,
         scheduler_specific_kwargs=args.lr_scheduler_kwargs,

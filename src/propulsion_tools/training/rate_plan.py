@@ -182,6 +182,8 @@ def _number(value: float | None) -> float | None:
 def try_spec(spec: RunSpec, item: Try) -> RunSpec:
     """The run of a try: that of `spec` on the rows that are not set aside, shorter, scored once at its end.
 
+    Where the schedule follows the score, it is scored on its way too.
+
     Args:
         spec: Of the run that the rates are for.
         item: The rates and the length.
@@ -194,7 +196,7 @@ def try_spec(spec: RunSpec, item: Try) -> RunSpec:
         max_steps=steps,
         num_train_epochs=spec.num_train_epochs * item.share,
         selection_fraction=spec.selection_fraction or SELECTION_FRACTION,
-        eval_strategy="no",
+        eval_strategy=spec.eval_strategy if spec.follows_score else "no",
         save_strategy="no",
         load_best_model_at_end=False,
         early_stopping_patience=None,

@@ -11,6 +11,11 @@ from types import ModuleType
 from propulsion_tools.errors import OptionError, require
 
 
+def _is_of_this_machine(address: str | None) -> bool:
+    """Whether a cluster is started here; "local" is Ray's word for it."""
+    return address in (None, "", "local")
+
+
 def import_ray(module: str, extra: str, address: str | None) -> ModuleType:
     """Ray, or a part of it, which not every installation has.
 
@@ -21,12 +26,12 @@ def import_ray(module: str, extra: str, address: str | None) -> ModuleType:
     Args:
         module: Its name.
         extra: What installs it.
-        address: Of a running cluster; None: one will be started on this machine.
+        address: Of a running cluster; None or "local": one will be started on this machine.
 
     Raises:
         MissingExtraError: It is not installed.
     """
-    if address is None and "ray" not in sys.modules:
+    if _is_of_this_machine(address) and "ray" not in sys.modules:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     return require(module, extra)
@@ -37,7 +42,7 @@ def connect(ray: ModuleType, address: str | None, cores: int) -> None:
 
     Args:
         ray: The package, from `import_ray`.
-        address: Of a running cluster; None: one is started on this machine, and ended with this process.
+        address: Of a running cluster; None or "local": one is started on this machine, and ended with this process.
         cores: That a cluster has which is started here.
 
     Raises:
@@ -46,7 +51,7 @@ def connect(ray: ModuleType, address: str | None, cores: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address:
         _check_reachable(address)
-    alone = {} if address else {"num_cpus": cores, "include_dashboard": False}
+    alone = {"num_cpus": cores, "include_dashboard": False} if _is_of_this_machine(address) else {}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level="error", **alone)
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -37,6 +37,7 @@ def resolve(spec: RunSpec) -> RunSpec:
     check_packages(spec, known)
     spec = replace(spec, **method.fixed)
     rate = spec.learning_rate or method.learning_rate(spec)
+    _check_schedule(spec.lr_scheduler_type, spec.lr_scheduler_kwargs, 1.0 if isinstance(rate, str) else rate)
     head_rate = spec.head_learning_rate or method.head_learning_rate
     dropout = spec.dropout if spec.dropout is not None else "model" if method.dropout is None else method.dropout
     spec = replace(spec, learning_rate=rate, head_learning_rate=head_rate, dropout=dropout)
@@ -50,12 +51,11 @@ def _check_names(spec: RunSpec) -> None:
         if value not in known:
             hint = near_misses(value, known) or f" There are {', '.join(known)}."
             raise OptionError(f"There is no {name} {value!r}.{hint}")
-    _check_schedule(spec.lr_scheduler_type, spec.lr_scheduler_kwargs)
 
 
-def _check_schedule(name: str, arguments: dict[str, Any] | None) -> None:
+def _check_schedule(name: str, arguments: dict[str, Any] | None, rate: float) -> None:
     """Make one for a weight that nobody trains."""
-    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=rate)
     try:
         get_scheduler(name, optimizer, 1, 2, arguments)
     except Exception as error:

@@ -194,7 +194,8 @@ def _write(job: Job, record: RunRecord, scores: dict[str, Scores], folder: Path)
     with files_aside(folder) as aside:
         save_trained(job.model, aside)
         save_tokenizer(job.tokenizer, aside)
-        write_manifest(aside, sorted(path for path in aside.iterdir() if path.name != "README.md"))
+        written = sorted(path for path in aside.rglob("*") if path.is_file())  # a tokenizer has folders, too
+        write_manifest(aside, [path for path in written if path.name != "README.md"])
     record = replace(record, adapter_bytes=weight_bytes(folder))
     write_card(record, job.task, folder)
     draw_curves(record, job.task.main_metric, folder / "loss_curve.png")

@@ -383,7 +383,8 @@ class RunTrainer(OpenTrainer):
         """Be where a run was at its end; what it was about to remove then is removed now."""
         self.shard_for_scoring()
         super().take_up(folder)
-        if self.args.should_save:
+        is_own = folder.resolve().parent == Path(self.args.output_dir).resolve()
+        if self.args.should_save and is_own:  # not those of another run, which it may have been told to go on from
             prune_checkpoints(folder, self.most_checkpoints, self.state.best_model_checkpoint)
 
     def whole_optimizer_state(self, state: dict[str, Any]) -> dict[str, Any]:

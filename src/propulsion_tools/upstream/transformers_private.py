@@ -66,6 +66,7 @@ class OpenTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.most_checkpoints, self.args.save_total_limit = self.args.save_total_limit, None
+        self._gone_on_from: Path | None = None
 
     def write_weights(self, folder: Path) -> None:
         """Write what a checkpoint holds beside the state of the training, and what the run leaves at its end."""
@@ -103,6 +104,7 @@ class OpenTrainer(Trainer):
             folder: The checkpoint.
         """
         self.state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
+        self._gone_on_from = folder
         self._load_callback_state()
         self._load_from_checkpoint(str(folder))
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
@@ -145,8 +147,18 @@ class OpenTrainer(Trainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.read_weights(Path(resume_from_checkpoint))
-        self.read_run(Path(resume_from_checkpoint))
+        self._gone_on_from = Path(resume_from_checkpoint)
+        self.read_weights(self._gone_on_from)
+        self.read_run(self._gone_on_from)
+
+    def _load_callback_state(self) -> None:
+        """Beside it, find the best checkpoint: the state says where it was, and the run may have been moved since."""
+        super()._load_callback_state()
+        if self._gone_on_from is None or not self.state.best_global_step:
+            return
+        best = self._gone_on_from.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+        if best.is_dir():
+            self.state.best_model_checkpoint = str(best)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with self.reading(checkpoint):
