@@ -42,6 +42,19 @@ def test_an_adapter_goes_to_peft_and_back(make_spec: Callable[..., RunSpec], tmp
     assert torch.is_grad_enabled()
 
 
+def test_a_run_whose_files_have_changed_is_not_exported(
+    make_spec: Callable[..., RunSpec], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(make_spec(max_steps=1))
+    weights = run / "adapter_model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert main(["export", str(run)]) == 2
+    assert "adapter_model.safetensors has changed since it was written" in capsys.readouterr().err
+    assert not list(tmp_path.glob("run-*"))
+
+
 def test_an_error_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(tmp_path / "none")]) == 2
     assert "There is no folder" in capsys.readouterr().err

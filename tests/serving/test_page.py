@@ -45,6 +45,12 @@ def test_the_page_is_open_and_what_it_asks_for_is_not(client: Client) -> None:
     assert "{{" not in page.text
 
 
+@pytest.mark.parametrize("path", ["/", "/page/main.js", "/health", "/ready"])
+def test_what_is_open_can_be_asked_for_its_head_alone(client: Client, path: str) -> None:
+    there, head = client("GET", path), client("HEAD", path)
+    assert (head.status, head.text, head.headers["content-length"]) == (200, "", str(len(there.text.encode())))
+
+
 def test_the_page_may_do_nothing_but_ask_its_own_server(client: Client) -> None:
     kinds = {"page/icon.svg": "image/svg+xml", "page/main.js": "text/javascript; charset=utf-8"}
     kinds |= {"": "text/html; charset=utf-8", "page/look.css": "text/css; charset=utf-8"}

@@ -27,6 +27,7 @@ from propulsion_tools.export.formats import ADAPTER, FORMATS, Format, check_one_
 from propulsion_tools.export.merged import refuse_quantized, write_merged
 from propulsion_tools.inspection.adapter_config import read_config
 from propulsion_tools.records.options import MERGED, ExportOptions
+from propulsion_tools.training.manifest import refuse_changed
 from propulsion_tools.training.notify import Notify, keep_quiet
 
 BASE_FOLDER = "base"
@@ -95,6 +96,7 @@ def open_adapter(adapter_dir: Path, model_name_or_path: str | None) -> Adapter:
     Raises:
         AdapterFileError, OptionError, MergeError: As `export`.
     """
+    refuse_changed(adapter_dir)
     config = read_config(adapter_dir, "PROPULSION")
     base = open_base(adapter_dir, config, model_name_or_path)
     steered = PeftModel.from_pretrained(base.skeleton(), str(adapter_dir), low_cpu_mem_usage=True)

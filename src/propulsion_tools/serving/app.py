@@ -19,7 +19,7 @@ from propulsion_tools.serving.answers import Answer
 from propulsion_tools.serving.doors import FACTS, Observed, host_check, json_error, key_check
 from propulsion_tools.serving.errors import ApiError, as_api_error, not_finite
 from propulsion_tools.serving.interface import Answering, Piece, Wish
-from propulsion_tools.serving.page import page_routes
+from propulsion_tools.serving.page import READING, page_routes
 from propulsion_tools.serving.sampling import Wishes
 
 T = TypeVar("T")
@@ -63,11 +63,11 @@ async def _not_served(request: Request, error: Any) -> Response:
 def _open_routes(engine: Answering) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/health")
+    @router.api_route("/health", methods=READING)  # which is how proxies ask
     async def health() -> Response:
         return JSONResponse({"status": "ok"} if engine.alive else {"status": "dead"}, 200 if engine.alive else 503)
 
-    @router.get("/ready")
+    @router.api_route("/ready", methods=READING)
     async def ready() -> Response:
         said = "ready" if engine.ready else "not ready"
         return JSONResponse({"status": said, "adapters": len(engine.adapters.cards)}, 200 if engine.ready else 503)

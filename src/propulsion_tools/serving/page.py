@@ -13,6 +13,7 @@ from propulsion_tools.records.options import ServeOptions
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _LOOK = files("propulsion_tools").joinpath("look.css")
 _MOST_TOKENS = "{{max_new_tokens}}"
+READING = ["GET", "HEAD"]
 HEADERS = {
     # Its own files, and requests to its own server: no script, style or form that a text could smuggle in.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -37,9 +38,9 @@ def page_routes(limits: ServeOptions) -> APIRouter:
     texts = {file.name: file.read_text(encoding="utf-8") for file in (*own.iterdir(), _LOOK)}
     index = texts.pop("index.html").replace(_MOST_TOKENS, str(limits.max_new_tokens))
     router = APIRouter()
-    router.add_api_route("/", _answering(index, _TYPES["html"]))
+    router.add_api_route("/", _answering(index, _TYPES["html"]), methods=READING)
     for name, text in texts.items():
-        router.add_api_route(f"/page/{name}", _answering(text, _TYPES[name.rpartition(".")[2]]))
+        router.add_api_route(f"/page/{name}", _answering(text, _TYPES[name.rpartition(".")[2]]), methods=READING)
     return router
 
 
