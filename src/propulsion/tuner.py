@@ -119,8 +119,16 @@ class PropulsionModel(BaseTuner):
         leave_out_what_was_not_saved(peft_config, model)
         for adapter_name in (name for name, config in self.peft_config.items() if config is peft_config):
             check_name_beside_heads(adapter_name, peft_config.modules_to_save or [], model)
-        if is_preset(peft_config.target_modules):
-            give_each_its_own(model, self._preset_names(peft_config, model))
+        names = (
+            self._preset_names(peft_config, model)
+            if is_preset(peft_config.target_modules)
+            else [
+                name
+                for name, _ in model.named_modules(remove_duplicate=False)
+                if name and self._matches(peft_config, name, model)
+            ]
+        )
+        give_each_its_own(model, names)
         modules = {name: module for name, module in model.named_modules() if name}
         named = {name: module for name, module in modules.items() if self._matches(peft_config, name, model)}
         matched = {**split_experts(named), **self._match_parameters(peft_config, modules)}

@@ -52,7 +52,6 @@ SAID_BY = {
     ("tasks.windows", ""): ("train", "evaluate", "predict", *GRIDS, *STUDIES),
     ("tasks.completion", ""): ("train", *GRIDS, *STUDIES),
     # Only this one reads rows that somebody types.
-    ("tasks.base", ""): ("predict",),
     # Only this one writes over a run.
     ("training.checkpoints", ""): ("train",),
     ("training.evaluate", ""): ("evaluate",),

@@ -84,7 +84,7 @@ def test_a_long_course_is_thinned_and_keeps_its_end() -> None:
 
 def test_the_curve_ends_at_the_loss_that_the_console_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file: drawn.append(figure))
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **how: drawn.append(figure))
     losses = [[step, 1.0 / step] for step in range(1, 60)]
     draw_curves(example(history={"loss": losses, "epoch": losses}), "f1", tmp_path / "curve.png")
     (axes,) = drawn[0].axes

@@ -27,8 +27,8 @@ from propulsion_tools.export.formats import ADAPTER, FORMATS, Format, check_one_
 from propulsion_tools.export.merged import refuse_quantized, write_merged
 from propulsion_tools.inspection.adapter_config import read_config
 from propulsion_tools.records.options import MERGED, ExportOptions
-from propulsion_tools.training.manifest import refuse_changed
 from propulsion_tools.training.notify import Notify, keep_quiet
+from propulsion_tools.training.trained_files import refuse_changed
 
 BASE_FOLDER = "base"
 

@@ -24,8 +24,7 @@ from propulsion_tools.serving.logs import LOG
 from propulsion_tools.tasks import ModelKind, Setup, get_task
 from propulsion_tools.tasks.model_kinds import CAUSAL_LM
 from propulsion_tools.training.base_models import load_tokenizer
-from propulsion_tools.training.manifest import refuse_changed
-from propulsion_tools.training.trained_files import ADAPTER_CONFIG, ADAPTER_FILE
+from propulsion_tools.training.trained_files import ADAPTER_CONFIG, ADAPTER_FILE, refuse_changed
 
 LONGEST_NAME = 128
 _WORK = 50_000  # characters times characters that are compared to find near misses: some 20 ms

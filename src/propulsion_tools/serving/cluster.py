@@ -102,6 +102,8 @@ class RayApplication:
         """End the replicas, and leave the cluster, which ends if it was started here."""
         self._ended.set()
         with contextlib.suppress(Exception):  # the cluster may be gone
+            if handle := getattr(self, "handle", None):
+                handle.shutdown()  # or it goes on to count for a cluster that is not there, and Ray starts another
             serve.delete(self._name)
         if not self._is_guest:
             ray.shutdown()

@@ -37,7 +37,7 @@ def set_aside(data: TaskData, fraction: float) -> TaskData:
     if not rest or not aside:
         raise DataError(
             f"{len(keys)} training rows are too few to set a share of {fraction:g} aside: "
-            "add rows, or raise --selection_fraction."
+            "add rows, or raise selection_fraction."
         )
     note = f"{len(aside)} of {len(keys)} training rows, chosen by a hash, are set aside to choose settings on."
     return replace(data, splits={"train": rows.select(rest), SELECTION: rows.select(aside)}, notes=(*data.notes, note))

@@ -13,10 +13,10 @@ from propulsion_tools.records.run_spec import EVALUATE
 from propulsion_tools.tasks import TaskData
 from propulsion_tools.training.build import Job, build
 from propulsion_tools.training.data import load_data
-from propulsion_tools.training.manifest import refuse_changed
 from propulsion_tools.training.moved_runs import located
 from propulsion_tools.training.notify import Notify, keep_quiet
 from propulsion_tools.training.scoring import score
+from propulsion_tools.training.trained_files import refuse_changed
 from propulsion_tools.training.trainer import make_trainer
 
 

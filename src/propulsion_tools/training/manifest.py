@@ -13,7 +13,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
-from propulsion.errors import AdapterFileError
 from propulsion_tools.records import write_atomically
 
 MANIFEST_FILE, SPEC_FILE, STATE_FILE = "manifest.json", "spec.json", "trainer_state.json"
@@ -115,19 +114,6 @@ def changed(folder: Path) -> str | None:
         if not isinstance(was, dict) or was.get("bytes") != there[name].stat().st_size or was != _read(there[name]):
             return f"{name} has changed since it was written"
     return None
-
-
-def refuse_changed(folder: Path) -> None:
-    """Refuse a finished run whose files are not what they were when it ended.
-
-    Raises:
-        AdapterFileError: Names the first of them.
-    """
-    if said := changed(folder):
-        raise AdapterFileError(
-            f"{folder} is not what its record tells of: {said}. Bring it back from a copy, or remove {MANIFEST_FILE} "
-            "if that was meant."
-        )
 
 
 def _files(checkpoint: Path) -> list[Path]:

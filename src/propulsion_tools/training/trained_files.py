@@ -25,12 +25,26 @@ from propulsion_tools.errors import is_one_sentence
 from propulsion_tools.methods.virtual_tokens import align
 from propulsion_tools.records import files_aside, write_atomically
 from propulsion_tools.training.base_models import public_name, quiet_transformers
+from propulsion_tools.training.manifest import MANIFEST_FILE, changed
 
 TRAINED_FILE = "trained.safetensors"
 WHOLE_FILE = "model.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHT_FILES = ("*.safetensors", "*.bin")
+
+
+def refuse_changed(folder: Path) -> None:
+    """Refuse a finished run whose files are not what they were when it ended.
+
+    Raises:
+        AdapterFileError: Names the first of them.
+    """
+    if said := changed(folder):
+        raise AdapterFileError(
+            f"{folder} is not what its record tells of: {said}. Bring it back from a copy, or remove {MANIFEST_FILE} "
+            "if that was meant."
+        )
 
 
 def save_trained(model: nn.Module, folder: Path) -> None:
