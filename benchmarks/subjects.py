@@ -124,12 +124,27 @@ def tuned(config: Callable[[nn.Module], peft.PeftConfig]) -> Method:
     return build
 
 
-def naive(model: nn.Module, multiply: Callable[[Tensor, Tensor], Tensor] | None = None) -> nn.Module:
-    """The formula as it is written, y * torch.pow(z, k), on what the preset `all` steers."""
+def naive(
+    model: nn.Module,
+    multiply: Callable[[Tensor, Tensor], Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """The formula as it is written, y * torch.pow(z, k), on what the preset `all` steers.
+
+    Args:
+        model: Whose layers are replaced.
+        multiply: The formula, of y and z.
+        dtype: Of z; that of the layer's weight if not given, in which z moves in steps of 2^-7 under bfloat16.
+    """
     for name in resolve_preset(model, "all"):
         parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, _Naive(model.get_submodule(name), multiply or _multiply))
+        setattr(model.get_submodule(parent), attribute, _Naive(model.get_submodule(name), multiply or _multiply, dtype))
     return model
+
+
+def naive_in_full(model: nn.Module) -> nn.Module:
+    """The same with vectors that can be trained beside bfloat16: z in float32, the product rounded once."""
+    return naive(model, _multiply_in_full, torch.float32)
 
 
 def naive_compiled(model: nn.Module) -> nn.Module:
@@ -138,11 +153,14 @@ def naive_compiled(model: nn.Module) -> nn.Module:
 
 
 class _Naive(nn.Module):
-    def __init__(self, base_layer: nn.Module, multiply: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(
+        self, base_layer: nn.Module, multiply: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype | None
+    ) -> None:
         super().__init__()
         self.base_layer, self.multiply = base_layer, multiply
         size = base_layer.embedding_dim if isinstance(base_layer, nn.Embedding) else base_layer.out_features
-        self.z = nn.Parameter(torch.ones(size, dtype=base_layer.weight.dtype, device=base_layer.weight.device))
+        weight = base_layer.weight
+        self.z = nn.Parameter(torch.ones(size, dtype=dtype or weight.dtype, device=weight.device))
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -156,6 +174,10 @@ class _Naive(nn.Module):
 
 def _multiply(y: Tensor, z: Tensor) -> Tensor:
     return y * torch.pow(z, DEGREE)
+
+
+def _multiply_in_full(y: Tensor, z: Tensor) -> Tensor:
+    return _multiply(y, z).to(y.dtype)
 
 
 def _own_weights(model: nn.Module, trains: Callable[[str, nn.Module], bool]) -> nn.Module:
@@ -207,6 +229,7 @@ METHODS: dict[str, Method] = {
     "prefix": tuned(lambda model: peft.PrefixTuningConfig(num_virtual_tokens=20, task_type=task_type(model))),
     "prompt": tuned(lambda model: peft.PromptTuningConfig(num_virtual_tokens=20, task_type=task_type(model))),
     "naive-eager": naive,
+    "naive-in-full": naive_in_full,
     "naive-compiled": naive_compiled,
     "propulsion-attn": steered("attn"),
     "propulsion-all": steered("all"),
@@ -219,11 +242,12 @@ class Trainee:
 
     model: nn.Module
     inputs: dict[str, Tensor]
+    learning_rate: float = 1e-4
 
     def __post_init__(self) -> None:
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.parameters = sum(parameter.numel() for parameter in trained)
-        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True) if trained else None
+        self.optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, fused=True) if trained else None
         tuner = getattr(self.model, "base_model", None)
         self.allocate = partial(tuner.update_and_allocate, 1) if hasattr(tuner, "update_and_allocate") else None
 

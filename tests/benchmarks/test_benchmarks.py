@@ -54,6 +54,22 @@ def test_the_naive_form_is_caught_by_its_bytes(model_name: str, method: str, lea
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("method", "moves"), [("naive-eager", False), ("naive-in-full", True), ("propulsion-all", True)]
+)
+def test_vectors_kept_in_bfloat16_do_not_move_at_the_default_rate(method: str, moves: bool) -> None:
+    from subjects import METHODS, Trainee, batch, build, share_weights
+
+    model = METHODS[method](share_weights(build("roberta-base", torch.bfloat16)))
+    before = {name: weight.clone() for name, weight in model.named_parameters() if weight.requires_grad}
+    trainee = Trainee(model, batch("roberta-base", 2, 8), learning_rate=1e-3)
+    trainee.step()
+    after = dict(model.named_parameters())
+    assert before
+    assert any(not torch.equal(weight, after[name]) for name, weight in before.items()) == moves
+
+
+@pytest.mark.usefixtures("small")
 def test_floor_trains_nothing_and_reaches_the_embeddings() -> None:
     from subjects import METHODS, Trainee, batch, build, share_weights
 
