@@ -16,8 +16,8 @@ from torch import Tensor
 
 from propulsion import triton_kernels
 from propulsion.upstream.torch_private import (
+    batch_norm,
     batch_norm_backward,
-    batch_norm_out,
     has_storage,
     is_transformed,
     layer_norm_backward,
@@ -56,14 +56,12 @@ def multiply(values: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor
     if pieces is None:
         return torch.mul(values, scale, out=out)
     for gains, after, (value, result) in pieces:
-        zeros, ones = _zeros_and_ones(len(gains), gains.dtype)
-        minus_zeros, unused = _minus_zeros(len(gains), gains.dtype), zeros.new_empty(0)
-        image = _image(value, len(gains), after)
-        into = image if result is value else _image(result, len(gains), after)
+        channels = len(gains)
+        zeros, ones, minus_zeros, unused = _constants(channels, gains.dtype)
+        image = _image(value, channels, after)
+        into = image if result is value else _image(result, channels, after)
         # The bias is -0 because -0 · 1 + 0 would lose the sign of a zero.
-        batch_norm_out(
-            image, gains, minus_zeros, zeros, ones, False, 0.0, 0.0, out=into, save_mean=unused, save_invstd=unused
-        )
+        batch_norm(image, gains, minus_zeros, zeros, ones, False, 0.0, 0.0, out=(into, unused, unused))
     return out
 
 
@@ -104,7 +102,7 @@ def _product_sum(grad: Tensor, saved: Tensor, scale: Tensor) -> Tensor:
     if pieces is None:
         return _product_sum_reference(grad, saved, scale)
     sums = [_product_sum_of(*piece) for piece in pieces]
-    return (sums[0] if len(sums) == 1 else torch.stack(sums)).view(scale.shape)
+    return (sums[0] if len(sums) == 1 else torch.stack(sums)).view_as(scale)
 
 
 def _product_sum_of(gains: Tensor, after: int, activations: tuple[Tensor, ...]) -> Tensor:
@@ -112,10 +110,10 @@ def _product_sum_of(gains: Tensor, after: int, activations: tuple[Tensor, ...]) 
     channels, wanted = len(gains), [False, True, False]
     # Not for 16-bit data, whose sums over thousands of tokens this one would keep in 16 bits.
     if after == 1 and grad.dtype == gains.dtype and grad.shape[-1] == channels:
-        zeros, ones = _zeros_and_ones(grad.numel() // channels, gains.dtype)
+        zeros, ones, *_ = _constants(grad.numel() // channels, gains.dtype)
         return layer_norm_backward(grad, saved, [channels], zeros, ones, gains, None, wanted)[1]
-    zeros, ones = _zeros_and_ones(channels, gains.dtype)
-    images = (_image(tensor, channels, after) for tensor in activations)
+    zeros, ones, *_ = _constants(channels, gains.dtype)
+    images = _image(grad, channels, after), _image(saved, channels, after)
     return batch_norm_backward(*images, gains, zeros, ones, None, None, False, 0.0, wanted)[1]
 
 
@@ -136,16 +134,17 @@ def _by_channel(scale: Tensor, *activations: Tensor) -> list[_Piece] | None:
     Returns:
         One piece for gains like (d,), (d, 1), or (rows, d, 1); one for each row for (rows, 1, d); None for all else.
     """
-    shape, ndim = activations[0].shape, scale.dim()
+    shape, ndim, channels = activations[0].shape, scale.dim(), scale.numel()
+    if scale.dtype != torch.promote_types(activations[0].dtype, torch.float32):
+        return None
+    for tensor in activations:
+        if not _suits(tensor, shape):
+            return None
+    if channels in (1, activations[0].numel()):
+        return None
+    if channels == scale.shape[-1] == shape[-1] and ndim <= len(shape):  # one vector: what follows, said quickly
+        return [_Piece(scale if ndim == 1 else scale.reshape(channels), 1, activations)]
     wide = [axis - ndim for axis in range(ndim) if scale.shape[axis] > 1]
-    if (
-        not wide
-        or scale.numel() == activations[0].numel()
-        or scale.dtype != torch.promote_types(activations[0].dtype, torch.float32)
-    ):
-        return None
-    if not all(_suits(tensor, shape) for tensor in activations):
-        return None
     first, last = len(shape) + wide[0], len(shape) + wide[-1] + 1
     if shape[first:last] == scale.shape[wide[0] : ndim + wide[-1] + 1]:
         return [_Piece(scale.reshape(-1), shape[last:].numel(), activations)]
@@ -163,15 +162,11 @@ def _suits(tensor: Tensor, shape: torch.Size) -> bool:
 # The statistics of normalisations that change nothing. They outlive the call that makes them, and so must not become
 # inference or fake tensors because that call is under such a mode.
 @lru_cache(maxsize=64)
-def _zeros_and_ones(size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _constants(size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Zeros, ones and negative zeros of shape (size,), and an empty tensor for statistics that nobody asks for."""
     with torch.inference_mode(False), without_modes():
-        return torch.zeros(size, dtype=dtype, device="cpu"), torch.ones(size, dtype=dtype, device="cpu")
-
-
-@lru_cache(maxsize=64)
-def _minus_zeros(size: int, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False), without_modes():
-        return torch.full((size,), -0.0, dtype=dtype, device="cpu")
+        zeros = torch.zeros(size, dtype=dtype, device="cpu")
+        return zeros, torch.ones_like(zeros), -zeros, zeros.new_empty(0)
 
 
 def _image(tensor: Tensor, channels: int, after: int) -> Tensor:

@@ -101,8 +101,7 @@ def test_the_sign_of_zero_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_tensor_without_numbers_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "FEW", 0)
-    kernels._zeros_and_ones.cache_clear()
-    kernels._minus_zeros.cache_clear()
+    kernels._constants.cache_clear()
     values, gains = torch.randn(4, 3, 977).bfloat16(), 1 + torch.rand(977)
     for dtype in (torch.bfloat16, torch.float32):
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:

@@ -65,7 +65,7 @@ def leaves_modes(private: Any) -> None:
 def multiplies_by_normalising(private: Any) -> None:
     x, gains = torch.ones(1, 3, 2, 1), torch.tensor([1.0, 2.0, 3.0])
     zeros, ones, out, unused = torch.zeros(3), torch.ones(3), torch.empty_like(x), torch.empty(0)
-    private.batch_norm_out(x, gains, zeros, zeros, ones, False, 0.0, 0.0, out=out, save_mean=unused, save_invstd=unused)
+    private.batch_norm(x, gains, zeros, zeros, ones, False, 0.0, 0.0, out=(out, unused, unused))
     assert torch.equal(out, x * gains[:, None, None])
 
 
@@ -379,7 +379,7 @@ CANARIES = [
     Canary("torch._C._has_storage", TORCH, asks_for_storage, without(torch._C, "_has_storage")),
     Canary("_disable_current_modes", TORCH, leaves_modes,
            without(torch.utils._python_dispatch, "_disable_current_modes")),
-    Canary("aten.native_batch_norm", TORCH, multiplies_by_normalising, without(torch.ops.aten, "native_batch_norm")),
+    Canary("native_batch_norm", TORCH, multiplies_by_normalising, without(torch, "native_batch_norm")),
     Canary("aten.native_batch_norm_backward", TORCH, sums_by_batch_norm,
            without(torch.ops.aten, "native_batch_norm_backward")),
     Canary("aten.native_layer_norm_backward", TORCH, sums_by_layer_norm,

@@ -30,7 +30,7 @@ has_storage: Callable[[Tensor], bool] = torch._C._has_storage
 without_modes: Callable[[], AbstractContextManager[Any]] = _disable_current_modes
 
 # The normalisations as operators, because `torch.nn.functional` gives neither their `out=` nor their backward.
-batch_norm_out: Callable[..., Any] = torch.ops.aten.native_batch_norm.out
+batch_norm: Callable[..., Any] = torch.native_batch_norm  # half the price of `torch.ops`' way to it
 batch_norm_backward: Callable[..., Any] = torch.ops.aten.native_batch_norm_backward.default
 layer_norm_backward: Callable[..., Any] = torch.ops.aten.native_layer_norm_backward.default
 
