@@ -289,6 +289,14 @@ def test_frozen_gains_keep_no_activations() -> None:
         assert saved_bytes(lambda in_place=in_place: scale(fresh(output), torch.ones(32), in_place)) <= 32 * 4
 
 
+@both_paths
+@pytest.mark.parametrize("degree", [0, 1, 3])
+def test_frozen_gains_hand_the_gradient_on(degree: int, in_place: bool) -> None:
+    output, z, grad = random(4, 6, seed=1).requires_grad_(), random(6, seed=2), random(4, 6, seed=3)
+    scale(fresh(output), z, in_place, degree=degree).backward(grad)
+    torch.testing.assert_close(output.grad, grad * z**degree)
+
+
 def test_backward_does_not_change_the_gradient_that_it_was_given() -> None:
     output, gains, grad = random(4, 6).requires_grad_(), 1 + random(6, seed=2), random(4, 6, seed=3)
     before = grad.clone()
@@ -296,13 +304,25 @@ def test_backward_does_not_change_the_gradient_that_it_was_given() -> None:
     assert torch.equal(grad, before)
 
 
+@both_paths
+@pytest.mark.parametrize("degree", [1, 3])
+def test_without_gradients_the_product_is_the_same(degree: int, in_place: bool) -> None:
+    output, z = random(3, 4, 5, seed=1), 1 + 0.2 * random(5, seed=2)
+    given = output.clone()
+    with torch.no_grad():
+        result = scale(given, z, in_place, degree=degree)
+    torch.testing.assert_close(result, output * z**degree)
+    assert torch.equal(given, result if in_place else output)
+    assert (result.data_ptr() == given.data_ptr()) is in_place
+
+
 # Under transformations, and in models.
 
 
 def test_vmap_and_jvp_take_the_formula() -> None:
     output, gains = random(3, 4, 5, seed=1), random(3, 5, seed=2)
-    expected = scale_reference(output, gains.unsqueeze(1))
-    torch.testing.assert_close(torch.func.vmap(lambda v, s: scale(v, s, True))(output, gains), expected)
+    expected = output * gains.unsqueeze(1) ** 3
+    torch.testing.assert_close(torch.func.vmap(lambda v, s: scale(v, s, True, degree=3))(output, gains), expected)
     tangents = random(3, 4, 5, seed=3), random(3, 5, seed=4)
     for product in (scale_reference, lambda v, s: scale(v, s, True)):
         _, tangent = torch.func.jvp(lambda v, s, p=product: p(fresh(v), s.unsqueeze(1)), (output, gains), tangents)
