@@ -163,6 +163,7 @@ def test_the_gain_is_a_power() -> None:
     expected = torch.stack([(1 + delta[0]) ** 3, torch.ones(7, dtype=torch.float64)])
     torch.testing.assert_close(gain(delta, [3, 0]), expected)
     torch.testing.assert_close(gain(delta.bfloat16(), [2, 2]), (1 + delta.bfloat16().float()) ** 2)
+    assert gain(delta.to("meta"), [3, 0]).is_meta
 
 
 @settings(max_examples=60, deadline=None)
@@ -472,6 +473,15 @@ def test_what_can_be_looked_up_is_not_kept() -> None:
     assert all(layer._lookup(torch.zeros(1), torch.zeros(1).long()) is not None for layer in layers(model))
     next(layers(model)).base_layer.register_forward_hook(lambda module, args, output: output + 1)  # noise, say
     assert next(layers(model))._lookup(torch.zeros(1), torch.zeros(1).long()) is None
+
+
+def test_ids_that_a_hook_changes_are_those_of_the_gradient() -> None:
+    model = steered_model("roberta", target_modules="embedding").train()
+    layer, ids = next(layers(model)), torch.tensor([[1, 2]])
+    delta = layer.propulsion_delta["default"].weight
+    expected = torch.autograd.grad(layer(ids + 3).sum(), delta)
+    layer.base_layer.register_forward_pre_hook(lambda module, args: (args[0] + 3,))
+    torch.testing.assert_close(torch.autograd.grad(layer(ids).sum(), delta), expected)
 
 
 def test_ids_may_change_between_forward_and_backward() -> None:
