@@ -290,8 +290,10 @@ def test_an_unknown_way_gets_scaled_weights(monkeypatch: pytest.MonkeyPatch) -> 
         by_sign(**inputs)
 
 
-@pytest.mark.parametrize("axes", [2, 3])
-def test_experts_may_be_numbered_by_integers(axes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("axes", "fields"), [(2, {"num_vectors": 2, "init_noise": 0.1, "pooling": "max"}), (3, {})])
+def test_experts_may_be_numbered_by_integers(
+    axes: int, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def one_by_one(self: Any, tokens: Tensor, experts: Tensor, shares: Tensor) -> Tensor:
         output = torch.zeros_like(tokens)
         for expert in range(len(self.down_proj)):
@@ -303,7 +305,7 @@ def test_experts_may_be_numbered_by_integers(axes: int, monkeypatch: pytest.Monk
         return output
 
     monkeypatch.setitem(ALL_EXPERTS_FUNCTIONS._global_mapping, "batched_mm", one_by_one)
-    model, inputs = steered("mixtral"), batch("mixtral")
+    model, inputs = steered("mixtral", **fields), batch("mixtral")
     expected = result(model, inputs)
     assert relative_error(result(run_by(model, "batched_mm"), inputs), expected) < 1e-5
 

@@ -160,12 +160,12 @@ def apart(change: Callable[[nn.Module], object], **config: Any) -> str | None:
 
 def activate_two(model: nn.Module) -> None:
     model.add_adapter("other", PropulsionConfig(target_modules="attn", task_type="SEQ_CLS"))
-    for layer in Member(model).layers.values():
-        layer.set_adapter(["default", "other"])
+    model.base_model.active_adapter = ["default", "other"]
 
 
 def models_of_depths() -> list[nn.Module]:
-    bases = [tiny_model("bert", "cls", num_hidden_layers=depth) for depth in (1, 2)]
+    bases = [tiny_model("bert", "cls") for _ in range(2)]
+    del bases[1].bert.encoder.layer[1]
     return [get_peft_model(base, PropulsionConfig(target_modules="all")) for base in bases]
 
 
