@@ -105,12 +105,12 @@ def test_files_on_disk_go_with_the_bank(models: dict[str, Any], expected: dict[s
 
 
 def test_a_file_that_has_gone_takes_no_place(models: dict[str, Any], expected: dict[str, Tensor]) -> None:
-    bank = fill(models, capacity=1, host_budget=0)
+    bank = fill(models, capacity=2, host_budget=0)
     folder = Path(bank._shelf._folder.name)
-    bank._shelf.entries["attn"].file.unlink()
+    bank._shelf.entries["signed"].file.unlink()
     with pytest.raises(FileNotFoundError):
-        answer(bank, "attn")
-    assert torch.equal(answer(bank, "shy"), expected["shy"])
+        answer(bank, "wide", "signed", "wide")
+    assert torch.equal(answer(bank, "biased", "shy", "shy")[1], expected["shy"][1])
     bank.close()
     assert not folder.exists()
 
@@ -118,14 +118,17 @@ def test_a_file_that_has_gone_takes_no_place(models: dict[str, Any], expected: d
 def test_a_pinned_adapter_stays_so_when_it_is_replaced(models: dict[str, Any], expected: dict[str, Tensor]) -> None:
     bank = fill({name: models[name] for name in ("all", "attn", "wide")}, capacity=2)
     bank.pin("all", True)
-    for others in (["attn"], []):
-        with bank.steering(["all", *others, "all", "all"][:3]):
-            bank.add("all", models["biased"])  # there is no place for it as long as the others are in use
-            assert ("all" in bank.resident) == (not others)
-        assert torch.equal(answer(bank, "all"), expected["biased"])
-        for name in ("attn", "wide"):
-            assert torch.equal(answer(bank, name), expected[name])
-            assert "all" in bank.resident
+    with bank.steering(["all", "attn", "all"]):
+        bank.add("all", models["biased"])  # for which there is no place yet
+        assert "all" not in bank.resident
+    assert torch.equal(answer(bank, "all"), expected["biased"])
+    with bank.steering(["all"] * 3):
+        bank.add("all", models["shy"])
+        assert "all" in bank.resident
+    for name in ("attn", "wide"):
+        assert torch.equal(answer(bank, name), expected[name])
+        assert "all" in bank.resident
+    assert torch.equal(answer(bank, "all"), expected["shy"])
 
 
 def test_a_batch_keeps_what_it_began_with(models: dict[str, Any], expected: dict[str, Tensor]) -> None:
