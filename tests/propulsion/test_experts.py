@@ -549,6 +549,21 @@ def test_adapters_of_experts_come_and_go() -> None:
     assert torch.equal(result(model, inputs), alone["other"])
 
 
+def test_transformers_adds_and_deletes_adapters_of_experts() -> None:
+    model, inputs = tiny_model("mixtral", "lm"), batch("mixtral", "lm")
+    for number, name in enumerate(("one", "two")):
+        model.add_adapter(PropulsionConfig(target_modules="all"), name)
+        train_by_chance(model, name, seed=number)
+    expected = result(model, inputs)
+    stacked = [layer for name, layer in model.named_modules() if name.endswith("experts.down_proj")]
+    assert stacked
+    assert all(layer.in_features * layer.out_features == layer.get_base_layer().down_proj.numel() for layer in stacked)
+    model.delete_adapter("one")
+    assert expert_vectors(model, "two")
+    assert not expert_vectors(model, "one")
+    assert torch.equal(result(model, inputs), expected)
+
+
 def test_the_keys_of_a_state_say_which_experts_are_steered() -> None:
     model, inputs = steered_model("mixtral", "lm"), batch("mixtral", "lm")
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
