@@ -96,9 +96,10 @@ audit: $(INSTALLED)/bin/propulsion  ## ask for known vulnerabilities of what `ma
 coverage: $(STAMP)  ## run the whole suite and say which lines of src no test runs
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n $(WORKERS) --cov --cov-report=term-missing:skip-covered
 
-mutants: $(STAMP)  ## mutate the gains and the poolings, and list the mutants that no test notices (half an hour)
+mutants: $(STAMP)  ## mutate the gains and the poolings, and list the mutants that no test notices (half an hour, and Triton)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,kernels]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mutmut>=3.8,<4'
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/mutmut run
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/mutmut run
 	$(BIN)/mutmut results
 
 soak: $(STAMP)  ## 64 clients against a server while adapters come and go (ten minutes)

@@ -59,10 +59,8 @@ def on_pattern(pattern: str, names: Iterable[str], presets: Iterable[str]) -> st
 
 
 def on_blocks(numbers: Iterable[int | None]) -> str:
-    """A clause, with a leading space, that says which blocks there are; or nothing."""
+    """A clause, with a leading space, that says which blocks there are, of which there is one at least."""
     known = sorted(number for number in set(numbers) if number is not None)
-    if not known:
-        return ""
     is_whole = len(known) > 1 and known == list(range(known[0], known[-1] + 1))
     return f" Blocks are numbered {f'{known[0]} to {known[-1]}' if is_whole else ', '.join(map(str, known))}."
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from propulsion.config import PropulsionConfig
-from propulsion.errors import AdapterNameError, ConfigError, MergeError
+from propulsion.errors import ConfigError, MergeError
 from propulsion.gain import powers
 from propulsion.inference import fixed_gain, fixed_product
 from propulsion.initialization import initial_delta
 from propulsion.kernels import FEW, multiply
 from propulsion.merging import MergeableLayer, OriginalParameters
-from propulsion.mixed_batches import names_of_rows
+from propulsion.mixed_batches import names_of_rows, with_rows
 from propulsion.pooling import pool, steer
 from propulsion.upstream.peft_private import device_and_dtype, quantization_of
 from propulsion.upstream.torch_private import SUBMODULES, is_recorded, is_watched, may_change_inputs
@@ -223,12 +223,7 @@ class PropulsionLayer(SeeThrough, MergeableLayer):
         in_place = self._owns_output and not self._is_watched()
         if len(set(adapter_names)) == 1:
             return self._steer(output, known[0], in_place)
-        if x.dim() == 1 and output.dim() == 2 and len(x) != len(adapter_names):
-            output = output.unsqueeze(0)  # positions, the same for all rows
-        elif x.dim() < 2:
-            raise AdapterNameError(
-                f"A layer's input has the shape {tuple(x.shape)}, whose rows cannot be told: run one adapter at a time."
-            )
+        output = with_rows(output, x, adapter_names)
         names = names_of_rows(adapter_names, output)
         rows = torch.tensor([known.index(name) + 1 if name in known else 0 for name in names], device=output.device)
         after = axes_after(self.output_axis, output)

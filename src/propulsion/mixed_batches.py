@@ -153,6 +153,27 @@ def names_of_rows(adapter_names: Sequence[Named], output: Tensor) -> list[Named]
     )
 
 
+def with_rows(output: Tensor, x: Tensor, adapter_names: Sequence[object]) -> Tensor:
+    """A layer's output as rows of the batch, or as one row that stands for all: positions, which are looked up once.
+
+    Args:
+        output: The output.
+        x: What the layer has read.
+        adapter_names: What tells the adapter of each row of the batch.
+
+    Raises:
+        AdapterNameError: The layer has read a single vector or number.
+    """
+    if x.dim() > 1:
+        return output
+    if x.dim() == 1 and output.dim() == 2:
+        is_row_by_row = len(x) == len(adapter_names) and getattr(adapter_names, "tokens", 1) == 1
+        return output if is_row_by_row else output.unsqueeze(0)
+    raise AdapterNameError(
+        f"A layer's input has the shape {tuple(x.shape)}, whose rows cannot be told: run one adapter at a time."
+    )
+
+
 class Rows(Generic[Named]):
     """What tells the adapter of each row of the batch, as the modules of the model see it.
 

@@ -166,6 +166,13 @@ def test_an_adapter_of_another_base_model_is_refused(saved: Path) -> None:
     refused(saved, BaseModelError, "which this model lacks", tiny_model("bert", "cls"))
 
 
+def test_a_network_of_ones_own_that_was_built_anew_is_warned_of(tmp_path: Path) -> None:
+    own = [nn.Sequential(nn.Linear(4, 3)) for _ in range(2)]
+    get_peft_model(own[0], PropulsionConfig(target_modules=["0"])).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="trained on another base model"):
+        PeftModel.from_pretrained(own[1], tmp_path)
+
+
 def test_a_base_model_in_half_precision_is_the_same_model(saved: Path) -> None:
     PeftModel.from_pretrained(tiny_model("roberta", "cls").to(torch.bfloat16), saved)
 

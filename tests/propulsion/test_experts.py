@@ -290,6 +290,34 @@ def test_an_unknown_way_gets_scaled_weights(monkeypatch: pytest.MonkeyPatch) -> 
         by_sign(**inputs)
 
 
+@pytest.mark.parametrize(("axes", "fields"), [(2, {"num_vectors": 2, "init_noise": 0.1, "pooling": "max"}), (3, {})])
+def test_experts_may_be_numbered_by_integers(
+    axes: int, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_by_one(self: Any, tokens: Tensor, experts: Tensor, shares: Tensor) -> Tensor:
+        output = torch.zeros_like(tokens)
+        for expert in range(len(self.down_proj)):
+            rows, place = (experts == expert).nonzero(as_tuple=True)
+            x = tokens[rows].view(*[1] * (axes - 2), len(rows), -1)
+            gate, up = nn.functional.linear(x, self.gate_up_proj[expert]).chunk(2, -1)
+            y = nn.functional.linear(self.act_fn(gate) * up, self.down_proj[expert])
+            output.index_add_(0, rows, y.view(len(rows), -1) * shares[rows, place, None])
+        return output
+
+    monkeypatch.setitem(ALL_EXPERTS_FUNCTIONS._global_mapping, "batched_mm", one_by_one)
+    model, inputs = steered("mixtral", **fields), batch("mixtral")
+    expected = result(model, inputs)
+    assert relative_error(result(run_by(model, "batched_mm"), inputs), expected) < 1e-5
+
+
+def test_weights_that_are_not_there_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ALL_EXPERTS_FUNCTIONS._global_mapping, "hidden", hidden_forward)
+    experts = next(m for m in run_by(steered("mixtral"), "hidden").modules() if isinstance(m, SteeredExperts))
+    experts.base_layer.to("meta")
+    with pytest.raises(LayerError, match="offloaded, sharded or quantized"):
+        experts(torch.zeros(2, 32), torch.zeros(2, 1).long(), torch.ones(2, 1))
+
+
 def test_operations_that_are_not_products_get_scaled_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def odd(self: Any, *args: Any) -> Tensor:
         weight = torch.cat([self.down_proj]).mT.contiguous()
@@ -506,6 +534,36 @@ def test_hotswap_weighted_and_disabled(tmp_path: Path) -> None:
     assert torch.equal(result(model, inputs), result(other, inputs))
 
 
+def test_adapters_of_experts_come_and_go() -> None:
+    model, inputs = steered("mixtral"), batch("mixtral")
+    add_other(model)
+    alone = each_alone(model, inputs)
+    model.set_adapter("default")
+    assert torch.equal(result(model, inputs, adapter_names=["default"] * 3), alone["default"])
+    model.merge_adapter()
+    with model.disable_adapter():
+        assert torch.equal(result(model, inputs), alone["__base__"])
+    model.set_adapter("other")
+    model.delete_adapter("default")
+    assert not expert_vectors(model)
+    assert torch.equal(result(model, inputs), alone["other"])
+
+
+def test_transformers_adds_and_deletes_adapters_of_experts() -> None:
+    model, inputs = tiny_model("mixtral", "lm"), batch("mixtral", "lm")
+    for number, name in enumerate(("one", "two")):
+        model.add_adapter(PropulsionConfig(target_modules="all"), name)
+        train_by_chance(model, name, seed=number)
+    expected = result(model, inputs)
+    stacked = [layer for name, layer in model.named_modules() if name.endswith("experts.down_proj")]
+    assert stacked
+    assert all(layer.in_features * layer.out_features == layer.get_base_layer().down_proj.numel() for layer in stacked)
+    model.delete_adapter("one")
+    assert expert_vectors(model, "two")
+    assert not expert_vectors(model, "one")
+    assert torch.equal(result(model, inputs), expected)
+
+
 def test_the_keys_of_a_state_say_which_experts_are_steered() -> None:
     model, inputs = steered_model("mixtral", "lm"), batch("mixtral", "lm")
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -585,3 +643,14 @@ def test_a_gain_of_zero_has_its_gradient() -> None:
         scale_by_expert(output.detach() * 1, vector, experts, in_place).sum().backward()
         found.append(vector.grad)
     torch.testing.assert_close(found[1], found[0])
+
+
+def test_the_product_under_transformations_is_the_formula() -> None:
+    output, z = (tensor.detach() for tensor in product_inputs())
+    experts, tangents = (3, 0, 1, 2), (torch.ones_like(output), torch.ones_like(z))
+    found = [
+        torch.func.jvp(lambda v, s, product=product: product(v * 1, s, experts, degree=3), (output, z), tangents)
+        for product in (scale_by_expert, scale_by_expert_reference)
+    ]
+    torch.testing.assert_close(found[0], found[1])
+    assert found[0][1].any()

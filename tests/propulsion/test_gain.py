@@ -163,6 +163,7 @@ def test_the_gain_is_a_power() -> None:
     expected = torch.stack([(1 + delta[0]) ** 3, torch.ones(7, dtype=torch.float64)])
     torch.testing.assert_close(gain(delta, [3, 0]), expected)
     torch.testing.assert_close(gain(delta.bfloat16(), [2, 2]), (1 + delta.bfloat16().float()) ** 2)
+    assert gain(delta.to("meta"), [3, 0]).is_meta
 
 
 @settings(max_examples=60, deadline=None)
@@ -289,6 +290,14 @@ def test_frozen_gains_keep_no_activations() -> None:
         assert saved_bytes(lambda in_place=in_place: scale(fresh(output), torch.ones(32), in_place)) <= 32 * 4
 
 
+@both_paths
+@pytest.mark.parametrize("degree", [0, 1, 3])
+def test_frozen_gains_hand_the_gradient_on(degree: int, in_place: bool) -> None:
+    output, z, grad = random(4, 6, seed=1).requires_grad_(), random(6, seed=2), random(4, 6, seed=3)
+    scale(fresh(output), z, in_place, degree=degree).backward(grad)
+    torch.testing.assert_close(output.grad, grad * z**degree)
+
+
 def test_backward_does_not_change_the_gradient_that_it_was_given() -> None:
     output, gains, grad = random(4, 6).requires_grad_(), 1 + random(6, seed=2), random(4, 6, seed=3)
     before = grad.clone()
@@ -296,13 +305,25 @@ def test_backward_does_not_change_the_gradient_that_it_was_given() -> None:
     assert torch.equal(grad, before)
 
 
+@both_paths
+@pytest.mark.parametrize("degree", [1, 3])
+def test_without_gradients_the_product_is_the_same(degree: int, in_place: bool) -> None:
+    output, z = random(3, 4, 5, seed=1), 1 + 0.2 * random(5, seed=2)
+    given = output.clone()
+    with torch.no_grad():
+        result = scale(given, z, in_place, degree=degree)
+    torch.testing.assert_close(result, output * z**degree)
+    assert torch.equal(given, result if in_place else output)
+    assert (result.data_ptr() == given.data_ptr()) is in_place
+
+
 # Under transformations, and in models.
 
 
 def test_vmap_and_jvp_take_the_formula() -> None:
     output, gains = random(3, 4, 5, seed=1), random(3, 5, seed=2)
-    expected = scale_reference(output, gains.unsqueeze(1))
-    torch.testing.assert_close(torch.func.vmap(lambda v, s: scale(v, s, True))(output, gains), expected)
+    expected = output * gains.unsqueeze(1) ** 3
+    torch.testing.assert_close(torch.func.vmap(lambda v, s: scale(v, s, True, degree=3))(output, gains), expected)
     tangents = random(3, 4, 5, seed=3), random(3, 5, seed=4)
     for product in (scale_reference, lambda v, s: scale(v, s, True)):
         _, tangent = torch.func.jvp(lambda v, s, p=product: p(fresh(v), s.unsqueeze(1)), (output, gains), tangents)
@@ -452,6 +473,15 @@ def test_what_can_be_looked_up_is_not_kept() -> None:
     assert all(layer._lookup(torch.zeros(1), torch.zeros(1).long()) is not None for layer in layers(model))
     next(layers(model)).base_layer.register_forward_hook(lambda module, args, output: output + 1)  # noise, say
     assert next(layers(model))._lookup(torch.zeros(1), torch.zeros(1).long()) is None
+
+
+def test_ids_that_a_hook_changes_are_those_of_the_gradient() -> None:
+    model = steered_model("roberta", target_modules="embedding").train()
+    layer, ids = next(layers(model)), torch.tensor([[1, 2]])
+    delta = layer.propulsion_delta["default"].weight
+    expected = torch.autograd.grad(layer(ids + 3).sum(), delta)
+    layer.base_layer.register_forward_pre_hook(lambda module, args: (args[0] + 3,))
+    torch.testing.assert_close(torch.autograd.grad(layer(ids).sum(), delta), expected)
 
 
 def test_ids_may_change_between_forward_and_backward() -> None:

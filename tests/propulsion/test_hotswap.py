@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,15 @@ def test_what_computes_the_same_fits_however_it_is_said(
     assert torch.equal(result(model, batch("roberta")), expected)
     model.add_adapter("second", config(**another))
     model.add_weighted_adapter(["default", "second"], [0.5, 0.5], "both")
+
+
+def test_vectors_of_another_size_are_not_swapped_in(tmp_path: Path) -> None:
+    narrow = get_peft_model(tiny_model("roberta", "cls", hidden_size=16), config())
+    narrow.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_fingerprint": None}))
+    model, inputs = steered_model("roberta"), batch("roberta")
+    expected = result(model, inputs)
+    with pytest.raises(BaseModelError, match="has the shape"):
+        hotswap_adapter(model, str(tmp_path))
+    assert torch.equal(result(model, inputs), expected)

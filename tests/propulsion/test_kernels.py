@@ -6,6 +6,8 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from propulsion import kernels, triton_kernels
-from propulsion.gain import scale, scale_reference
+from propulsion.gain import NEARLY_ZERO, scale, scale_reference
 from tests.propulsion.steered import relative_error
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -42,6 +44,11 @@ def example(shape: tuple[int, ...], gain_shape: tuple[int, ...], dtype: torch.dt
     gains = 1 + 0.3 * torch.randn(gain_shape, generator=generator)
     values, grad = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
     return values, grad, gains
+
+
+def take_all_on_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    if INTERPRETED:  # whose tensors are on the CPU
+        monkeypatch.setattr(triton_kernels, "suits", lambda values, z: triton_kernels._rows(values, z) is not None)
 
 
 def assert_rounded(actual: Tensor, expected: Tensor) -> None:
@@ -180,11 +187,12 @@ def test_a_step_on_triton_is_that_of_the_formula(
 ) -> None:
     values, grad, z = (tensor.to(DEVICE) for tensor in example(*SHAPES["linear"], dtype))
     z = (1 + (z - 1) / 10).requires_grad_(trains)
-    if INTERPRETED:  # whose tensors are on the CPU
-        monkeypatch.setattr(triton_kernels, "suits", lambda values, z: triton_kernels._rows(values, z) is not None)
+    take_all_on_triton(monkeypatch)
     assert triton_kernels.suits(values, z)
     leaf = values.clone().requires_grad_()
-    result = scale(leaf * 1, z, in_place, None, 15)
+    owned = leaf * 1
+    result = scale(owned, z, in_place, None, 15)
+    assert (result.data_ptr() == owned.data_ptr()) == (in_place and dtype in NEARLY_ZERO)
     result.backward(grad)
     other, z_double = values.double().requires_grad_(), z.detach().double().requires_grad_()
     expected = scale_reference(other, z_double, 15)
@@ -194,6 +202,23 @@ def test_a_step_on_triton_is_that_of_the_formula(
     for own, exact in [*pairs, (z.grad, z_double.grad)] if trains else pairs:
         assert relative_error(own.double(), exact) < close
     assert trains or z.grad is None
+
+
+@on_triton
+@pytest.mark.parametrize("in_place", [True, False])
+def test_second_derivatives_on_triton_are_those_of_the_formula(in_place: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, grad, z = (tensor.to(DEVICE) for tensor in example(*SHAPES["rows"], torch.float32))
+    z.view(-1)[0] = 0.0
+    take_all_on_triton(monkeypatch)
+
+    def second(product: Callable[..., Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+        v, s, dy = (tensor.to(dtype, copy=True).requires_grad_() for tensor in (values, z, grad))
+        (first,) = torch.autograd.grad(product(v * 1, s, degree=2), s, dy, create_graph=True)
+        return torch.autograd.grad(first.sum(), (v, s, dy))
+
+    expected = second(scale_reference, torch.float64)
+    for own, exact in zip(second(partial(scale, in_place=in_place), torch.float32), expected, strict=True):
+        assert relative_error(own.double(), exact) < 1e-5
 
 
 @pytest.mark.parametrize("capability", [80, 90])

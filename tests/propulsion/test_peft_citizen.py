@@ -240,6 +240,14 @@ def test_weighted_adapters(kind: str) -> None:
     assert relative_error(result(model, inputs), expected) < 1e-6
 
 
+def test_weights_that_give_no_numbers_are_refused() -> None:
+    model = steered_model("roberta", task_type=None)
+    with pytest.raises(ConfigError, match="vectors that are not finite"):
+        model.add_weighted_adapter(["default"], [1e300], "huge")
+    assert "huge" not in model.peft_config
+    assert all("huge" not in layer.propulsion_delta for layer in layers(model))
+
+
 def test_weighted_biases_add_up() -> None:
     fields = {"task_type": None, "train_bias": True}
     model = steered_model("roberta", **fields)

@@ -13,6 +13,7 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -436,3 +437,8 @@ def test_an_adapter_loads_onto_a_model_without_the_head_that_it_left_alone(tmp_p
     other = tiny_model("gpt2", "cls")
     other.transformer.load_state_dict(tiny_model("gpt2", "lm").transformer.state_dict())
     PeftModel.from_pretrained(other, tmp_path)
+
+
+def test_pefts_placeholder_steers_nothing_yet() -> None:
+    model = get_peft_model(tiny_model("roberta", "cls"), config(target_modules=DUMMY_TARGET_MODULES))
+    assert not [name for name, _ in model.named_parameters() if "propulsion_delta" in name]

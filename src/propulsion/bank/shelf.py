@@ -111,7 +111,7 @@ class Shelf:
             self._host_bytes += entry.bytes
             if self._has_place():
                 self._bring(entry)
-            elif entry.pinned:
+            elif entry.pinned and any(other not in self._held for other in self._on_device):
                 self._evict()
                 self._bring(entry)
             self._spill()

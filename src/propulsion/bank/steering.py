@@ -24,7 +24,7 @@ from propulsion.gain import reads_the_program
 from propulsion.kernels import FEW, multiply
 from propulsion.layer_kinds import kind_of
 from propulsion.layers import axes_after
-from propulsion.mixed_batches import Rows, entries, names_of_rows, run_by_adapter
+from propulsion.mixed_batches import Rows, entries, names_of_rows, run_by_adapter, with_rows
 from propulsion.pooling import steer
 from propulsion.targets import leaves_outputs_alone
 from propulsion.upstream.torch_private import is_watched_by_others
@@ -235,8 +235,8 @@ class Steering:
         if self._layers[name] is not layer:
             return None
         batch = found[1]
-        if args and not batch.is_alike and args[0].dim() < 2:
-            output = self._of_positions(batch, args[0], output)
+        if args and not batch.is_alike:
+            output = with_rows(output, args[0], batch.rows)
         gain, negative, bias = batch.parts(name, output, axes_after(axis, output))
         assert gain is not None
         if bias is not None:
@@ -248,16 +248,6 @@ class Steering:
         if torch.is_grad_enabled() or reads_the_program() or (in_place and not output.is_contiguous()):
             return steer(output, gain.unsqueeze(0))
         return multiply(output, gain, out=output if in_place else None)
-
-    def _of_positions(self, batch: Batch, x: Tensor, output: Tensor) -> Tensor:
-        """One row for all, as positions are looked up."""
-        if x.dim() == 1 and output.dim() == 2 and len(x) != len(batch.rows):
-            return output.unsqueeze(0)
-        if x.dim() == 1 and output.dim() == 2:
-            return output
-        raise AdapterNameError(
-            f"A layer's input has the shape {tuple(x.shape)}, whose rows cannot be told: run one adapter at a time."
-        )
 
     def _score(self, name: str, head: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         batch = self._batch()

@@ -10,14 +10,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from peft import get_peft_model
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
-from propulsion import AdapterBank
+from propulsion import AdapterBank, PropulsionConfig
 from propulsion.bank import steering
-from propulsion.errors import AdapterNameError, ConfigError
+from propulsion.errors import AdapterNameError, ConfigError, LayerError
 from tests.propulsion.bank.adapters import VARIETY, adapter, alone, saved, various
-from tests.propulsion.steered import batch, result
+from tests.propulsion.steered import batch, result, train_by_chance
 from tests.tiny_models import tiny_model
 
 NAMES = ["__base__", *VARIETY]
@@ -262,3 +263,81 @@ def test_rows_in_an_order_of_the_models_own_are_refused() -> None:
     with pytest.raises(AdapterNameError, match="Guided generates with 4 rows, in an order of its own"):
         bank.generate(ids, adapter_names=["one", "__base__"])
     assert bank.generate(ids, adapter_names=["one", "one"]).shape[0] == 4  # whichever rows they are
+
+
+def test_a_closed_bank_leaves_a_patched_forward_in_its_place() -> None:
+    base, model = tiny_model("deberta-v3"), adapter("deberta-v3")
+    inputs, expected = cast(batch("deberta-v3"), torch.float32), result(base, batch("deberta-v3"))
+    first, second = (m for m in base.modules() if type(m).__name__ == "DisentangledSelfAttention")
+    patched = first.forward = copy.copy(first.forward)
+    bank = AdapterBank(base)
+    bank.add("one", model)
+    assert torch.equal(rows_of(bank(**inputs, adapter_names=["one"] * 3)), result(model, inputs))
+    bank.close()
+    assert first.forward is patched
+    assert "forward" not in vars(second)
+    assert torch.equal(result(base, inputs), expected)
+
+
+class Reader(nn.Module):
+    """Embeds, and reads with a network that gives a tensor or a tuple or a dictionary; then means, for each row."""
+
+    def __init__(self, wrap: Any = lambda output: output) -> None:
+        super().__init__()
+        self.embed, self.head, self.mean = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.head.register_forward_hook(lambda module, args, output: wrap(output))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        self.head(self.embed(input_ids))
+        return self.mean(self.embed(input_ids).mean(1))
+
+
+def test_layers_whose_rows_cannot_be_told_are_refused() -> None:
+    base = Reader()
+    model = get_peft_model(copy.deepcopy(base), PropulsionConfig(target_modules=["embed", "mean"]))
+    bank, ids = AdapterBank(base), torch.ones(2, 6).long()
+    bank.add("one", model)
+    with pytest.raises(AdapterNameError, match="tokens cannot be told"):
+        bank(input_ids=ids, adapter_names=[["one"] * 6, ["__base__"] * 6])
+    bank, model = bank_and_model(nn.Sequential(nn.Linear(4, 4)))
+    for run in (bank, model):
+        with pytest.raises(AdapterNameError, match="whose rows cannot be told"):
+            run(torch.randn(4), adapter_names=["default", "__base__"] * 2)
+
+
+def bank_and_model(base: nn.Module) -> tuple[AdapterBank, nn.Module]:
+    model = get_peft_model(copy.deepcopy(base), PropulsionConfig(target_modules=["0"])).eval()
+    train_by_chance(model)
+    bank = AdapterBank(base.eval())
+    bank.add("default", model)
+    return bank, model
+
+
+def test_rows_may_be_single_tokens() -> None:
+    bank, model = bank_and_model(nn.Sequential(nn.Embedding(7, 4)))
+    ids = torch.tensor([5, 2])
+    for run in (bank, model):
+        mixed = run(ids, adapter_names=["default", "__base__"])
+        assert torch.equal(mixed, torch.stack([model(ids)[0], bank.base_model(ids)[1]]))
+
+
+def test_whole_modules_that_give_other_than_a_tensor_are_refused() -> None:
+    base = Reader(lambda output: {"output": output})
+    model = get_peft_model(copy.deepcopy(base), PropulsionConfig(target_modules=["mean"], modules_to_save=["head"]))
+    bank, ids, names = AdapterBank(base), torch.ones(2, 6).long(), ["default", "__base__"]
+    bank.add("default", model)
+    with pytest.raises(LayerError, match="gives more than one tensor"):
+        bank(input_ids=ids, adapter_names=names)
+    with pytest.raises(LayerError, match="dict cannot be split by adapter"):
+        model.eval()(input_ids=ids, adapter_names=names)
+
+
+def test_as_many_rows_as_positions_are_not_taken_for_each_other() -> None:
+    """Whisper's encoder looks its positions up once, for all rows."""
+    models = {"default": adapter("whisper")}
+    positions = tiny_model("whisper").config.max_source_positions
+    bank, names = bank_of("whisper", models), ["default", "__base__"] * (positions // 2)
+    inputs = cast(batch("whisper", batch=positions), torch.float32)
+    expected = torch.cat(alone(models, names, tiny_model("whisper"), inputs))
+    for run in (bank, models["default"]):
+        torch.testing.assert_close(rows_of(run(**inputs, adapter_names=names)), expected)

@@ -72,6 +72,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "cut off": (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-100]), AdapterFileError, "damaged"),
     "empty": (lambda f: (f / WEIGHTS).write_bytes(b""), AdapterFileError, "damaged"),
     "pickled": (pickled, AdapterFileError, "only adapter_model.safetensors is read"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), AdapterFileError, "has no adapter_model.safetensors"),
     "a vector less": (tensors(lambda s: s.pop(vector(s))), AdapterFileError, "no vector"),
     "a head's part less": (tensors(lambda s: s.pop(head(s))), BaseModelError, "out_proj.weight"),
     "a vector more": (
@@ -161,6 +162,8 @@ def test_targets_that_are_no_presets(targets: Any, tmp_path: Path) -> None:
     model, bank = adapter("roberta", target_modules=targets), AdapterBank(tiny_model("roberta"))
     inputs = {key: value for key, value in batch("roberta").items() if key != "labels"}
     model.save_pretrained(tmp_path / "one")
+    if targets is None:  # PEFT writes what it has made of it
+        settings(target_modules=None)(tmp_path / "one")
     bank.load(tmp_path / "one")
     bank.load(tmp_path / "one", "again")
     assert torch.equal(bank(**inputs, adapter_names=["one", "again", "one"]).logits, model(**inputs).logits)
@@ -251,3 +254,21 @@ def test_an_embedding_that_was_trained_whole_is_refused(tmp_path: Path) -> None:
     for read in (lambda: bank.load(tmp_path / "one"), lambda: bank.add("one", model)):
         with pytest.raises(LayerError, match="the embedding transformer"):
             read()
+
+
+def test_a_head_that_the_base_model_lacks_is_refused(tmp_path: Path) -> None:
+    base = tiny_model("roberta", "lm")
+    base.roberta.load_state_dict(tiny_model("roberta").roberta.state_dict())
+    model, bank = adapter("roberta"), AdapterBank(base)
+    model.save_pretrained(tmp_path / "one")
+    for read in (lambda: bank.load(tmp_path / "one"), lambda: bank.add("one", model)):
+        with pytest.raises(BaseModelError, match="classifier"):
+            read()
+    assert not bank.names
+
+
+def test_an_adapter_without_one_of_its_biases_is_refused(tmp_path: Path) -> None:
+    adapter("roberta", train_bias=True).save_pretrained(tmp_path / "one")
+    tensors(lambda s: s.pop(next(key for key in s if "propulsion_bias" in key)))(tmp_path / "one")
+    with pytest.raises(AdapterFileError, match="no bias for"):
+        AdapterBank(tiny_model("roberta")).load(tmp_path / "one")

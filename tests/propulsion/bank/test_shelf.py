@@ -58,6 +58,9 @@ def test_adapters_come_back_as_they_were(
             assert name in bank.resident
     assert len(bank.resident) <= limits.get("capacity", len(models))
     assert bank.names == [*models]
+    assert len(bank) == len(models)
+    assert "wide" in bank
+    assert "narrow" not in bank
 
 
 def test_the_least_recently_used_leaves(models: dict[str, Any]) -> None:
@@ -99,6 +102,33 @@ def test_files_on_disk_go_with_the_bank(models: dict[str, Any], expected: dict[s
     del bank
     gc.collect()
     assert not folder.exists()
+
+
+def test_a_file_that_has_gone_takes_no_place(models: dict[str, Any], expected: dict[str, Tensor]) -> None:
+    bank = fill(models, capacity=2, host_budget=0)
+    folder = Path(bank._shelf._folder.name)
+    bank._shelf.entries["signed"].file.unlink()
+    with pytest.raises(FileNotFoundError):
+        answer(bank, "wide", "signed", "wide")
+    assert torch.equal(answer(bank, "biased", "shy", "shy")[1], expected["shy"][1])
+    bank.close()
+    assert not folder.exists()
+
+
+def test_a_pinned_adapter_stays_so_when_it_is_replaced(models: dict[str, Any], expected: dict[str, Tensor]) -> None:
+    bank = fill({name: models[name] for name in ("all", "attn", "wide")}, capacity=2)
+    bank.pin("all", True)
+    with bank.steering(["all", "attn", "all"]):
+        bank.add("all", models["biased"])  # for which there is no place yet
+        assert "all" not in bank.resident
+    assert torch.equal(answer(bank, "all"), expected["biased"])
+    with bank.steering(["all"] * 3):
+        bank.add("all", models["shy"])
+        assert "all" in bank.resident
+    for name in ("attn", "wide"):
+        assert torch.equal(answer(bank, name), expected[name])
+        assert "all" in bank.resident
+    assert torch.equal(answer(bank, "all"), expected["shy"])
 
 
 def test_a_batch_keeps_what_it_began_with(models: dict[str, Any], expected: dict[str, Tensor]) -> None:
@@ -247,6 +277,24 @@ class Machine(RuleBasedStateMachine):
         assert {*shelf._in_host} == {entry for entry in shelf.entries.values() if entry.values is not None}
         if shelf._host_budget is not None:
             assert held <= shelf._host_budget
+
+
+def test_a_wider_adapter_leaves_fewer_places_when_their_users_are_done() -> None:
+    shelf = AdapterBank(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)), device_budget=200)._shelf
+    narrow = (Column("a", "gain", 3),)
+    wide = tuple(Column(layer, part, size) for layer, size in LAYERS.items() for part in PARTS)
+    for number in range(4):
+        shelf.put(f"{number}", Adapter(narrow, torch.full((3,), float(number)), {}, None))
+    with shelf.in_use([f"{number}" for number in range(4)]):
+        thread = threading.Thread(target=lambda: shelf.put("wide", Adapter(wide, torch.full((15,), 9.0), {}, None)))
+        thread.start()
+        assert len(shelf.resident) == 4
+    thread.join()
+    assert shelf.table.rows == shelf.limit == 2
+    for name, value in [*((f"{number}", float(number)) for number in range(4)), ("wide", 9.0)]:
+        with shelf.in_use([name]) as (entry,):
+            begin, end = shelf.table.columns["a", "gain"]
+            assert shelf.table.values[entry.row, begin:end].tolist() == [value] * 3
 
 
 @pytest.mark.parametrize(

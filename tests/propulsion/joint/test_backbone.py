@@ -119,6 +119,17 @@ def test_as_many_rows_as_tokens_are_not_taken_for_positions() -> None:
     assert_alike(together(models, batches), wanted)
 
 
+def test_what_one_of_them_trains_whole_is_its_own() -> None:
+    models = [
+        make("bert", "cls", 0, **VARIANTS[0]),
+        make("bert", "cls", 1, target_modules="attn", modules_to_save=["pooler"]),
+    ]
+    batches = [batch("bert", "cls", number, 2) for number in range(2)]
+    wanted = [alone(model, inputs) for model, inputs in zip(models, batches, strict=True)]
+    assert_alike(together(models, batches), wanted)
+    assert why_apart([Member(model) for model in models]) is None
+
+
 def test_what_waits_for_its_head_gets_no_gradient_and_others_do() -> None:
     models = [make("bert", "cls", number, **VARIANTS[0]) for number in range(2)]
     for parameter in Member(models[0]).trained:
@@ -147,6 +158,17 @@ def apart(change: Callable[[nn.Module], object], **config: Any) -> str | None:
     return why_apart([Member(model) for model in models])
 
 
+def activate_two(model: nn.Module) -> None:
+    model.add_adapter("other", PropulsionConfig(target_modules="attn", task_type="SEQ_CLS"))
+    model.base_model.active_adapter = ["default", "other"]
+
+
+def models_of_depths() -> list[nn.Module]:
+    bases = [tiny_model("bert", "cls") for _ in range(2)]
+    del bases[1].bert.encoder.layer[1]
+    return [get_peft_model(base, PropulsionConfig(target_modules="all")) for base in bases]
+
+
 def test_what_cannot_be_trained_together_is_told() -> None:
     assert apart(lambda model: None) is None
     inner = "bert.encoder.layer.0.attention.self"
@@ -159,6 +181,12 @@ def test_what_cannot_be_trained_together_is_told() -> None:
     assert "another way" in str(apart(lambda m: m.get_parameter(weight).requires_grad_(True)))
     assert "merged" not in str(apart(lambda m: m.merge_adapter()))
     assert "row by row" in str(apart(lambda m: m.merge_adapter()))
+    assert "checkpointing" in str(apart(lambda m: m.gradient_checkpointing_enable()))
+    assert "more than one active" in str(apart(activate_two))
+    others = [get_peft_model(tiny_model("roberta", "cls"), PropulsionConfig(target_modules="all")), *models_of_depths()]
+    assert "RobertaModel is no BertModel" in str(why_apart([Member(others[1]), Member(others[0])]))
+    share_frozen(others[2], others[1])
+    assert "one of them lacks encoder.layer.1" in str(why_apart([Member(model) for model in others[1:]]))
     assert "no backbone" in str(why_apart([Member(nn.Linear(2, 2))]))
     assert "two sequences" in str(why_apart([Member(tiny_model("bart", "cls"))]))
     with pytest.raises(LayerError, match="one batch: BertModel"):
