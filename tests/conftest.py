@@ -24,6 +24,12 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from tests.sentences import BAD, FILLER, GOOD
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: what comes last has to be short, or one worker waits for another."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+
+
 def pytest_collection_finish() -> None:
     """Leave what is there for good out of all later garbage collections.
 
