@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -19,12 +21,35 @@ from propulsion_tools.compare.run_folders import FAILURE_FILE, LOG_FILE, Failure
 from propulsion_tools.errors import RunsFailedError
 from propulsion_tools.records import RECORD_FILE, RunRecord, RunSpec
 from propulsion_tools.records.options import DemoOptions
+from propulsion_tools.training.run import train
 from tests.grids import MakeGrid
 
 
 @pytest.fixture
 def spec(make_grid: MakeGrid) -> RunSpec:
     return all_results(make_grid())[0].final[0][0].spec
+
+
+def packages() -> set[str]:
+    """What has been imported, beside the standard library."""
+    return {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names
+
+
+def note_imports(spec: RunSpec, file: Path) -> None:
+    before = packages()
+    train(spec)
+    file.write_text(" ".join(sorted(packages() - before)))
+
+
+@pytest.mark.slow
+def test_a_run_imports_no_package_that_others_import_too(spec: RunSpec, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["propulsion_tools.compare.preload"])
+    run = replace(spec, method="propulsion", output_dir=str(tmp_path / "run"))
+    process = context.Process(target=note_imports, args=(run, tmp_path / "imported"))
+    process.start()
+    process.join()
+    assert (tmp_path / "imported").read_text() == ""
 
 
 @pytest.mark.slow

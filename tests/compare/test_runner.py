@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -147,15 +146,16 @@ def test_local_processes_are_killed_with_the_grid_and_lose_only_what_was_running
     words = {"methods": ["head"], "tasks": ["text-classification"], "seeds": [1, 2, 3], "settings": dict(grid.settings)}
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump({**words, "output_dir": grid.output_dir}))
-    process = subprocess.Popen([sys.executable, "-m", "propulsion", "compare", str(file), "--jobs", "1"])
+    process = psutil.Popen([sys.executable, "-m", "propulsion", "compare", str(file), "--jobs", "1"])
     while not (records := list(tmp_path.glob("runs/*/record.json"))):
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
+    started = process.children(recursive=True)
+    process.kill()
     process.wait()
     written = {path: path.stat().st_mtime_ns for path in records}
-    time.sleep(3.0)
-    assert set(tmp_path.glob("runs/*/record.json")) == written.keys()  # nothing goes on in the dark
+    assert psutil.wait_procs(started, timeout=60)[1] == []  # nothing goes on in the dark
+    assert set(tmp_path.glob("runs/*/record.json")) == written.keys()
     with GridProgress(grid, 1) as progress:
         results = run_grid(grid, LocalProcesses(2), progress)
     assert len(results[0].records) == 3

@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from peft import (
+    PEFT_TYPE_TO_CONFIG_MAPPING,
     AutoPeftModelForSequenceClassification,
     PeftConfig,
     PeftModel,
@@ -40,13 +41,10 @@ def test_registering_twice_changes_nothing() -> None:
     assert PEFT_TYPE_TO_TUNER_MAPPING[PeftType.PROPULSION] is PropulsionModel
 
 
-def test_gives_way_to_a_peft_that_has_the_method_itself() -> None:
-    program = (
-        "import peft; from propulsion import register; from peft.mapping import *;"
-        "PEFT_TYPE_TO_CONFIG_MAPPING['PROPULSION'] = dict; register();"
-        "assert PEFT_TYPE_TO_CONFIG_MAPPING['PROPULSION'] is dict"
-    )
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == 0
+def test_gives_way_to_a_peft_that_has_the_method_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PEFT_TYPE_TO_CONFIG_MAPPING, PeftType.PROPULSION, PeftConfig)
+    propulsion.register()
+    assert PEFT_TYPE_TO_CONFIG_MAPPING[PeftType.PROPULSION] is PeftConfig
 
 
 def test_only_vectors_and_head_are_trained_and_saved() -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
 import pytest
 import tokenizers
 import torch
+import torch.distributed as dist
+from peft.utils.other import fsdp_auto_wrap_policy
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from propulsion import PropulsionConfig
+from tests.processes import together
 from tests.propulsion.steered import batch, config, layers, relative_error, result, steered_model
 from tests.tiny_models import tiny_inputs, tiny_model
 
@@ -142,39 +144,30 @@ def test_autocast_steers_what_autocast_computes() -> None:
     assert all(layer.propulsion_delta["default"].weight.grad.dtype == torch.float32 for layer in layers(model))
 
 
-PROGRAM = """
-import os, sys, torch, torch.distributed as dist
-from tests.propulsion.steered import batch, steered_model
-torch.set_num_threads(1)
-rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-model = steered_model("roberta").double()
-inputs = {key: value[rank::world] for key, value in batch("roberta", batch=4).items()}
-trained = model
-if world > 1:
-    dist.init_process_group("gloo")
-    trained = torch.nn.parallel.DistributedDataParallel(model)
-optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-for _ in range(3):
-    trained(**inputs).loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-if rank == 0:
-    torch.save({name: p for name, p in model.named_parameters() if p.requires_grad}, sys.argv[1])
-if world > 1:
-    dist.destroy_process_group()
-"""
+def trained_together(file: Path) -> None:
+    """Three steps of each process on its rows of a batch; the first writes what they have made."""
+    rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    model = steered_model("roberta").double()
+    inputs = {key: value[rank::world] for key, value in batch("roberta", batch=4).items()}
+    trained: nn.Module = model
+    if world > 1:
+        dist.init_process_group("gloo")
+        trained = nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(3):
+        trained(**inputs).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    if rank == 0:
+        torch.save({name: p for name, p in model.named_parameters() if p.requires_grad}, file)
+    if world > 1:
+        dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    (tmp_path / "program.py").write_text(PROGRAM)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    for name, start in {"one": [sys.executable], "two": launch}.items():
-        command = [*start, str(tmp_path / "program.py"), str(tmp_path / name)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+    trained_together(tmp_path / "one")
+    together(trained_together, tmp_path / "two")
     one, two = torch.load(tmp_path / "one"), torch.load(tmp_path / "two")
     assert one.keys() == two.keys()
     for name, parameter in one.items():
@@ -198,44 +191,34 @@ def test_trl_takes_a_trained_adapter_as_its_reference(tmp_path: Path) -> None:
     assert losses == [pytest.approx(math.log(2), abs=1e-4)]
 
 
-FSDP_PROGRAM = """
-import sys
-import torch
-from peft.utils.other import fsdp_auto_wrap_policy
-from torch.distributed.fsdp import FullyShardedDataParallel
-from tests.propulsion.steered import batch, steered_model
-
-torch.distributed.init_process_group("gloo")
-fields = {"target_modules": "all", "train_bias": True}
-alone, inputs = steered_model("bert", **fields).train(), batch("bert", batch=4)
-expected = alone(**inputs).loss
-model = steered_model("bert", **fields).train()
-sharded = FullyShardedDataParallel(
-    model, auto_wrap_policy=fsdp_auto_wrap_policy(model), use_orig_params=sys.argv[1] == "True",
-    device_id=torch.device("cpu"),
-)
-loss = sharded(**inputs).loss
-loss.backward()
-torch.testing.assert_close(loss, expected)
-total = sum(p.grad.square().sum() for p in sharded.parameters() if p.requires_grad and p.grad is not None)
-torch.distributed.all_reduce(total)
-expected.backward()
-wanted = sum(p.grad.square().sum() for p in alone.parameters() if p.grad is not None)
-torch.testing.assert_close(total, wanted, rtol=1e-4, atol=0)
-torch.distributed.destroy_process_group()
-"""
+def sharded(use_orig_params: bool) -> None:
+    """A step of a model whose parameters two processes share, against the same step of a whole one."""
+    dist.init_process_group("gloo")
+    fields = {"target_modules": "all", "train_bias": True}
+    alone, inputs = steered_model("bert", **fields).train(), batch("bert", batch=4)
+    expected = alone(**inputs).loss
+    model = steered_model("bert", **fields).train()
+    shared = FullyShardedDataParallel(
+        model,
+        auto_wrap_policy=fsdp_auto_wrap_policy(model),
+        use_orig_params=use_orig_params,
+        device_id=torch.device("cpu"),
+    )
+    loss = shared(**inputs).loss
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    total = sum(p.grad.square().sum() for p in shared.parameters() if p.requires_grad and p.grad is not None)
+    dist.all_reduce(total)
+    expected.backward()
+    wanted = sum(p.grad.square().sum() for p in alone.parameters() if p.grad is not None)
+    torch.testing.assert_close(total, wanted, rtol=1e-4, atol=0)
+    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("use_orig_params", [True, False])
-def test_sharded_parameters_have_the_gradients_of_whole_ones(use_orig_params: bool, tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}", "OMP_NUM_THREADS": "1"}
-    (tmp_path / "program.py").write_text(FSDP_PROGRAM)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*launch, str(tmp_path / "program.py"), str(use_orig_params)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_sharded_parameters_have_the_gradients_of_whole_ones(use_orig_params: bool) -> None:
+    together(sharded, use_orig_params)
 
 
 def test_a_replica_of_data_parallel_computes_the_same() -> None:

@@ -41,19 +41,25 @@ def finished(tiny_model: Path, data_dir: Path, tmp_path_factory: pytest.TempPath
     return grid, write_report(grid, all_results(grid))
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as opened:
+        yield opened
+
+
 @pytest.fixture
-def page(finished: tuple[Grid, Path], request: pytest.FixtureRequest) -> Iterator[Any]:
+def page(finished: tuple[Grid, Path], browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The report in a browser that must not complain and must not ask the network for anything."""
     said: list[str] = []
     asked: list[str] = []
-    with chromium() as browser:
-        opened = browser.new_page(viewport={"width": getattr(request, "param", 1280), "height": 800})
-        opened.on("console", lambda message: said.append(message.text))
-        opened.on("pageerror", lambda error: said.append(str(error)))
-        opened.on("request", lambda request: asked.append(request.url))
-        opened.goto(finished[1].as_uri())
-        opened.wait_for_selector("html[data-drawn]")
-        yield opened
+    opened = browser.new_page(viewport={"width": getattr(request, "param", 1280), "height": 800})
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.goto(finished[1].as_uri())
+    opened.wait_for_selector("html[data-drawn]")
+    yield opened
+    opened.close()
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import os
 import re
@@ -45,6 +47,7 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
         patch.setenv("RAY_metrics_report_interval_ms", "500")
+        patch.setenv("TORCHDYNAMO_DISABLE", "1")  # or bitsandbytes brings all of Inductor, which nothing here uses
         connect(ray, None, 4)
         yield ray
         ray.shutdown()
@@ -132,6 +135,41 @@ def until(holds: Callable[[], bool]) -> None:
 
 def scores(reply: Reply) -> list[Any]:
     return [list(row["scores"].values()) if "scores" in row else row for row in reply.json["predictions"]]
+
+
+def counting() -> set[Any]:
+    """What Ray's handles do at even times in this process, in a loop of theirs: they count for the cluster."""
+    loops = [found for found in gc.get_objects() if issubclass(type(found), asyncio.AbstractEventLoop)]
+    tasks = {task for loop in loops if loop.is_running() for task in asyncio.all_tasks(loop)}
+    return {task for task in tasks if "metrics" in task.get_coro().__qualname__}
+
+
+def test_replicas_that_are_closed_are_counted_no_more(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from propulsion_tools.serving import cluster as clusters
+
+    class Empty:
+        """A replica without a model, for a class of its own is what is sent."""
+
+        def __init__(self, options: ServeOptions) -> None:
+            pass
+
+        def __call__(self) -> str:
+            return "here"
+
+    monkeypatch.setattr(clusters, "Replica", Empty)
+    settings = tmp_path / "ray.yaml"
+    settings.write_text("autoscaling_config: {min_replicas: 1, max_replicas: 1}")  # without it Ray counts nothing
+    options = {"backend": "ray", "ray_settings": str(settings), "ray_application": "closed"}
+    before = counting()
+    application = clusters.RayApplication(ServeOptions(adapters=str(tmp_path), use_cpu=True, **options), only_wait)
+    try:
+        assert application.handle.remote().result() == "here"
+        until(lambda: counting() > before)
+    finally:
+        application.close()
+    assert counting() == before  # else Ray starts another cluster to count for, once this one is gone
 
 
 def test_an_adapter_is_asked_for_where_it_is_held(cluster: Any, served: Served) -> None:

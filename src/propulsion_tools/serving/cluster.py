@@ -101,9 +101,10 @@ class RayApplication:
     def close(self) -> None:
         """End the replicas, and leave the cluster, which ends if it was started here."""
         self._ended.set()
-        with contextlib.suppress(Exception):  # the cluster may be gone
-            if handle := getattr(self, "handle", None):
+        if handle := getattr(self, "handle", None):
+            with contextlib.suppress(Exception):
                 handle.shutdown()  # or it goes on to count for a cluster that is not there, and Ray starts another
+        with contextlib.suppress(Exception):  # the cluster may be gone
             serve.delete(self._name)
         if not self._is_guest:
             ray.shutdown()
