@@ -221,7 +221,7 @@ def test_rows_that_cannot_be_trained_on_are_refused(write: Write, case: str) -> 
 
 @pytest.mark.parametrize("option", ["text_column", "text_pair_column", "label_column"])
 def test_a_named_column_that_is_missing_is_refused(write: Write, option: str) -> None:
-    with pytest.raises(DataError, match=rf"no column 'sentences' \({option}\)\. Did you mean 'sentence'"):
+    with pytest.raises(DataError, match=rf"no column 'sentences' \(--{option}\)\. Did you mean 'sentence'"):
         get_task("sst2").load(DataSource(data_dir=write(train=rows_of(4)), **{option: "sentences"}))
 
 

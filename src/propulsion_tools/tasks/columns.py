@@ -75,8 +75,8 @@ def find_columns(table: Table, given: Columns, known: Columns, labelled: bool = 
         DataError: A named column is missing, or a column cannot be guessed; the message names those there are.
     """
     for option, name in (("text_column", given.text), ("text_pair_column", given.pair), ("label_column", given.label)):
-        if name is not None and name not in table and (labelled or option != "label_column"):
-            raise DataError(f"There is no column {name!r} ({option}).{near_misses(name, table)}{_there(table)}")
+        if labelled or option != "label_column":
+            _refuse_missing(table, name, option)
     refuse_twice((given.text, given.pair, given.label))
     label = given.label or _first((known.label,), table) or _first(LABELS, table) if labelled else None
     if labelled and label is None:
@@ -127,12 +127,16 @@ def named_column(table: Table, given: str | None, usual: Sequence[str], option: 
     Raises:
         DataError: There is no such column; the message names those there are.
     """
-    if given is not None and given not in table:
-        raise DataError(f"There is no column {given!r} ({option}).{near_misses(given, table)}{_there(table)}")
+    _refuse_missing(table, given, option)
     name = given or _first(usual, table)
     if name is None:
         raise DataError(f"Cannot tell which column holds {what}: name it with --{option}.{_there(table)}")
     return name
+
+
+def _refuse_missing(table: Table, given: str | None, option: str) -> None:
+    if given is not None and given not in table:
+        raise DataError(f"There is no column {given!r} (--{option}).{near_misses(given, table)}{_there(table)}")
 
 
 def _text_columns(table: Table, given: Columns, known: Columns, label: str | None) -> tuple[str, str | None]:
