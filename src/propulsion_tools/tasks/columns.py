@@ -103,6 +103,17 @@ def _guess(columns: Columns, given: Columns, known: Columns, labelled: bool) -> 
     return f"Guessed from the column names: {read}; {said} {'says' if len(options) == 1 else 'say'} otherwise."
 
 
+def unread_texts(table: Table, columns: Columns) -> str | None:
+    """A note on the columns that look like text and are not read."""
+    read = (columns.text, columns.pair, columns.label)
+    names = [name for name, values in table.items() if name not in read and _is_worded(values)]
+    if not names:
+        return None
+    said = "column {} looks like text and is" if len(names) == 1 else "columns {} look like text and are"
+    option = "; --text_pair_column names the second text of a pair" if columns.pair is None else ""
+    return f"The {said.format(', '.join(map(repr, names)))} not read{option}."
+
+
 def refuse_twice(named: Iterable[str | None]) -> None:
     """Refuse one column for two things.
 
@@ -172,6 +183,12 @@ def _first(names: Sequence[str | None], table: Iterable[str]) -> str | None:
 
 def _is_text(values: Sequence[object]) -> bool:
     return any(isinstance(value, str) for value in values[:100])
+
+
+def _is_worded(values: Sequence[object]) -> bool:
+    """Whether most of the values that there are have several words."""
+    there = [value for value in values[:100] if value is not None]
+    return 2 * sum(isinstance(value, str) and len(value.split()) > 1 for value in there) > len(there)
 
 
 def _is_number(value: object) -> bool:

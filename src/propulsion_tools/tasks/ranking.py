@@ -64,9 +64,7 @@ class Ranking(Completion):
             DataError: There are no rows, one has no options, or a column was named: a question is in several.
         """
         if text_column is not None:
-            raise DataError(
-                f"text_column says nothing to the task {self.name}, whose columns have set names: drop it."
-            )
+            raise DataError(f"text_column says nothing to the task {self.name}, whose columns have set names: drop it.")
         return super().unlabelled(rows)
 
     def unanswered(self, row: Row) -> dict[str, Any]:
