@@ -39,10 +39,12 @@ class Found:
         spec: The run with its rates.
         tried: For each try ``learning_rate``, ``head_learning_rate``, ``share``, ``score``, ``loss`` and ``seconds``;
             nothing where nothing was searched.
+        apart: Why tries that were to be trained in one batch were not, as clauses.
     """
 
     spec: RunSpec
     tried: tuple[dict[str, Any], ...] = ()
+    apart: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -54,6 +56,7 @@ class Found:
         return (
             f"The learning rate {rates} is the best of {len(self.tried)} tries, "
             f"scored on training rows that were set aside; they took {seconds:.0f} s.",
+            *(f"Tries were trained one after the other: {reason}." for reason in self.apart),
         )
 
 
@@ -81,6 +84,7 @@ def search_rates(spec: RunSpec, data: TaskData, train_all: TrainAll, together: b
     rows = set_aside(data, spec.selection_fraction or SELECTION_FRACTION)
     usual = method.learning_rate(spec), spec.head_learning_rate
     ended: dict[Try, tuple[Merit, dict[str, Any]]] = {}
+    apart: dict[str, None] = {}
     while todo := (search := plan(*usual, lambda item: ended[item][0] if item in ended else None)).todo:
         for rung in [list(todo)] if together else [[item] for item in todo]:
             for item in rung:
@@ -89,6 +93,8 @@ def search_rates(spec: RunSpec, data: TaskData, train_all: TrainAll, together: b
             specs = [_spec_of(item, spec, folder / _name(item)) for item in rung]
             for item, one in zip(rung, _outcomes(specs, rows, train_all, anew), strict=True):
                 ended[item] = _ended(item, one)
+                if isinstance(one, RunRecord) and one.apart:
+                    apart[one.apart] = None
     if search.chosen is None:
         tried = ", ".join(f"{item.learning_rate:.3g}" for item in search.tries)
         raise OptionError(
@@ -97,7 +103,7 @@ def search_rates(spec: RunSpec, data: TaskData, train_all: TrainAll, together: b
         )
     rate, head_rate = search.chosen.learning_rate, search.chosen.head_learning_rate
     spec = replace(spec, learning_rate=rate, head_learning_rate=head_rate)
-    return Found(spec, tuple(ended[item][1] for item in search.tries))
+    return Found(spec, tuple(ended[item][1] for item in search.tries), tuple(apart))
 
 
 def _name(item: Try) -> str:
