@@ -74,19 +74,8 @@ def _escaped(text: str) -> str:
 
 COSTS = ("train_seconds", "step_seconds", "peak_bytes", "weight_bytes", "training_bytes", "adapter_bytes")
 CSV_FIELDS = (
-    *(
-        "method",
-        "task",
-        "size",
-        "metric",
-        "mean",
-        "std",
-        "seeds",
-        "rank",
-        "learning_rate",
-        "head_learning_rate",
-        "failures",
-    ),
+    *("method", "task", "size", "metric", "mean", "std", "seeds", "rank"),
+    *("learning_rate", "head_learning_rate", "failures"),
     *("difference", "low", "high", "p", "peer", "doubts", "majority", "paper"),
     *("adapter_parameters", "head_parameters", *COSTS),
 )
