@@ -9,7 +9,7 @@ ToolsError
 ├── GradientError            an output does not depend on the parameters in question (also a ValueError)
 ├── ExportError              what was written does not compute what it was written from (also a RuntimeError)
 ├── RunsFailedError          every run of a grid failed, or one of the demo's (also a RuntimeError)
-├── UnknownNameError         no task, method or key of this name; names the near misses (also a ValueError)
+├── UnknownNameError         no task, method, key or the like of this name; names the near misses (also a ValueError)
 └── MissingExtraError        an optional dependency is not installed (also an ImportError)
 
 What the method itself refuses is a `propulsion.errors.PropulsionError`.
@@ -21,7 +21,7 @@ import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from types import ModuleType
 
 from propulsion_tools.installation import install_command
@@ -64,7 +64,7 @@ class RunsFailedError(ToolsError, RuntimeError):
 
 
 class UnknownNameError(ToolsError, ValueError):
-    """No task, method or key of this name."""
+    """No task, method, key or the like of this name."""
 
 
 class MissingExtraError(ToolsError, ImportError):
@@ -99,6 +99,23 @@ def near_misses(name: str, known: Iterable[str], limit: int = 3) -> str:
 def did_you_mean(names: Sequence[str]) -> str:
     """The same clause for names that are known already."""
     return f" Did you mean {' or '.join(map(repr, names))}?" if names else ""
+
+
+def check_name(kind: str, name: str, known: Collection[str], rest: str | None = None) -> None:
+    """Refuse a name that there is not.
+
+    Args:
+        kind: What it should be the name of, such as ``"task"``.
+        name: What was asked for.
+        known: What there is.
+        rest: Said where nothing is near; None: all that there is.
+
+    Raises:
+        UnknownNameError: It is not `known`; names the near misses.
+    """
+    if name not in known:
+        hint = near_misses(name, known) or f" {rest or 'There are ' + ', '.join(known) + '.'}"
+        raise UnknownNameError(f"There is no {kind} {name!r}.{hint}")
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -51,7 +51,8 @@ SAID_BY = {
     ("tasks.prompts", ""): ("train", "evaluate", "predict", *GRIDS, *STUDIES),
     ("tasks.windows", ""): ("train", "evaluate", "predict", *GRIDS, *STUDIES),
     ("tasks.completion", ""): ("train", *GRIDS, *STUDIES),
-    # Only this one reads rows that somebody types.
+    # Only this one writes rows with their answers.
+    ("training.answer_files", ""): ("predict",),
     # Only this one writes over a run.
     ("training.checkpoints", ""): ("train",),
     ("training.evaluate", ""): ("evaluate",),

@@ -41,7 +41,7 @@ GOOD: dict[str, Any] = {"methods": ["head", "lora"], "tasks": ["docstrings"]}
         ({"settings": {"smoke": True}}, "propulsion train --smoke"),
         ({"settings": ["max_length"]}, "settings must hold"),
         ({"variants": {"mine": {"method": "lora", "degre": 3}}}, "'degree'"),
-        ({"variants": {"mine": {"degree": 3}}}, "There is no method named 'mine'"),
+        ({"variants": {"mine": {"degree": 3}}}, "There is no method 'mine'"),
         ({"variants": {"lora": None}}, "among the variants"),
         ({"methods": []}, "0 runs: 0 methods"),
         ({"tasks": []}, "0 runs"),

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from propulsion_tools.compare import local_backend
-from propulsion_tools.compare.command import grouping
+from propulsion_tools.compare import command, local_backend
+from propulsion_tools.compare.command import compare, grouping
 from propulsion_tools.compare.groups import Grouping
 from propulsion_tools.compare.local_backend import LocalProcesses
 from propulsion_tools.compare.plan import Run, cells, final_runs, usual_rates
+from propulsion_tools.compare.progress import GridProgress
 from propulsion_tools.compare.run_folders import LOG_FILE, Failure
 from propulsion_tools.compare.runner import run_grid
 from propulsion_tools.errors import OptionError
 from propulsion_tools.records.options import AblateOptions, CompareOptions
 from tests.grids import Here, MakeGrid, Notes
+from tests.records.test_run_record import example
 
 ALL = Grouping(finals=True, measure=False)
 
@@ -63,8 +66,31 @@ def test_runs_of_a_grid_in_one_process(make_grid: MakeGrid, tmp_path: Path) -> N
         ((run, record),) = result.records
         assert record.joint == 2
         assert "in one batch" in (Path(run.folder) / LOG_FILE).read_text()
+        assert record.apart is None
     ((_, failure),) = wrong.failures
     assert "nothing" in failure.error
+
+
+def test_why_runs_are_not_trained_in_one_batch_is_told_once(
+    make_grid: MakeGrid, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ran(grid: Any, backend: Any, progress: GridProgress, *_: Any) -> list[Any]:
+        for run in runs_of(grid):
+            if run.cell.row == "propulsion":
+                progress.started(run)
+                progress.ended(run, example(spec=run.spec, apart="an encoder-decoder reads two sequences"))
+        return []
+
+    monkeypatch.setattr(command, "run_grid", ran)
+    grid = make_grid(methods=["lora", "head", "propulsion"], variants={"own": {"method": "propulsion", "dropout": 0.1}})
+    grid = replace(grid, seeds=(1, 2))
+    compare(grid, CompareOptions(joint=True))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "lora and head are trained one run after the other: the method trains by another way than gains." in said
+    assert "own is trained one run after the other: dropout is drawn for a whole batch at once." in said
+    assert said.count("Trained one run after the other: an encoder-decoder reads two sequences.") == 1
+    compare(grid, CompareOptions())
+    assert "another way" not in capsys.readouterr().err  # they do as ever, and nobody has asked for more
 
 
 def test_the_runs_of_a_process_that_died_are_run_alone(

@@ -39,8 +39,8 @@ CASES = [
     ("gpt2", "lm", "lm"),
     ("mixtral", "lm", "lm"),
 ]
-TARGETS: dict[str, dict[str, Any]] = {"mixtral": {"target_modules": ["model.embed_tokens", "q_proj", "v_proj"]}}
-"""Where it is not the preset "all"."""
+TARGETS: dict[str, dict[str, Any]] = {"mixtral": {"target_modules": ["embed_tokens", "q_proj", "v_proj"]}}
+"""Where it is not the preset "all"; with embeddings by this name PEFT saves their weights too."""
 FITS = {"peft-road": {"gpt2"}, "peft-dora": {"gpt2", "bert", "roberta"}}
 """The models none of whose layers fit."""
 

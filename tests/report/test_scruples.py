@@ -66,16 +66,31 @@ class Made:
 
     def all(self, **rows: dict[str, Any]) -> Summary:
         """Every run of the grid, by what each row is."""
-        for _ in range(2):  # a rate is chosen before the runs that count are known
-            for result in all_results(self.grid):
-                for run, outcome in result.runs:
-                    if outcome is None:
-                        self.write(run, **rows[result.cell.row])
+        while todo := [run for result in all_results(self.grid) for run, outcome in result.runs if outcome is None]:
+            for run in todo:  # a rate is chosen before the runs that count are known
+                self.write(run, **rows[run.cell.row])
         return Summary(self.grid, all_results(self.grid))
 
 
 def table(summary: Summary, name: str) -> Table:
     return next(table for table in tables(summary) if table.name == name)
+
+
+def test_tries_that_differ_in_the_heads_rate_or_in_length_alone_are_told_apart(make_grid: MakeGrid) -> None:
+    grid = make_grid(methods=["lora"], learning_rates="auto", settings={"max_steps": 100})
+    summary = Made(grid).all(lora={"quality": 0.9})
+    (result,) = all_results(grid)
+    lines = {str(run) for run, _ in result.runs}
+    assert len(lines) == len(result.runs)
+    chosen = summary.choice("lora", summary.columns[0])
+    assert [item.is_chosen for item in chosen.tried].count(True) == 1
+    (cell,) = dict(table(summary, "rates").rows)["lora"]
+    told = [part.split(":")[0] for part in cell.below.split("; ")[0].split(" · ")]
+    assert len(set(told)) == len(told) == len(result.selection)
+    assert f"{result.chosen.head_learning_rate:.3g} for the head" in cell.text  # type: ignore[union-attr]
+    assert {line["head_learning_rate"] for line in csv.DictReader(rows_as_csv(summary).splitlines())} == {
+        str(result.chosen.head_learning_rate)  # type: ignore[union-attr]
+    }
 
 
 def test_a_rate_among_runs_of_one_answer_is_no_choice_and_its_gain_does_not_stand_alone(make_grid: MakeGrid) -> None:

@@ -43,13 +43,14 @@ class Client:
 
     port: int
     key: str | None = None
+    timeout: float = 60
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=self.timeout)
         key = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         try:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,17 @@ from safetensors.torch import load_file, save_file
 
 from propulsion_tools.errors import OptionError
 from propulsion_tools.serving import batching
+from propulsion_tools.serving.cards import Sketch
 from propulsion_tools.serving.doors import is_this_machine
+from propulsion_tools.serving.errors import ApiError
 from propulsion_tools.serving.logs import JsonLines
 from propulsion_tools.training.manifest import write_manifest
 from tests.serving.client import Client, running
 from tests.serving.conftest import open_engine
 
 ASKED = {"adapter": "mood", "inputs": "the film was good"}
+THREADS = 50
+"""More than the server answers with."""
 BODY = json.dumps(ASKED).encode()
 HEAD = "POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -191,6 +198,43 @@ def test_adapters_come_and_go_while_others_answer(room: tuple[Client, Path], cla
     assert client("DELETE", "/v1/adapters/topic").code == "adapter_not_found"
     assert client("POST", "/v1/predict", {**ASKED, "adapter": "topic"}).code == "adapter_not_found"
     assert client.number("propulsion_adapters") == client.number("propulsion_resident_adapters") == 1
+
+
+def test_whatever_is_loading_the_others_are_answered(
+    classifiers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(classifiers / "mood", tmp_path / "mood")
+    engine, may_load = open_engine(tmp_path), threading.Event()
+
+    def loads_long(*given: Any) -> None:
+        may_load.wait(60)
+        raise ApiError("It has been long.", 422, "adapter_refused")
+
+    monkeypatch.setattr(engine.adapters.bank, "load", loads_long)
+    body = b'{"path": "mood"}'
+    post = b"POST /v1/adapters HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n"
+    with running(engine) as client, contextlib.ExitStack() as links:
+        for _ in range(THREADS):
+            link = links.enter_context(socket.create_connection(("127.0.0.1", client.port)))
+            link.sendall(post + body)
+        for _ in range(THREADS):  # by then all of them have been read
+            assert client("GET", "/health").status == 200
+        try:
+            assert replace(client, timeout=10).number("propulsion_adapters") == 1
+            assert replace(client, timeout=10)("POST", "/v1/predict", ASKED).status == 200
+        finally:
+            may_load.set()
+
+
+def test_the_small_files_of_an_adapter_are_read_once(
+    classifiers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(classifiers / "mood", tmp_path / "mood")
+    read: list[Path] = []
+    whole = Sketch.read
+    monkeypatch.setattr(Sketch, "read", lambda folder: read.append(folder) or whole(folder))
+    open_engine(tmp_path).close()
+    assert read == [tmp_path / "mood"]
 
 
 def test_nothing_outside_the_folder_is_read(room: tuple[Client, Path], classifiers: Path) -> None:

@@ -45,6 +45,12 @@ def service(client: Client) -> Any:
     return openai.OpenAI(base_url=f"{client.url}/v1", api_key="secret", max_retries=0)
 
 
+def test_the_base_model_is_no_adapter_where_they_are_counted(folder: Path) -> None:
+    with running(open_engine(folder / "adapters", max_adapters=len(NAMES))) as client:  # all of them find a place
+        assert len(client("GET", "/v1/models").json["data"]) == len(NAMES) + 1
+        assert client.number("propulsion_adapters") == client("GET", "/ready").json["adapters"] == len(NAMES)
+
+
 @torch.no_grad()
 def alone(model: PeftModel, prompt: list[int], tokens: int) -> list[int]:
     """What `generate` gives with one adapter, without the prompt."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pickle
+import re
 import shutil
 import socket
 import sys
@@ -16,11 +17,12 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import transformers
 
 from propulsion_tools.errors import OptionError, UnknownNameError
 from propulsion_tools.records.options import ServeOptions
 from propulsion_tools.serving.errors import ApiError, not_finite, overloaded
-from propulsion_tools.serving.fingerprints import fingerprint
+from propulsion_tools.serving.fingerprints import TOKENIZER_FILES, fingerprint
 from propulsion_tools.serving.loading import load_all, make_plan
 from propulsion_tools.serving.ray_settings import cores_needed, deployment_settings, scales_to_zero
 from propulsion_tools.serving.wire import Begun, Entry, Reply, Step
@@ -209,6 +211,16 @@ def test_a_server_whose_replicas_find_other_files_does_not_start(classifiers: Pa
         served(classifiers, replicas, load)
 
 
+def test_what_a_replica_fails_with_while_it_loads_is_no_damage(classifiers: Path, replicas: Replicas) -> None:
+    remote = room_of_ray("remote")
+
+    async def load(entry: Entry) -> Reply:
+        raise remote.RayTaskError("load", "Traceback", KeyError("x"))
+
+    with pytest.raises(OptionError, match=r"mood cannot be loaded: The server could not answer; its log says more\."):
+        served(classifiers, replicas, load)
+
+
 def test_a_replica_that_says_nothing_is_given_up(client: Client, replicas: Replicas) -> None:
     async def forever(*_: Any) -> Reply:
         await asyncio.sleep(3600)
@@ -300,11 +312,24 @@ def test_an_error_of_a_replica_is_the_same_here() -> None:
 def test_a_fingerprint_is_that_of_the_content(classifiers: Path, tmp_path: Path) -> None:
     shutil.copytree(classifiers / "mood", tmp_path / "other")
     assert fingerprint(tmp_path / "other") == fingerprint(classifiers / "mood") != fingerprint(classifiers / "topic")
-    for file in ("adapter_config.json", "adapter_model.safetensors", "record.json", "tokenizer.json", "merges.txt"):
+    files = ("adapter_config.json", "adapter_model.safetensors", "record.json", "tokenizer.json", "merges.txt")
+    for file in (*files, "spm.model", "additional_chat_templates/tool_use.jinja"):
         before = fingerprint(tmp_path / "other")
+        (tmp_path / "other" / file).parent.mkdir(exist_ok=True)
         with (tmp_path / "other" / file).open("a") as opened:
             opened.write(" ")
         assert fingerprint(tmp_path / "other") != before, file
+
+
+def test_every_file_of_a_tokenizer_is_known() -> None:
+    """Of those of transformers, by their source: to import them all would take a minute."""
+    sources = Path(transformers.__file__).parent
+    named = re.compile(r"""["']\w+["']: ["']([\w.-]+)["']""")
+    found: set[str] = set()
+    for source in [*sources.glob("tokenization*.py"), *sources.glob("models/*/tokenization_*.py")]:
+        for names in re.findall(r"VOCAB_FILES_NAMES = \{(.*?)\}", source.read_text(encoding="utf-8"), re.DOTALL):
+            found |= set(named.findall(names))
+    assert {"vocab.txt", "spm.model", "bpe.codes"} <= found <= set(TOKENIZER_FILES)
 
 
 @pytest.fixture

@@ -219,9 +219,29 @@ def test_rows_that_cannot_be_trained_on_are_refused(write: Write, case: str) -> 
         get_task(GENERIC).load(DataSource(data_dir=write(**splits)))
 
 
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({"text_column": "first"}, ["The column 'second' looks like text and is not read; --text_pair_column names"]),
+        ({"text_column": "first", "text_pair_column": "second"}, []),
+        ({"text_column": "title"}, ["The columns 'first', 'second' look like text and are not read; --text_pair"]),
+        (
+            {"text_column": "title", "text_pair_column": "second"},
+            ["The column 'first' looks like text and is not read."],
+        ),
+    ],
+)
+def test_columns_of_texts_that_are_not_read_are_told(write: Write, named: dict[str, str], said: list[str]) -> None:
+    texts = {"first": "a good film", "second": "an old plot", "title": "Short"}
+    rows = [{**texts, "number": "12", "when": None, "label": row % 2} for row in range(4)]
+    notes = get_task(GENERIC).load(DataSource(data_dir=write(train=rows, validation=rows), **named)).notes  # type: ignore[arg-type]
+    unread = [note for note in notes if "not read" in note]
+    assert [note.startswith(start) for note, start in zip(unread, said, strict=True)] == [True] * len(said)
+
+
 @pytest.mark.parametrize("option", ["text_column", "text_pair_column", "label_column"])
 def test_a_named_column_that_is_missing_is_refused(write: Write, option: str) -> None:
-    with pytest.raises(DataError, match=rf"no column 'sentences' \({option}\)\. Did you mean 'sentence'"):
+    with pytest.raises(DataError, match=rf"no column 'sentences' \(--{option}\)\. Did you mean 'sentence'"):
         get_task("sst2").load(DataSource(data_dir=write(train=rows_of(4)), **{option: "sentences"}))
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import EvalPrediction
 
-from propulsion_tools.errors import NotFiniteError, OptionError
+from propulsion_tools.errors import NotFiniteError, UnknownNameError
 from propulsion_tools.tasks import get_task
 from propulsion_tools.tasks.metrics import streamed
 
@@ -63,7 +63,7 @@ def test_output_that_is_not_finite_is_no_score(value: Any) -> None:
 
 
 def test_an_unknown_score_is_refused() -> None:
-    with pytest.raises(OptionError, match="no score 'bleu'; there are accuracy"):
+    with pytest.raises(UnknownNameError, match=r"no score 'bleu'\. There are accuracy"):
         streamed(("bleu",))
 
 

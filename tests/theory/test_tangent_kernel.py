@@ -12,7 +12,7 @@ from peft import get_peft_model
 from torch import Tensor, nn
 
 from propulsion import PropulsionConfig
-from propulsion_tools.errors import GradientError, NotFiniteError, OptionError
+from propulsion_tools.errors import GradientError, NotFiniteError, OptionError, UnknownNameError
 from propulsion_tools.theory import gram
 from propulsion_tools.theory.gradients import Readout, Row, groups, split_rows
 from propulsion_tools.theory.readout import make_readout
@@ -202,7 +202,7 @@ def test_bad_input_is_refused() -> None:
         empirical_ntk(model, rows, CLASSES, {"one": names, "two": names[:1]})
     with pytest.raises(GradientError, match="nothing is trained"):
         empirical_ntk(model, rows, CLASSES, {"none": []})
-    with pytest.raises(OptionError, match="choose"):
+    with pytest.raises(UnknownNameError, match=r"no output 'logit'\. There are difference"):
         make_readout("logit", 2)
     with pytest.raises(OptionError, match="two labels"):
         make_readout("difference", 1)

@@ -22,7 +22,7 @@ from propulsion_tools.records import RunSpec
 from propulsion_tools.records.options import EvaluateOptions
 from propulsion_tools.training.checkpoints import checkpoints, clear, last_checkpoint, prune_checkpoints
 from propulsion_tools.training.evaluate import evaluate
-from propulsion_tools.training.manifest import begin, changed, fault, is_unfinished, seal
+from propulsion_tools.training.manifest import begin, changed, fault, is_unfinished, seal, write_manifest
 from propulsion_tools.training.run import train
 from propulsion_tools.training.trained_files import save_trained
 
@@ -94,6 +94,24 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-3" / "trainer_state.json").write_text("{}")  # of another program
     clear(tmp_path, keep_checkpoints=True)
     assert names(tmp_path) == ["checkpoint-3"]
+
+
+@pytest.mark.parametrize("has_record", [True, False])  # or a kill has come before it, or while it was cleared
+def test_all_that_an_earlier_run_has_written_is_removed_and_nothing_else(tmp_path: Path, has_record: bool) -> None:
+    folder = tmp_path / "run"
+    ours = ("adapter_config.json", "spm.model", "additional_chat_templates/tool_use.jinja")
+    for name in ("record.json", *ours, "notes.txt", "../beside.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    write_manifest(folder, [folder / name for name in ours])
+    hostile = json.loads((folder / "manifest.json").read_text())
+    hostile["files"] |= {"../beside.txt": {}, str(tmp_path / "beside.txt"): {}, "..": {}}
+    (folder / "manifest.json").write_text(json.dumps(hostile))
+    if not has_record:
+        (folder / "record.json").unlink()
+    clear(folder, keep_checkpoints=False)
+    assert names(folder) == ["notes.txt"]
+    assert names(tmp_path) == ["beside.txt", "run"]
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(make_spec: MakeSpec, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from propulsion_tools.cli import main
-from propulsion_tools.records import RunRecord
+from propulsion_tools.records import RunRecord, RunSpec
 from propulsion_tools.training.console import course_table
 from propulsion_tools.training.loss_curve import draw_curves
 from propulsion_tools.training.next_commands import after_training
@@ -69,6 +69,24 @@ def test_without_a_folder_of_data_a_row_is_made_up(
     commands = after_training(replace(record, spec=replace(record.spec, data_dir=None)))
     assert [command.partition("propulsion ")[2].split()[0] for command in commands] == ["evaluate", "predict"]
     run_all(commands[1:], monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("names", "read", "written"),
+    [
+        (("dev.csv", "train.csv"), "dev.csv", "predictions.csv"),
+        (("test.tsv.gz", "train.tsv.gz", "validation.tsv.gz"), "validation.tsv.gz", "predictions.tsv"),
+        (("notes.txt", "train.parquet"), "train.parquet", "predictions.parquet"),
+    ],
+)
+def test_the_predictions_are_named_after_the_file_that_is_read(
+    names: tuple[str, ...], read: str, written: str, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    spec = RunSpec(task="sst2", data_dir=str(tmp_path), output_dir="run")
+    predict = after_training(example(spec=spec, metrics={"validation": {}}))[1]
+    assert predict.endswith(f"predict run --input {tmp_path / read} --output run-{written}")
 
 
 def test_a_long_course_is_thinned_and_keeps_its_end() -> None:

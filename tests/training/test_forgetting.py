@@ -25,6 +25,7 @@ from propulsion_tools.report.summary import Summary
 from propulsion_tools.report.write import markdown, rows_as_csv
 from propulsion_tools.tasks import get_task
 from propulsion_tools.tasks.other_text import first_texts
+from propulsion_tools.training import forgetting
 from propulsion_tools.training.forgetting import loss_per_token
 from propulsion_tools.training.run import train
 from propulsion_tools.training.smoke import build_tiny
@@ -95,6 +96,28 @@ def test_it_is_the_mean_over_all_tokens_however_texts_share_batches(llama: Path)
     assert loss_per_token(model, tokenizer, TEXTS, 2, max_length=4) == pytest.approx(one_by_one(model, tokenizer, 4))
     with pytest.raises(OptionError, match="two tokens"):
         loss_per_token(model, tokenizer, TEXTS, 2, max_length=1)
+
+
+def test_processes_share_the_batches_and_have_the_same_number_each(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama / "model")
+    tokenizer = AutoTokenizer.from_pretrained(llama / "model")
+    alone, passes = loss_per_token(model, tokenizer, TEXTS, 2), []
+    model.register_forward_pre_hook(lambda *_: passes.append(place))
+    sent: list[Any] = []
+
+    def gathered(part: Any) -> list[Any]:
+        sent.append(part)
+        return sent[::-1] if place == 0 else []
+
+    monkeypatch.setattr(forgetting, "len_of_round", lambda: 2)
+    monkeypatch.setattr(forgetting, "place_in_round", lambda: place)
+    monkeypatch.setattr(forgetting, "gathered", gathered)
+    for place in (1, 0):  # the first comes last, with what the other has sent  # noqa: B007
+        found = loss_per_token(model, tokenizer, TEXTS, 2)
+    assert found == alone
+    assert passes == [1, 1, 0, 0]  # of three batches: weights that are sharded want every process
 
 
 # One that begins at the identity, one that does not, one that keeps a part of its adapter frozen, and a plain model.

@@ -157,7 +157,8 @@ def test_what_does_not_go_together_is_trained_one_after_the_other_to_the_last_bi
     assert {one.apart for one in ended} != {None}
     for number in range(2):
         assert_equal_adapters(tmp_path / "alone" / str(number), tmp_path / "together" / str(number))
-        assert RunRecord.read(tmp_path / "together" / str(number)).joint == 0
+        record = RunRecord.read(tmp_path / "together" / str(number))
+        assert (record.joint, record.apart) == (0, ended[number].apart)
 
 
 def test_the_tries_of_a_search_are_trained_together(make_spec: MakeSpec, tmp_path: Path) -> None:
@@ -166,6 +167,20 @@ def test_the_tries_of_a_search_are_trained_together(make_spec: MakeSpec, tmp_pat
     assert len(tries) == len(record.rate_search)
     assert max(tried.joint for tried in tries) >= 3
     assert record.joint == 0
+
+
+def test_why_the_tries_of_a_search_are_trained_one_after_the_other_is_told(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def begins(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "search_rates", begins)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_spec(learning_rate="auto", max_steps=7, joint=True, dropout=0.1), told.append)
+    assert "The tries are trained one after the other: dropout is drawn for a whole batch at once." in told
 
 
 def test_what_takes_turns_has_random_numbers_of_its_own() -> None:

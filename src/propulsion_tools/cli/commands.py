@@ -60,6 +60,7 @@ class Command:
         positional: The name of that argument.
         positional_help: What it is.
         positional_required: Whether it has to be given; if not, it is None.
+        stray_word: The option that a word without one is likely meant for.
         takes_recipe: Whether `--recipe NAME` gives its options their values.
         heading: What it stands under in the overview.
         goes_on: How it goes on after an interruption or a full disk, as a clause, for the positional argument and the
@@ -73,6 +74,7 @@ class Command:
     positional: str | None = None
     positional_help: str = "output_dir of a finished `propulsion train`"
     positional_required: bool = True
+    stray_word: str | None = None
     takes_recipe: bool = False
     heading: str = RUNS
     goes_on: Callable[..., str] = begins_anew
@@ -263,7 +265,14 @@ COMMANDS = {
         "train an adapter and write it with its record", RunSpec, _train, takes_recipe=True, goes_on=after_train
     ),
     "evaluate": Command("score a finished run again, also on other data", EvaluateOptions, _evaluate, ADAPTER_DIR),
-    "predict": Command("label texts with a finished run", PredictOptions, _predict, ADAPTER_DIR, goes_on=after_predict),
+    "predict": Command(
+        "label texts with a finished run",
+        PredictOptions,
+        _predict,
+        ADAPTER_DIR,
+        stray_word="input",
+        goes_on=after_predict,
+    ),
     "compare": Command(
         "run a grid of methods and tasks, and report",
         CompareOptions,
@@ -282,13 +291,16 @@ COMMANDS = {
         heading=MANY,
         goes_on=after_grid,
     ),
-    "inspect": Command("show what an adapter has learned", InspectOptions, _inspect, ADAPTER_DIR, packages=()),
+    "inspect": Command(
+        "show what an adapter has learned", InspectOptions, _inspect, ADAPTER_DIR, stray_word="figure", packages=()
+    ),
     "export": Command(
         "write an adapter as a plain checkpoint, or as an adapter of PEFT's own methods",
         ExportOptions,
         _export,
         ADAPTER_DIR,
         ADAPTER_HELP,
+        stray_word="output",
     ),
     "import": Command(
         "make an adapter of one that PEFT's (IA)³ has trained",
@@ -296,8 +308,11 @@ COMMANDS = {
         _import,
         ADAPTER_DIR,
         "folder of an adapter that PEFT saved",
+        stray_word="output",
     ),
-    "serve": Command("answer over HTTP with many adapters of one base model", ServeOptions, _serve),
+    "serve": Command(
+        "answer over HTTP with many adapters of one base model", ServeOptions, _serve, stray_word="adapters"
+    ),
     "ntk": Command("compare a method's tangent kernel with that of full fine-tuning", NtkOptions, _ntk, heading=THEORY),
     "jacobian": Command("see whether training stays in the kernel regime", JacobianOptions, _jacobian, heading=THEORY),
     "bound": Command("hold the theorem's bound against a model's own weights", BoundOptions, _bound, heading=THEORY),

@@ -12,7 +12,7 @@ from propulsion_tools.cli import INTERRUPTED, USAGE_ERROR
 from propulsion_tools.cli.commands import COMMANDS, Command
 from propulsion_tools.cli.disk_errors import of_disk
 from propulsion_tools.cli.parsing import parse
-from propulsion_tools.errors import UnknownNameError, check_installed, is_one_sentence, near_misses
+from propulsion_tools.errors import check_installed, check_name, is_one_sentence
 from propulsion_tools.methods.names import check_method_name
 from propulsion_tools.tasks.names import check_task_name
 from propulsion_tools.training.bars import clear_bars
@@ -82,9 +82,7 @@ def prepare(words: list[str]) -> Call | None:
 
         print(f"propulsion {version('propulsion-peft')}")
         return None
-    if name not in COMMANDS:
-        hint = near_misses(name, COMMANDS) or f" There are {', '.join(COMMANDS)}."
-        raise UnknownNameError(f"There is no command {name!r}.{hint}")
+    check_name("command", name, COMMANDS)
     command = COMMANDS[name]
     if (values := parse(name, command, rest)) is None:
         return None

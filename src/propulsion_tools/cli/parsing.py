@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -47,7 +48,7 @@ def parse(name: str, command: Command, words: list[str]) -> dict[str, Any] | Non
         parser.set_defaults(recipe)
         parsed = parser.parse_args(words)
     except argument_error as error:
-        raise OptionError(_one_sentence(str(error), name, command.options)) from error
+        raise OptionError(_one_sentence(str(error), name, command, words)) from error
     except SystemExit as end:
         if end.code:
             raise
@@ -155,14 +156,27 @@ def _check_config_files(words: list[str], known: list[str]) -> None:
         refuse_unknown(values, known, f"option in {file}")
 
 
-def _one_sentence(message: str, name: str, options: type[Any]) -> str:
+def _one_sentence(message: str, name: str, command: Command, words: list[str]) -> str:
     """jsonargparse's report without the list of everything that was tried."""
+    if stray := re.fullmatch(r"unrecognized arguments: (.*)", message.strip(), re.DOTALL | re.IGNORECASE):
+        return _stray(stray[1], name, command, words)
     key, given = re.search(r'Parser key "(\w+)"', message), re.search(r"(?:Given|Got) value: (.*)", message)
-    hints = get_type_hints(options)
+    hints = get_type_hints(command.options)
     if not key or not given or key[1] not in hints:
         return f"{' '.join(message.split())} (see `propulsion {name} --help`)"
     hint = hints[key[1]]
     return f"{key[1]} cannot be {given[1].strip()}; its type is {in_words(hint)}.{_for_a_list(given[1].strip(), hint)}"
+
+
+def _stray(given: str, name: str, command: Command, words: list[str]) -> str:
+    """What is said of words that belong to nothing: the option that one of them is likely meant for."""
+    is_config = bool(fields(command.options)) and given.endswith((".yaml", ".yml"))
+    option = "config" if is_config else command.stray_word
+    if given not in words or option is None or any(word.partition("=")[0] == f"--{option}" for word in words):
+        hint = f" (see `propulsion {name} --help`)"
+    else:
+        hint = f". Did you mean --{option} {shlex.quote(given)}?"
+    return f"{given!r} belongs to no option of `propulsion {name}`{hint}"
 
 
 def _for_a_list(given: str, hint: Any) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from propulsion_tools.compare.grid import EVERY_ROW, Grid, Rates, Settings
-from propulsion_tools.errors import UnknownNameError, near_misses
+from propulsion_tools.errors import check_name
 from propulsion_tools.methods import get_method
 from propulsion_tools.records import RUN_FACTS, RunSpec
 from propulsion_tools.records.fields import AUTO, borrowed_fields
@@ -96,9 +96,7 @@ def get_ablation(name: str) -> Ablation:
     Raises:
         UnknownNameError: There is none; names the near misses.
     """
-    if name not in ABLATIONS:
-        hint = near_misses(name, ABLATIONS) or f" There are {', '.join(ABLATIONS)}."
-        raise UnknownNameError(f"There is no ablation {name!r}.{hint}")
+    check_name("ablation", name, ABLATIONS)
     return ABLATIONS[name]
 
 

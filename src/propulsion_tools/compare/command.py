@@ -25,6 +25,7 @@ from propulsion_tools.records.fields import AUTO
 from propulsion_tools.records.options import CompareOptions
 from propulsion_tools.training.base_models import model_path
 from propulsion_tools.training.console import size
+from propulsion_tools.training.together import why_alone
 from propulsion_tools.training.trained_files import weight_bytes
 
 OTHER_METHODS_SHARE, FILES_BESIDE = 0.05, 2 * 2**20  # of the base model's weights; tokenizer, answers, curves
@@ -57,6 +58,8 @@ def _run_missing(grid: Grid, options: CompareOptions, costs_matter: bool) -> lis
     check_disk(grid)
     backend = make_backend(options)
     with GridProgress(grid, backend.slots) as progress:
+        for sentence in reasons_alone(grid) if options.joint is True else ():
+            progress.say(sentence)
         return run_grid(grid, backend, progress, options.retry_failed, grouping(options, costs_matter))
 
 
@@ -65,6 +68,19 @@ def grouping(options: CompareOptions, costs_matter: bool = True) -> Grouping | N
     if options.joint is False:
         return None
     return Grouping(finals=options.joint is True or not costs_matter, measure=options.joint == AUTO)
+
+
+def reasons_alone(grid: Grid) -> list[str]:
+    """Which rows cannot be trained together, and why, as far as their settings tell."""
+    rows: dict[str, dict[str, None]] = {}
+    for cell in cells(grid):
+        if reason := why_alone(final_runs(grid, cell, usual_rates(grid, cell))[0].spec):
+            rows.setdefault(reason, {})[cell.row] = None
+    return [f"{_listed(list(names))} trained one run after the other: {reason}." for reason, names in rows.items()]
+
+
+def _listed(names: list[str]) -> str:
+    return f"{' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))} {'is' if len(names) == 1 else 'are'}"
 
 
 def archive_runs(grid: Grid, results: list[CellResult]) -> Path:

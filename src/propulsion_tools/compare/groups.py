@@ -10,7 +10,7 @@ from typing import Any
 from propulsion_tools.compare.plan import Run
 from propulsion_tools.records import RunSpec
 from propulsion_tools.training.joint_runs import MOST_TOGETHER
-from propulsion_tools.training.together import goes_together
+from propulsion_tools.training.together import why_alone
 
 _ALIKE = (
     *(item.name for item in fields(RunSpec) if item.metadata["group"] in ("model", "data")),
@@ -39,6 +39,6 @@ class Grouping:
 
     def _key(self, run: Run) -> tuple[Any, ...] | None:
         """What runs of a group have in common; None of a run that is trained alone."""
-        if (run.is_final and not self.finals) or not goes_together(run.spec):
+        if (run.is_final and not self.finals) or why_alone(run.spec):
             return None
         return run.is_final, *(repr(getattr(run.spec, name)) for name in _ALIKE)

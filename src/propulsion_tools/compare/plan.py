@@ -13,7 +13,7 @@ from propulsion_tools.compare.grid import Grid, Settings
 from propulsion_tools.methods import get_method
 from propulsion_tools.records import RUN_FACTS, RunSpec, slug
 from propulsion_tools.records.run_spec import BEFORE
-from propulsion_tools.training.rate_plan import SELECTION_FRACTION, Try, try_spec
+from propulsion_tools.training.rate_plan import SELECTION_FRACTION, Try, rates_in_words, try_spec
 from propulsion_tools.training.resolve import resolve
 
 DEFAULTS: Settings = {"eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True}
@@ -37,11 +37,13 @@ class Run:
         cell: What it belongs to.
         spec: What to run; its output_dir ends with the hash of all that it computes.
         is_final: Whether it counts, or chooses a learning rate.
+        share: Its length, as a share of that of a run that counts or of what the grid's selection says.
     """
 
     cell: Cell
     spec: RunSpec
     is_final: bool
+    share: float = 1.0
 
     def __hash__(self) -> int:
         """Of the folder, for the spec may hold dictionaries."""
@@ -59,8 +61,10 @@ class Run:
 
     def __str__(self) -> str:
         size = f" · {self.cell.size:,} rows" if self.cell.size else ""
-        purpose = f"seed {self.spec.seed}" if self.is_final else "choosing"
-        return f"{self.cell.row} · {self.cell.task}{size} · lr {self.spec.learning_rate:.2g} · {purpose}"
+        choosing = "choosing" if self.share == 1.0 else f"choosing by {self.share:.0%} of a run"
+        purpose = f"seed {self.spec.seed}" if self.is_final else choosing
+        rates = rates_in_words(float(self.spec.learning_rate or 0), self.spec.head_learning_rate)
+        return f"{self.cell.row} · {self.cell.task}{size} · lr {rates} · {purpose}"
 
 
 def cells(grid: Grid) -> list[Cell]:
@@ -87,7 +91,9 @@ def selection_run(grid: Grid, cell: Cell, item: Try) -> Run:
     """The run that tries rates: as long as the grid's selection says, or a share of the final run."""
     own = {"learning_rate": item.learning_rate, "head_learning_rate": item.head_learning_rate}
     run = _run(grid, cell, {**SELECTION, **grid.selection, **own}, False)
-    return run if item.share == 1.0 else _in_folder(grid, replace(run, spec=try_spec(run.spec, item)))
+    if item.share == 1.0:
+        return run
+    return _in_folder(grid, replace(run, spec=try_spec(run.spec, item), share=item.share))
 
 
 def final_runs(grid: Grid, cell: Cell, chosen: Try) -> list[Run]:

@@ -31,6 +31,7 @@ class GridProgress:
         self._begun: dict[Run, float] = {}
         self._lines: dict[Run, TaskID] = {}
         self._earlier: Counter[str] = Counter()
+        self._said: set[str] = set()
         self._bars = Progress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}", markup=False),
@@ -72,6 +73,14 @@ class GridProgress:
         parts = [f"{count} {run}: {in_words(run, outcome)}", f"{seconds:.0f} s"]
         parts += [self.left.words()] if not self.console.is_terminal else []
         self.console.print(" · ".join(filter(None, parts)), soft_wrap=True)
+        if not isinstance(outcome, Failure) and outcome.apart:
+            self.say(f"Trained one run after the other: {outcome.apart}.")
+
+    def say(self, sentence: str) -> None:
+        """Print something once, whoever says it again."""
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self.console.print(sentence, soft_wrap=True)
 
     def skipped(self, runs: int) -> None:
         """So many runs will never be."""

@@ -131,13 +131,18 @@ def open_base(adapter_dir: Path, config: PeftConfig, model_name_or_path: str | N
 def saved_whole(adapter_dir: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of what an adapter has trained in full, a head for example, by the names in the base model."""
     with safe_open(adapter_dir / ADAPTER_FILE, framework="pt") as file:
-        return {name_in_base(key): tuple(file.get_slice(key).get_shape()) for key in file.keys() if not _is_part(key)}  # noqa: SIM118
+        return {_name(key): tuple(file.get_slice(key).get_shape()) for key in file.keys() if not _is_part(key)}  # noqa: SIM118
 
 
 def read_whole(adapter_dir: Path) -> dict[str, Tensor]:
     """What an adapter has trained in full, by the names in the base model."""
     with safe_open(adapter_dir / ADAPTER_FILE, framework="pt") as file:
-        return {name_in_base(key): file.get_tensor(key).clone() for key in file.keys() if not _is_part(key)}  # noqa: SIM118
+        return {_name(key): file.get_tensor(key).clone() for key in file.keys() if not _is_part(key)}  # noqa: SIM118
+
+
+def _name(key: str) -> str:
+    """The name in the base model of what an adapter has saved whole, a steered embedding's own weight among it."""
+    return name_in_base(key).replace(".base_layer.", ".")
 
 
 def _is_part(key: str) -> bool:

@@ -206,6 +206,8 @@ def _write_adapter(
         "inference_mode": True,
     }
     whole = read_whole(adapter.folder)
+    # PEFT saves the weight of a steered embedding too, which is the base model's, or folded into its copy.
+    whole = {name: value for name, value in whole.items() if name.rpartition(".")[0] not in adapter.layers}
     with base.loaded(set(whole), options.device_map) as model, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         exported = get_peft_model(model, chosen.config(common, layers))

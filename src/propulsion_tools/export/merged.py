@@ -147,11 +147,15 @@ class _Plan:
         dtype = self._dtype if value.is_floating_point() else value.dtype
         source = self._source.get(name)
         written = name if source is None else self._named(name, source)
-        return NamedTensor(written, value.numel(), dtype, lambda: value.to(dtype).contiguous())
+        return NamedTensor(written, value.numel(), dtype, lambda: self._folded(name, value).to(dtype).contiguous())
 
     def _steered(self, name: str, source: str) -> Tensor:
-        layer = self._layers[name.rpartition(".")[0]]
-        value = self._checkpoint.read(source)
+        return self._folded(name, self._checkpoint.read(source))
+
+    def _folded(self, name: str, value: Tensor) -> Tensor:
+        """The value of a tensor with the gain of its layer, if that is one to fold."""
+        if (layer := self._layers.get(name.rpartition(".")[0])) is None:
+            return value
         (gain,) = layer.pooled_gain(ADAPTER).detach()
         if name.endswith(f".{WEIGHT}"):
             return folded_weight(value, gain, layer.weight_axis).contiguous()

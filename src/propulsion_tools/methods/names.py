@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from propulsion_tools.errors import UnknownNameError, near_misses
+from propulsion_tools.errors import check_name
 
 METHOD_MODULES = {
     "adalora": "adalora",
@@ -54,6 +54,4 @@ def check_method_name(name: str, known: Collection[str] = METHOD_MODULES.keys())
     Raises:
         UnknownNameError: It is not `known`; names the near misses.
     """
-    if name not in known:
-        hint = near_misses(name, known) or f" There are {', '.join(sorted(known))}."
-        raise UnknownNameError(f"There is no method named {name!r}.{hint}")
+    check_name("method", name, sorted(known))

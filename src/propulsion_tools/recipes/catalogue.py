@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from propulsion_tools.errors import OptionError, UnknownNameError, near_misses
+from propulsion_tools.errors import OptionError, UnknownNameError, check_name, near_misses
 from propulsion_tools.methods.paper_results import PaperResult, paper_results
 from propulsion_tools.methods.paper_settings import Setting, paper_setting
 from propulsion_tools.recipes.sources import (
@@ -211,11 +211,10 @@ def find_recipes(
 
 def _check_known(attribute: str, value: str) -> None:
     known = list(dict.fromkeys(getattr(row, attribute) for row in recipes()))
+    if attribute == "name":
+        check_name("recipe", value, known, "`propulsion recipes` lists them.")
     if value in known:
         return
-    if attribute == "name":
-        hint = near_misses(value, known) or " `propulsion recipes` lists them."
-        raise UnknownNameError(f"There is no recipe named {value!r}.{hint}")
     if (attribute, value) == ("table", "5"):
         raise UnknownNameError("Table 5 is of ablations, which have a command: propulsion ablate position.")
     near = "" if attribute == "table" else near_misses(value, known)

@@ -48,6 +48,8 @@ ABOVE_ZERO_OR_AUTO = Values("a number above 0, or 'auto'", lambda v: v == AUTO o
 SHARE_OR_MODEL = Values(
     "a share of at least 0 and below 1, or 'model'", lambda v: v == "model" or SHARE.holds(v), ("model",)
 )
+METHOD_ARGS = "method_args"
+OF_A_METHOD = f' Arguments of the method itself go into {METHOD_ARGS}, by its names for them: "{{r: 8}}".'
 FINITE = _number("a finite number", math.isfinite)
 
 
@@ -215,5 +217,10 @@ def refuse_unknown(values: Mapping[str, Any], known: list[str], what: str) -> No
     """Raise `UnknownNameError` for the first key of `values` that is not `known`; names what it was meant to be."""
     for key in values:
         if key not in known:
-            hint = did_you_mean(meant(str(key), known)) or near_misses(str(key), known)
-            raise UnknownNameError(f"{key!r} is no {what}.{hint}")
+            raise UnknownNameError(f"{key!r} is no {what}.{_hint(str(key), known)}")
+
+
+def _hint(key: str, known: list[str]) -> str:
+    names = meant(key, known)
+    hint = did_you_mean([name for name in names if name != METHOD_ARGS]) or near_misses(key, known)
+    return OF_A_METHOD if METHOD_ARGS in (names if hint else known) else hint

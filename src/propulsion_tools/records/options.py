@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from propulsion_tools.errors import OptionError, UnknownNameError, near_misses
+from propulsion_tools.errors import OptionError, check_name
 from propulsion_tools.records.fields import (
     ABOVE_ZERO,
     AT_LEAST_ONE,
@@ -35,9 +35,7 @@ def check_backend(name: str) -> None:
     Raises:
         UnknownNameError: It is none; names the near misses.
     """
-    if name not in BACKENDS:
-        hint = near_misses(name, BACKENDS) or f" There are {' and '.join(BACKENDS)}."
-        raise UnknownNameError(f"There is no backend {name!r}.{hint}")
+    check_name("backend", name, BACKENDS)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,8 @@ class RunRecord:
     """The tries that its learning rate was chosen by: the rates, ``share`` of the run, ``score``, ``loss``, seconds."""
     joint: int = 0
     """How many runs were trained in one batch, this one included; its time and memory are theirs. 0: it was alone."""
+    apart: str | None = None
+    """Why it was not, or not to its end, in one batch with the runs that it was to be with, as a clause."""
     rows: dict[str, int] = field(default_factory=dict)
     """split → how many rows were trained on or scored; empty in records of before it was kept."""
     label_column: str | None = None

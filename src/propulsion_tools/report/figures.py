@@ -72,7 +72,8 @@ def _lines(summary: Summary, column: Column, what: str) -> list[Trace]:
 def _history(summary: Summary, row: str, column: Column, name: str) -> list[list[float]]:
     """Of the first final run, or of the run that chose its rate, if only that was scored while it trained."""
     result = summary.result(row, column)
-    chosen = [outcome for run, outcome in result.selection if run.spec.learning_rate == result.rate]
+    tries = zip(result.selection, summary.choice(row, column).tried, strict=True)
+    chosen = [outcome for (_, outcome), item in tries if item.is_chosen]
     for record in (*(record for _, record in result.records[:1]), *chosen):
         history = record.history if isinstance(record, RunRecord) else {}
         points = [p for p in history.get(name, []) if p[0] <= FIRST_STEPS and p[1] is not None]

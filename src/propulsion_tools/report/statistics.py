@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from propulsion_tools.errors import OptionError
+from propulsion_tools.errors import UnknownNameError
 from propulsion_tools.tasks.metrics import Score, streamed
 
 RESAMPLES = 1000
@@ -100,7 +100,7 @@ def _correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _score(metric: str) -> Score | None:
     try:
         return streamed((metric,)).scores[metric]
-    except OptionError:
+    except UnknownNameError:
         return None
 
 

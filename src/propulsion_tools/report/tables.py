@@ -10,6 +10,7 @@ from propulsion_tools.report.rerun_commands import anchor
 from propulsion_tools.report.statistics import Mean
 from propulsion_tools.report.summary import Column, Score, Summary, places_of, scale_of
 from propulsion_tools.training.console import MAJORITY, size
+from propulsion_tools.training.rate_plan import rates_in_words
 
 DASH = "–"
 
@@ -185,7 +186,8 @@ def _constant(score: Score) -> str:
 
 
 def _rate_hint(score: Score) -> str:
-    return f"learning rate {score.result.rate:.3g}" if score.result.rate else ""
+    chosen = score.result.chosen
+    return f"learning rate {rates_in_words(chosen.learning_rate, chosen.head_learning_rate)}" if chosen else ""
 
 
 def _average(summary: Summary, row: str) -> TableCell:
@@ -311,10 +313,12 @@ def rates_table(summary: Summary) -> Table:
 def _tried(summary: Summary, row: str, column: Column) -> TableCell:
     choice = summary.choice(row, column)
     scale = scale_of(column.metric)
-    parts = [f"{run.rate:.2g}: {DASH if run.score is None else f'{scale * run.score:.1f}'}" for run in choice.tried]
+    scores = [DASH if run.score is None else f"{scale * run.score:.1f}" for run in choice.tried]
+    parts = [f"{choice.words(run)}: {score}" for run, score in zip(choice.tried, scores, strict=True)]
     below = " · ".join(parts) + (f"; {choice.doubt}" if choice.doubt else "")
-    chosen = f"{choice.rate:.2g}" if choice.rate else DASH
-    return TableCell(chosen, choice.rate, None if choice.doubt else 1, anchor(summary, row, column), below)
+    return TableCell(
+        choice.chosen or DASH, choice.rate, None if choice.doubt else 1, anchor(summary, row, column), below
+    )
 
 
 def failures_table(summary: Summary) -> Table:

@@ -74,7 +74,8 @@ def _escaped(text: str) -> str:
 
 COSTS = ("train_seconds", "step_seconds", "peak_bytes", "weight_bytes", "training_bytes", "adapter_bytes")
 CSV_FIELDS = (
-    *("method", "task", "size", "metric", "mean", "std", "seeds", "rank", "learning_rate", "failures"),
+    *("method", "task", "size", "metric", "mean", "std", "seeds", "rank"),
+    *("learning_rate", "head_learning_rate", "failures"),
     *("difference", "low", "high", "p", "peer", "doubts", "majority", "paper"),
     *("adapter_parameters", "head_parameters", *COSTS),
 )
@@ -94,8 +95,9 @@ def rows_as_csv(summary: Summary) -> str:
 def _csv_rows(summary: Summary, row: str, column: Any) -> list[dict[str, Any]]:
     score = summary.scores[row, column]
     cost = summary.costs(row)
-    common = {"method": row, "task": column.task, "size": column.size, "learning_rate": score.result.rate}
-    common |= {"failures": len(score.result.failures)}
+    common = {"method": row, "task": column.task, "size": column.size, "failures": len(score.result.failures)}
+    if chosen := score.result.chosen:
+        common |= {"learning_rate": chosen.learning_rate, "head_learning_rate": chosen.head_learning_rate}
     if cost:
         common |= {"adapter_parameters": cost.adapter, "head_parameters": cost.head}
         common |= {name: getattr(cost, name) for name in COSTS}

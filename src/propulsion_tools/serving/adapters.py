@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import threading
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
+
+from starlette.concurrency import run_in_threadpool
 
 from propulsion.bank.adapter_bank import check_name
 from propulsion.errors import AdapterNameError
@@ -77,6 +80,7 @@ class Adapters:
     _tokenizers: dict[str, Any] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _loading: threading.Lock = field(default_factory=threading.Lock)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
@@ -85,6 +89,12 @@ class Adapters:
             self._cards[BASE_MODEL] = Card(
                 BASE_MODEL, BASE_MODEL, get_task("language-modelling"), self.setup, self.kind
             )
+
+    @property
+    def count(self) -> int:
+        """How many there are beside the base model."""
+        with self._lock:
+            return len(self._cards) - (BASE_MODEL in self._cards)
 
     @property
     def cards(self) -> list[Card]:
@@ -148,12 +158,18 @@ class Adapters:
         finally:
             self.release(card)
 
-    def load(self, path: str, name: str | None = None) -> Card:
+    async def load_in_turn(self, path: str, name: str | None = None) -> Card:
+        """As `load`, in a thread: who waits for a turn holds none of the threads that other requests need."""
+        async with self._turn:
+            return await run_in_threadpool(self.load, path, name)
+
+    def load(self, path: str, name: str | None = None, sketch: Sketch | None = None) -> Card:
         """Serve an adapter, in the place of one that has its name.
 
         Args:
             path: Its folder, from `root` on.
             name: What to call it; None: like its folder.
+            sketch: What its small files say; None: it is read.
 
         Raises:
             ApiError: It may not be read (403), is not there (404), or cannot be served (422).
@@ -162,10 +178,11 @@ class Adapters:
         name = self._checked(folder.name if name is None else name)
         with self._loading:
             with self._lock:
-                if name not in self._cards and len(self._cards) >= self.limit:
+                others = self._cards.keys() - {BASE_MODEL}
+                if name not in others and len(others) >= self.limit:
                     raise ApiError(f"There are {self.limit} adapters: remove one first.", 409, "too_many_adapters")
             try:
-                card = self._loaded(folder, name)
+                card = self._loaded(folder, name, sketch)
             except ApiError:
                 raise
             except Exception as error:  # libraries read its files, and raise what they like
@@ -197,9 +214,9 @@ class Adapters:
             if self._cards.get(card.name) is not card:
                 self.bank.remove(card.row)
 
-    def _loaded(self, folder: Path, name: str) -> Card:
+    def _loaded(self, folder: Path, name: str, sketch: Sketch | None) -> Card:
         refuse_changed(folder)
-        sketch = Sketch.read(folder)
+        sketch = sketch or Sketch.read(folder)
         setup = replace(self.setup, tokenizer=self._tokenizer(folder))
         row = f"{name}@{next(self._numbers)}"
         self.bank.load(folder, row)

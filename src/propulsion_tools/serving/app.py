@@ -70,7 +70,7 @@ def _open_routes(engine: Answering) -> APIRouter:
     @router.api_route("/ready", methods=READING)
     async def ready() -> Response:
         said = "ready" if engine.ready else "not ready"
-        return JSONResponse({"status": said, "adapters": len(engine.adapters.cards)}, 200 if engine.ready else 503)
+        return JSONResponse({"status": said, "adapters": engine.adapters.count}, 200 if engine.ready else 503)
 
     return router
 
@@ -117,7 +117,7 @@ def _add_adapters(router: APIRouter, engine: Answering) -> None:
     @router.post("/v1/adapters")
     async def load(request: Request) -> Response:
         asked = await bodies.read(request, schema.Load, engine.limits)
-        card = await run_in_threadpool(engine.adapters.load, asked.path, asked.name)
+        card = await engine.adapters.load_in_turn(asked.path, asked.name)
         return JSONResponse(engine.adapters.described([card])[0], 201)
 
     @router.delete("/v1/adapters/{name}")

@@ -56,7 +56,7 @@ class Engine:
             wait = most.max_wait_ms / 1000
             self.model = Batcher(bank, most.max_batch_size, wait, most.max_queue, most.capacity, self.metrics)
         self.metrics.gauge("queue_rows", "Rows or texts that wait for the model", lambda: self.model.waiting)
-        self.metrics.gauge("adapters", "Known adapters", lambda: len(adapters.cards))
+        self.metrics.gauge("adapters", "Known adapters", lambda: adapters.count)
         self.metrics.gauge("resident_adapters", "Adapters on the device", lambda: len(bank.resident))
 
     @property

@@ -114,7 +114,8 @@ def load_all(adapters: Adapters, plan: Plan, notify: Notify) -> None:
     """
     for sketch in plan.sketches:
         try:
-            adapters.load(str(sketch.folder.absolute()), sketch.folder.name or sketch.folder.resolve().name)
+            name = sketch.folder.name or sketch.folder.resolve().name
+            adapters.load(str(sketch.folder.absolute()), name, sketch)
         except ApiError as error:
             if error.status >= 500:
                 raise OptionError(f"{sketch.folder.name} cannot be loaded: {error.message}") from error

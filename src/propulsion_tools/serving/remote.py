@@ -14,7 +14,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 
 from propulsion_tools.records.options import ServeOptions
 from propulsion_tools.serving.adapters import Adapters
-from propulsion_tools.serving.errors import ApiError, overloaded, shutting_down
+from propulsion_tools.serving.errors import ApiError, as_api_error, overloaded, shutting_down
 from propulsion_tools.serving.fingerprints import fingerprint
 from propulsion_tools.serving.interface import Piece, Wish
 from propulsion_tools.serving.loading import Plan
@@ -103,7 +103,7 @@ class RemoteEngine:
         self.adapters = Adapters(self._shelf, root, plan.kind, plan.setup, limit=most)
         self._open = True
         self.metrics.gauge("replicas", "Replicas that answer", lambda: application.running)
-        self.metrics.gauge("adapters", "Known adapters", lambda: len(self.adapters.cards))
+        self.metrics.gauge("adapters", "Known adapters", lambda: self.adapters.count)
 
     @property
     def alive(self) -> bool:
@@ -200,7 +200,8 @@ class RemoteEngine:
         if isinstance(error, RayError | RayServeException) and not isinstance(error, RayTaskError):
             LOG.warning("replica lost", extra={"facts": {"error": type(error).__name__}})
             _refuse_lost()
-        raise error
+        LOG.error("replica failed", exc_info=error)
+        raise as_api_error(error) from error
 
     def _check_open(self) -> None:
         if not self._open:

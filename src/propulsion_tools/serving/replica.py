@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve
-from starlette.concurrency import run_in_threadpool
 
 from propulsion_tools.records.options import ServeOptions
 from propulsion_tools.serving.adapters import Adapters
@@ -25,7 +24,6 @@ from propulsion_tools.serving.prediction import Input
 from propulsion_tools.serving.prompts import Prompt
 from propulsion_tools.serving.ray_metrics import report
 from propulsion_tools.serving.wire import Begun, Entry, Reply, Step
-from propulsion_tools.tasks.model_kinds import CAUSAL_LM
 
 _PATH: ContextVar[str] = ContextVar("path")
 
@@ -52,15 +50,13 @@ class Replica:
 
     def __init__(self, options: ServeOptions) -> None:
         dictConfig(settings())
-        kind = KINDS[str(options.task_type)]
-        plan = Plan(options, kind, [])
+        plan = Plan(options, KINDS[str(options.task_type)], [])
         self._plan, self._root = plan.key, Path(options.adapters)
         bank, self._adapters = open_base(plan)
         self._engine, self._labels = Engine(bank, self._adapters, options), bank.num_labels
         report(self._engine.metrics)
         # A method would not do: Ray Serve keeps what it knows of it as an attribute of the function.
-        room = max(1, options.max_adapters - (kind is CAUSAL_LM))
-        self._held = serve.multiplexed(max_num_models_per_replica=room)(_loader(self))
+        self._held = serve.multiplexed(max_num_models_per_replica=options.max_adapters)(_loader(self))
 
     async def load(self, entry: Entry) -> Reply:
         """Hold an adapter: how many labels its head has."""
@@ -100,7 +96,7 @@ class Replica:
         """Load the adapter that is asked for, if its files are still what they were."""
         path = _PATH.get()
         self._check_content(row, path)
-        await run_in_threadpool(self._adapters.load, path, row)
+        await self._adapters.load_in_turn(path, row)
         held = Held(self._adapters, row)
         self._check_content(row, path)
         return held

@@ -75,8 +75,8 @@ def find_columns(table: Table, given: Columns, known: Columns, labelled: bool = 
         DataError: A named column is missing, or a column cannot be guessed; the message names those there are.
     """
     for option, name in (("text_column", given.text), ("text_pair_column", given.pair), ("label_column", given.label)):
-        if name is not None and name not in table and (labelled or option != "label_column"):
-            raise DataError(f"There is no column {name!r} ({option}).{near_misses(name, table)}{_there(table)}")
+        if labelled or option != "label_column":
+            _refuse_missing(table, name, option)
     refuse_twice((given.text, given.pair, given.label))
     label = given.label or _first((known.label,), table) or _first(LABELS, table) if labelled else None
     if labelled and label is None:
@@ -103,6 +103,17 @@ def _guess(columns: Columns, given: Columns, known: Columns, labelled: bool) -> 
     return f"Guessed from the column names: {read}; {said} {'says' if len(options) == 1 else 'say'} otherwise."
 
 
+def unread_texts(table: Table, columns: Columns) -> str | None:
+    """A note on the columns that look like text and are not read."""
+    read = (columns.text, columns.pair, columns.label)
+    names = [name for name, values in table.items() if name not in read and _is_worded(values)]
+    if not names:
+        return None
+    said = "column {} looks like text and is" if len(names) == 1 else "columns {} look like text and are"
+    option = "; --text_pair_column names the second text of a pair" if columns.pair is None else ""
+    return f"The {said.format(', '.join(map(repr, names)))} not read{option}."
+
+
 def refuse_twice(named: Iterable[str | None]) -> None:
     """Refuse one column for two things.
 
@@ -127,12 +138,16 @@ def named_column(table: Table, given: str | None, usual: Sequence[str], option: 
     Raises:
         DataError: There is no such column; the message names those there are.
     """
-    if given is not None and given not in table:
-        raise DataError(f"There is no column {given!r} ({option}).{near_misses(given, table)}{_there(table)}")
+    _refuse_missing(table, given, option)
     name = given or _first(usual, table)
     if name is None:
         raise DataError(f"Cannot tell which column holds {what}: name it with --{option}.{_there(table)}")
     return name
+
+
+def _refuse_missing(table: Table, given: str | None, option: str) -> None:
+    if given is not None and given not in table:
+        raise DataError(f"There is no column {given!r} (--{option}).{near_misses(given, table)}{_there(table)}")
 
 
 def _text_columns(table: Table, given: Columns, known: Columns, label: str | None) -> tuple[str, str | None]:
@@ -168,6 +183,12 @@ def _first(names: Sequence[str | None], table: Iterable[str]) -> str | None:
 
 def _is_text(values: Sequence[object]) -> bool:
     return any(isinstance(value, str) for value in values[:100])
+
+
+def _is_worded(values: Sequence[object]) -> bool:
+    """Whether most of the values that there are have several words."""
+    there = [value for value in values[:100] if value is not None]
+    return 2 * sum(isinstance(value, str) and len(value.split()) > 1 for value in there) > len(there)
 
 
 def _is_number(value: object) -> bool:

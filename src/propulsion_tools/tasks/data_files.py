@@ -91,6 +91,10 @@ class Form:
     delimiter: str = ","
 
 
+LINES = Form(".jsonl")
+"""How rows are written where no file says how."""
+
+
 def form_of(name: str) -> Form | None:
     """The form that the name of a file says; None: none that is known."""
     match = _FILE.fullmatch(Path(name).name.lower())

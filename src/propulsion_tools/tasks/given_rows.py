@@ -12,7 +12,7 @@ from pathlib import Path
 
 from propulsion_tools.errors import DataError, OptionError
 from propulsion_tools.records import is_stream
-from propulsion_tools.tasks.data_files import Form, read_contents
+from propulsion_tools.tasks.data_files import LINES, Form, read_contents
 from propulsion_tools.tasks.file_text import decoded
 from propulsion_tools.tasks.json_rows import Row, json_rows, parsed_object, text_lines
 from propulsion_tools.tasks.row_conversion import rows_of
@@ -49,7 +49,7 @@ def read_given(name: str) -> Given:
     if name == STANDARD_STREAM or is_stream(Path(name)):
         data = _stream(name)
         rows, lines = _stream_rows(decoded(data, "standard input", zipped=False))
-        return Given(rows, Form(".jsonl"), lines, hashlib.sha256(data).hexdigest())
+        return Given(rows, LINES, lines, hashlib.sha256(data).hexdigest())
     path = Path(name)
     if not path.is_file():
         what = "is a folder: name a file in it" if path.is_dir() else "does not exist: there is no file"

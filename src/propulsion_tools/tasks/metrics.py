@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from propulsion_tools.errors import NotFiniteError, OptionError, require
+from propulsion_tools.errors import NotFiniteError, check_name, require
 
 Score = Callable[[np.ndarray, np.ndarray], float]
 
@@ -69,7 +69,7 @@ def streamed(names: Sequence[str], regression: bool = False) -> StreamedMetrics:
         regression: Whether the answer is the number itself rather than the class with the largest logit.
 
     Raises:
-        OptionError: There is no such score.
+        UnknownNameError: There is no such score; names the near misses.
         MissingExtraError: scikit-learn or scipy is not installed.
     """
     sklearn, scipy = require("sklearn.metrics", "train"), require("scipy.stats", "train")
@@ -81,9 +81,8 @@ def streamed(names: Sequence[str], regression: bool = False) -> StreamedMetrics:
         "pearson": partial(_correlation, scipy.pearsonr),
         "spearman": partial(_correlation, scipy.spearmanr),
     }
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise OptionError(f"There is no score {unknown[0]!r}; there are {', '.join(known)}.")
+    for name in names:
+        check_name("score", name, known)
     return StreamedMetrics({name: known[name] for name in names}, _number if regression else _largest)
 
 

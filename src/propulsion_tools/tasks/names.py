@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from propulsion_tools.errors import UnknownNameError, near_misses
+from propulsion_tools.errors import check_name
 
 _NAMES = {
     "classification_datasets": (
@@ -66,6 +66,4 @@ def check_task_name(name: str, known: Collection[str] = TASK_MODULES.keys()) -> 
     Raises:
         UnknownNameError: It is not `known`; names the near misses.
     """
-    if name not in known:
-        hint = near_misses(name, known) or f" There are {', '.join(known)}."
-        raise UnknownNameError(f"There is no task {name!r}.{hint}")
+    check_name("task", name, known)

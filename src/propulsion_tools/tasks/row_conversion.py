@@ -46,7 +46,7 @@ def with_names(raw: RawSplits, given: Mapping[str, str], own: Mapping[str, str])
             if name not in table and not (option == "label_column" and split.startswith("test")):
                 there = ", ".join(map(repr, table))
                 hint = near_misses(name, table)
-                raise DataError(f"The {split} split has no column {name!r} ({option}).{hint} It has {there}.")
+                raise DataError(f"The {split} split has no column {name!r} (--{option}).{hint} It has {there}.")
     renamed = {name: own[option] for option, name in given.items()}
     unread = {name for key, name in own.items() if key in given or key not in COLUMN_OPTIONS}
     tables = {

@@ -7,7 +7,7 @@ from typing import Any
 
 from propulsion_tools.errors import DataError, require
 from propulsion_tools.tasks.base import DataSource, TaskData
-from propulsion_tools.tasks.columns import Columns, find_columns
+from propulsion_tools.tasks.columns import Columns, find_columns, unread_texts
 from propulsion_tools.tasks.data_files import read_folder
 from propulsion_tools.tasks.hub import read_hub
 from propulsion_tools.tasks.labels import LabelMap, class_labels, is_hidden, is_missing
@@ -73,7 +73,7 @@ def to_task_data(
     """
     first = "train" if "train" in raw.tables else next(iter(raw.tables))
     columns, guess = find_columns(raw.tables[first], given, known)
-    notes = [*raw.notes, *([guess] if guess else [])]
+    notes = [*raw.notes, *filter(None, (guess, unread_texts(raw.tables[first], columns)))]
     tables = _labelled(raw.tables, columns, notes)
     tables = {split: _agreed(table, str(columns.label), no_label, split, notes) for split, table in tables.items()}
     tables = {split: _complete(table, columns, split, raw.user_editable, notes) for split, table in tables.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from propulsion_tools.errors import OptionError
+from propulsion_tools.errors import OptionError, check_name
 from propulsion_tools.theory.gradients import Readout, Row
 
 READOUTS = {
@@ -20,10 +20,10 @@ def check_readout(name: str | None) -> None:
     """Refuse a name that is none.
 
     Raises:
-        OptionError: There is no such readout.
+        UnknownNameError: There is no such readout; names the near misses.
     """
-    if name is not None and name not in READOUTS:
-        raise OptionError(f"There is no output {name!r}: choose {', '.join(READOUTS)}.")
+    if name is not None:
+        check_name("output", name, READOUTS)
 
 
 def default_readout(num_labels: int | None) -> str:
@@ -48,7 +48,8 @@ def make_readout(name: str, num_labels: int | None) -> Readout:
         A function of a model and one sample. It gives C values: the number of labels for "classes", else one.
 
     Raises:
-        OptionError: There is no such readout, or it needs a classifier.
+        UnknownNameError: There is no such readout.
+        OptionError: It needs a classifier.
     """
     check_readout(name)
     if name == "loss":

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from propulsion_tools.errors import DataError, OptionError, require
 from propulsion_tools.records import atomic, is_stream
-from propulsion_tools.tasks.data_files import FORMATS, Form, form_of
+from propulsion_tools.tasks.data_files import FORMATS, LINES, Form, form_of
 from propulsion_tools.tasks.given_rows import STANDARD_STREAM, Given
 
 PREDICTION = "prediction"
@@ -23,9 +23,9 @@ _SEPARATORS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"} 
 Row = dict[str, Any]
 
 
-def output_name(asked: str | None, given: Given) -> str:
+def output_name(asked: str | None, read: Form) -> str:
     """Where the rows go: what was asked for, or else ``predictions`` with the ending of the input."""
-    return asked if asked is not None else f"predictions{given.form.kind}"
+    return asked if asked is not None else f"predictions{read.kind}"
 
 
 def output_form(name: str, source: str, given: Given) -> Form:
@@ -40,9 +40,11 @@ def output_form(name: str, source: str, given: Given) -> Form:
         raise DataError(f"{source} has a column {taken[0]!r} already, which would be overwritten: rename it.")
     if name == STANDARD_STREAM or is_stream(path):
         line_by_line = given.form.kind in (".csv", ".tsv")
-        return replace(given.form, zipped=False) if line_by_line else Form(".jsonl")
+        return replace(given.form, zipped=False) if line_by_line else LINES
     if path.is_dir():
-        raise OptionError(f"{path} is a folder: name a file in it to write to, such as predictions.jsonl.")
+        raise OptionError(
+            f"{path} is a folder: name a file in it to write to, such as {output_name(None, given.form)}."
+        )
     if source != STANDARD_STREAM and path.resolve() == Path(source).resolve():
         raise OptionError(f"{path} is the input too, which would be lost: name another --output.")
     said = form_of(name)

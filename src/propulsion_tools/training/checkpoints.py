@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import asdict
@@ -19,13 +20,22 @@ from propulsion_tools.records import (
 )
 from propulsion_tools.records.fields import AUTO
 from propulsion_tools.records.run_spec import BEFORE
-from propulsion_tools.training.manifest import MANIFEST_FILE, SPEC_FILE, STATE_FILE, fault, is_unfinished, remove, seal
+from propulsion_tools.training.manifest import (
+    MANIFEST_FILE,
+    SPEC_FILE,
+    STATE_FILE,
+    fault,
+    is_unfinished,
+    listed,
+    remove,
+    seal,
+)
 from propulsion_tools.training.notify import Notify, keep_quiet
 
 _CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 _NOTHING = 1e-6
 """Of an epoch, which is a sum of the shares of steps."""
-# Everything that a run writes beside its checkpoints; nothing else in the folder is ever removed.
+# What a run writes beside its checkpoints, and its manifest lists more; nothing else in the folder is ever removed.
 _OURS = (
     RECORD_FILE,
     "README.md",
@@ -36,7 +46,6 @@ _OURS = (
     "trained.safetensors",
     "config.json",
     "model.safetensors",
-    MANIFEST_FILE,
 )
 
 
@@ -228,9 +237,14 @@ def clear(folder: Path, keep_checkpoints: bool) -> None:
 
     A folder that shows no trace of a run of ours is left as it is.
     """
-    if (folder / RECORD_FILE).exists():
-        for name in _OURS:
-            (folder / name).unlink(missing_ok=True)
+    others = listed(folder)
+    if others or (folder / RECORD_FILE).exists():
+        # The manifest last: where a kill leaves it, the rest is found by it.
+        for path in (*(folder / name for name in _OURS), *others, folder / MANIFEST_FILE):
+            path.unlink(missing_ok=True)
+        for parent in {path.parent for path in others} - {folder}:
+            with contextlib.suppress(OSError):  # it holds something else
+                parent.rmdir()
     for path in _found(folder):
         if not keep_checkpoints or is_unfinished(path):
             remove(path)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from propulsion_tools.errors import DataError, OptionError, near_misses
+from propulsion_tools.errors import DataError, check_name
 from propulsion_tools.records import RunRecord, RunSpec
 from propulsion_tools.records.options import EvaluateOptions
 from propulsion_tools.records.run_spec import EVALUATE
@@ -32,7 +32,8 @@ def evaluate(adapter_dir: Path, options: EvaluateOptions, notify: Notify = keep_
         split → metric → value, as in record.json.
 
     Raises:
-        OptionError: There is no record, or no such split.
+        OptionError: There is no record.
+        UnknownNameError: There is no such split; names the near misses.
         DataError: The data cannot be evaluated on.
         AdapterFileError: The weights are missing, damaged, or those of another model.
     """
@@ -74,9 +75,7 @@ def _chosen(data: TaskData, split: str | None) -> list[str]:
         if not chosen:
             raise DataError("The data has no split beside train: add a validation file, or pass --split train.")
         return chosen
-    if split not in data.splits:
-        hint = near_misses(split, data.splits) or f" There are {', '.join(data.splits)}."
-        raise OptionError(f"The data has no split {split!r}.{hint}")
+    check_name("split", split, data.splits)
     return [split]
 
 

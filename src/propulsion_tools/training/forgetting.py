@@ -8,7 +8,8 @@ after training with the adapter, less before it without.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ from propulsion_tools.tasks.completion import token_losses
 from propulsion_tools.tasks.model_kinds import CAUSAL_LM
 from propulsion_tools.tasks.padding import NOT_SCORED
 from propulsion_tools.training.base_models import longest_input
+from propulsion_tools.training.processes import from_first, gathered, len_of_round, place_in_round
 
 if TYPE_CHECKING:
     from propulsion_tools.training.build import Job
@@ -36,6 +38,8 @@ def loss_per_token(
 ) -> float:
     """The mean over all tokens of all texts of −log p, in nats; a text's first token is not predicted.
 
+    Several processes share the batches, and all of them get the mean.
+
     Args:
         model: A causal language model, wrapped by PEFT or not; it is left in the mode that it is in.
         tokenizer: Its tokenizer; special tokens are added as it does by itself.
@@ -47,17 +51,34 @@ def loss_per_token(
         OptionError: No text has two tokens.
     """
     rows = [torch.tensor(tokenizer(text, truncation=True, max_length=max_length).input_ids) for text in texts]
+    if not (count := sum(max(len(row) - 1, 0) for row in rows)):
+        raise OptionError("No text of forgetting_text has two tokens, so none is predicted: name longer ones.")
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            batches = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
-            losses = [loss for batch in batches for loss in _losses(model, batch)]
+            sums = _in_turn(batches, lambda batch: [losses.sum().item() for losses in _losses(model, batch)])
     finally:
         model.train(was_training)
-    if not losses or not (count := sum(len(loss) for loss in losses)):
-        raise OptionError("No text of forgetting_text has two tokens, so none is predicted: name longer ones.")
-    return sum(loss.sum().item() for loss in losses) / count
+    return sum(sums) / count
+
+
+def _in_turn(batches: Sequence[Sequence[Tensor]], read: Callable[[Sequence[Tensor]], list[float]]) -> list[float]:
+    """What the rows of all batches give, in their order.
+
+    Several processes take the batches in turn. In the last round those that have none left read one again: a model
+    whose weights are sharded runs in all processes or in none.
+    """
+    own = []
+    for turn in range(0, len(batches), len_of_round()):
+        number = turn + place_in_round()
+        found = read(batches[min(number, len(batches) - 1)])
+        own += [found] if number < len(batches) else []
+    parts = gathered(own)
+    return from_first(
+        lambda: [value for of_round in zip_longest(*parts, fillvalue=[]) for found in of_round for value in found]
+    )
 
 
 def _losses(model: nn.Module, rows: Sequence[Tensor]) -> Iterator[Tensor]:

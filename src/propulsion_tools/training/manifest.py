@@ -104,16 +104,31 @@ def changed(folder: Path) -> str | None:
     """Which file is not as the manifest says, as a clause; None: all are, or there is no manifest."""
     if not (folder / MANIFEST_FILE).exists():
         return None
-    files = (_values(folder / MANIFEST_FILE) or {}).get("files")
-    if not isinstance(files, dict):
+    files = _listed(folder)
+    if files is None:
         return f"{MANIFEST_FILE} is damaged"
-    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    there = _there(folder)
     for name, was in files.items():
         if name not in there:
             return f"{name} is missing"
         if not isinstance(was, dict) or was.get("bytes") != there[name].stat().st_size or was != _read(there[name]):
             return f"{name} has changed since it was written"
     return None
+
+
+def listed(folder: Path) -> list[Path]:
+    """The files in a folder that its manifest lists; none where there is no manifest."""
+    names = _listed(folder) or {}
+    return [path for name, path in _there(folder).items() if name in names]
+
+
+def _listed(folder: Path) -> dict[str, Any] | None:
+    files = (_values(folder / MANIFEST_FILE) or {}).get("files")
+    return files if isinstance(files, dict) else None
+
+
+def _there(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
 
 
 def _files(checkpoint: Path) -> list[Path]:

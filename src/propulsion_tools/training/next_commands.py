@@ -10,11 +10,12 @@ from propulsion_tools.errors import DataError
 from propulsion_tools.installation import program
 from propulsion_tools.records import RunRecord
 from propulsion_tools.tasks import get_task
+from propulsion_tools.tasks.data_files import LINES, form_of, split_name
+from propulsion_tools.training.answer_files import output_name
 from propulsion_tools.training.trained_files import ADAPTER_CONFIG
 
 ANSWERS = ("label", "target", "reference", "answers", "tags")
 """Columns of a split that hold what is to be predicted, whatever the family."""
-READABLE = (".jsonl", ".csv")
 
 
 def next_commands(adapter: Path, source: Path | str, beside: str, draws: bool = True) -> list[str]:
@@ -26,7 +27,8 @@ def next_commands(adapter: Path, source: Path | str, beside: str, draws: bool = 
         beside: What the names of its predictions and of the figure begin with.
         draws: Whether there are gains to look at.
     """
-    names = (str(adapter), f"{beside}predictions.jsonl", f"{beside}gains.png")
+    form = form_of(source.name) if isinstance(source, Path) else None
+    names = (str(adapter), f"{beside}{output_name(None, form or LINES)}", f"{beside}gains.png")
     run, output, figure = map(shlex.quote, names)
     before, given = f"echo {shlex.quote(str(source))} | ", ""
     if isinstance(source, Path):
@@ -47,8 +49,8 @@ def _own_file(record: RunRecord) -> Path | None:
     """A file of the data's folder that `predict` reads, of the split that was scored where there is one."""
     if record.spec.data_dir is None:
         return None
-    files = [file for file in sorted(Path(record.spec.data_dir).iterdir()) if file.suffix in READABLE]
-    return min(files, key=lambda file: file.stem not in record.metrics, default=None)
+    files = [file for file in sorted(Path(record.spec.data_dir).iterdir()) if form_of(file.name)]
+    return min(files, key=lambda file: split_name(file.name.partition(".")[0]) not in record.metrics, default=None)
 
 
 def _example(record: RunRecord) -> Path | str:

@@ -55,7 +55,7 @@ def predict(adapter_dir: Path, options: PredictOptions, notify: Notify = keep_qu
     record = RunRecord.read(adapter_dir)
     device = meet(uses_cpu(record.spec) or options.use_cpu) if number_of_processes() > 1 else None
     given = from_first(lambda: read_given(options.input))
-    target = output_name(options.output, given)
+    target = output_name(options.output, given.form)
     form = output_form(target, options.input, given)
     spec = located(record.spec, adapter_dir, options).overridden(PREDICT, options)
     spec = replace(spec, disable_tqdm=True)

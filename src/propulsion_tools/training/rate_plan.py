@@ -43,6 +43,11 @@ class Try:
     share: float
 
 
+def rates_in_words(rate: float, head_rate: float | None) -> str:
+    """The rates of a try, or of a run, for people."""
+    return f"{rate:.3g}" if head_rate is None else f"{rate:.3g} ({head_rate:.3g} for the head)"
+
+
 @dataclass(frozen=True)
 class Merit:
     """How good a try was; more is better.

@@ -16,7 +16,16 @@ from propulsion_tools.tasks.selection import set_aside
 from propulsion_tools.training.checkpoints import is_of, write_spec
 from propulsion_tools.training.notify import Notify
 from propulsion_tools.training.processes import is_first
-from propulsion_tools.training.rate_plan import FAILED, SELECTION_FRACTION, Merit, Try, merit, plan, try_spec
+from propulsion_tools.training.rate_plan import (
+    FAILED,
+    SELECTION_FRACTION,
+    Merit,
+    Try,
+    merit,
+    plan,
+    rates_in_words,
+    try_spec,
+)
 
 FOLDER = "rate_search"
 TrainAll = Callable[[list[RunSpec], TaskData], "list[RunRecord | BaseException]"]
@@ -30,26 +39,25 @@ class Found:
         spec: The run with its rates.
         tried: For each try ``learning_rate``, ``head_learning_rate``, ``share``, ``score``, ``loss`` and ``seconds``;
             nothing where nothing was searched.
+        apart: Why tries that were to be trained in one batch were not, as clauses.
     """
 
     spec: RunSpec
     tried: tuple[dict[str, Any], ...] = ()
+    apart: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of it; nothing where nothing was searched."""
         if not self.tried:
             return ()
-        rates = _in_words(self.spec.learning_rate, self.spec.head_learning_rate)
+        rates = rates_in_words(float(self.spec.learning_rate or 0), self.spec.head_learning_rate)
         seconds = sum(item["seconds"] for item in self.tried)
         return (
             f"The learning rate {rates} is the best of {len(self.tried)} tries, "
             f"scored on training rows that were set aside; they took {seconds:.0f} s.",
+            *(f"Tries were trained one after the other: {reason}." for reason in self.apart),
         )
-
-
-def _in_words(rate: Any, head_rate: float | None) -> str:
-    return f"{rate:.3g}" if head_rate is None else f"{rate:.3g} ({head_rate:.3g} for the head)"
 
 
 def search_rates(spec: RunSpec, data: TaskData, train_all: TrainAll, together: bool, notify: Notify) -> Found:
@@ -76,14 +84,17 @@ def search_rates(spec: RunSpec, data: TaskData, train_all: TrainAll, together: b
     rows = set_aside(data, spec.selection_fraction or SELECTION_FRACTION)
     usual = method.learning_rate(spec), spec.head_learning_rate
     ended: dict[Try, tuple[Merit, dict[str, Any]]] = {}
+    apart: dict[str, None] = {}
     while todo := (search := plan(*usual, lambda item: ended[item][0] if item in ended else None)).todo:
         for rung in [list(todo)] if together else [[item] for item in todo]:
             for item in rung:
-                rates = _in_words(item.learning_rate, item.head_learning_rate)
+                rates = rates_in_words(item.learning_rate, item.head_learning_rate)
                 notify(f"Trying the learning rate {rates} for {item.share:.0%} of the run.")
             specs = [_spec_of(item, spec, folder / _name(item)) for item in rung]
             for item, one in zip(rung, _outcomes(specs, rows, train_all, anew), strict=True):
                 ended[item] = _ended(item, one)
+                if isinstance(one, RunRecord) and one.apart:
+                    apart[one.apart] = None
     if search.chosen is None:
         tried = ", ".join(f"{item.learning_rate:.3g}" for item in search.tries)
         raise OptionError(
@@ -92,7 +103,7 @@ def search_rates(spec: RunSpec, data: TaskData, train_all: TrainAll, together: b
         )
     rate, head_rate = search.chosen.learning_rate, search.chosen.head_learning_rate
     spec = replace(spec, learning_rate=rate, head_learning_rate=head_rate)
-    return Found(spec, tuple(ended[item][1] for item in search.tries))
+    return Found(spec, tuple(ended[item][1] for item in search.tries), tuple(apart))
 
 
 def _name(item: Try) -> str:

@@ -12,7 +12,7 @@ from transformers import get_scheduler
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
-from propulsion_tools.errors import OptionError, near_misses
+from propulsion_tools.errors import OptionError, check_name
 from propulsion_tools.methods import get_method
 from propulsion_tools.records import RunSpec
 from propulsion_tools.tasks import get_task
@@ -24,8 +24,8 @@ def resolve(spec: RunSpec) -> RunSpec:
     """Fill in what the spec leaves to the task and to the method.
 
     Raises:
-        UnknownNameError: There is no such task or method; names the near misses.
-        OptionError: There is no such optimizer or schedule, or its package is missing, or the method refuses a field.
+        UnknownNameError: There is no such task, method, optimizer or schedule; names the near misses.
+        OptionError: A package of the optimizer is missing, or the method refuses a field.
         MissingExtraError: A package that the task scores with is missing.
     """
     task = default_task(spec)
@@ -48,9 +48,7 @@ def _check_names(spec: RunSpec) -> None:
     """What transformers would refuse, but only after data and weights are read."""
     for name, kinds in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
         value, known = getattr(spec, name), [str(kind.value) for kind in kinds]
-        if value not in known:
-            hint = near_misses(value, known) or f" There are {', '.join(known)}."
-            raise OptionError(f"There is no {name} {value!r}.{hint}")
+        check_name(name, value, known)
 
 
 def _check_schedule(name: str, arguments: dict[str, Any] | None, rate: float) -> None:

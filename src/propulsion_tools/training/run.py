@@ -32,7 +32,7 @@ from propulsion_tools.training.rate_search import Found, search_rates
 from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.scoring import Scores, remark, score
 from propulsion_tools.training.sharding import is_trained, whole_parameters
-from propulsion_tools.training.together import Place, Together, goes_together, run_together
+from propulsion_tools.training.together import Place, Together, run_together, why_alone
 from propulsion_tools.training.trained_files import save_tokenizer, save_trained, weight_bytes
 from propulsion_tools.training.trainer import RunTrainer, make_trainer
 
@@ -97,6 +97,7 @@ def train(
     notes = (*data.notes, *found.notes, *job.notes, *remarks)
     record = _record(job, trainer, scores, bytes_before, notes)
     record = replace(record, rate_search=found.tried, joint=place.size if place else 0)
+    record = replace(record, apart=place.apart if place else None)
     if loss_before is not None:
         record = replace(record, forgetting={"before": loss_before, "after": measured(job, other_text)})
 
@@ -109,7 +110,10 @@ def _with_rates(spec: RunSpec, data: TaskData, notify: Notify) -> tuple[RunSpec,
     """The spec with the rates that were given, or that are found on a part of the training rows."""
     if spec.learning_rate != AUTO:
         return spec, Found(spec)
-    at_once = spec.joint is not False and number_of_processes() == 1 and goes_together(spec)
+    alone = "several processes train it" if number_of_processes() > 1 else why_alone(spec)
+    if spec.joint is True and alone:
+        notify(f"The tries are trained one after the other: {alone}.")
+    at_once = spec.joint is not False and alone is None
     found = search_rates(spec, data, partial(_train_tries, spec.joint == AUTO), at_once, notify)
     _notify_all(notify, found.notes)
     return found.spec, found

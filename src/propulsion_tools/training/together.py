@@ -143,6 +143,11 @@ class Place:
         """How many runs it was trained with in one batch, itself included; 0: it was not."""
         return self._group.size if self._steps else 0
 
+    @property
+    def apart(self) -> str | None:
+        """Why it goes on by itself, as a clause; None: it does not, or nobody knows yet."""
+        return self._group.apart
+
     def enter(self, model: nn.Module) -> None:
         """Take part with a model, which is on its device."""
         backbone = self._group.enter(self._turn.number, model)
@@ -185,10 +190,16 @@ def run_together(functions: Sequence[Callable[[Place], Result]], group: Together
     return take_turns([partial(in_place, function) for function in functions], group.serve)
 
 
-def goes_together(spec: RunSpec) -> bool:
-    """Whether a resolved run can be one of several, as far as its spec tells: the frozen network draws no dropout."""
-    is_whole = not (spec.load_in_8bit or spec.load_in_4bit or spec.device_map or spec.gradient_checkpointing)
-    return is_whole and spec.dropout == 0 and get_method(spec.method).family == "propulsion"
+def why_alone(spec: RunSpec) -> str | None:
+    """What keeps a resolved run from being one of several, as far as its spec tells, as a clause; None: nothing."""
+    reasons = {
+        "the method trains by another way than gains": get_method(spec.method).family != "propulsion",
+        "the base model is quantized": spec.load_in_8bit or spec.load_in_4bit,
+        "device_map spreads the base model": spec.device_map,
+        "gradient checkpointing runs parts of the network again": spec.gradient_checkpointing,
+        "dropout is drawn for a whole batch at once": spec.dropout != 0,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def _share_of_time(joint: JointBackbone, calls: Sequence[_Call], rounds: int) -> float:

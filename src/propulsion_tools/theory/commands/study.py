@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from propulsion_tools.errors import DataError, OptionError, near_misses
+from propulsion_tools.errors import DataError, OptionError, check_name
 from propulsion_tools.methods import get_method
 from propulsion_tools.methods.head_training import is_head
 from propulsion_tools.records import RunSpec, model_slug
@@ -201,9 +201,7 @@ def _refuse_to_replace(folder: Path, options: StudyOptions) -> None:
 
 
 def _check_samples(data: TaskData, options: StudyOptions) -> None:
-    if options.split not in data.splits:
-        hint = near_misses(options.split, data.splits) or f" There are {', '.join(data.splits)}."
-        raise OptionError(f"The data has no split {options.split!r}.{hint}")
+    check_name("split", options.split, data.splits)
     if options.num_samples > (there := len(data.splits[options.split])):
         raise DataError(
             f"The split {options.split!r} has {there:,} rows, fewer than num_samples {options.num_samples}."
