@@ -63,8 +63,9 @@ WHY = """### Why some are missed
 - **bfloat16 on MiniLM.** At a width of 384, the passes over the activations and the Python between the layers are a
   larger part of the step. About a third of what we add is spent in the passes. The rest is Python and autograd, whose
   code has left the caches after each matrix product. The naive form has none of that, but keeps half as much again for
-  the backward pass. An extension in C++ would save about 4 %, less than the 5 % that we ask of one (see
-  [log.md](log.md)).
+  the backward pass, and its vectors stay at 1: in bfloat16 they move in steps of 2^-7. With vectors that train
+  (naive-in-full) it is slower than ours. An extension in C++ would save about 4 %, less than the 5 % that we ask of one
+  (see [log.md](log.md)).
 - **Unmerged inference.** Each layer adds one pass. It also computes the power of its vector every time, because a
   vector may have changed without a trace. In bfloat16 the pass computes in float32. With fixed gains, as in `generate`,
   the power is gone; what is left with one token is the way through one more Python module in each layer, and the
