@@ -99,7 +99,7 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("has_record", [True, False])  # or a kill has come before it, or while it was cleared
 def test_all_that_an_earlier_run_has_written_is_removed_and_nothing_else(tmp_path: Path, has_record: bool) -> None:
     folder = tmp_path / "run"
-    ours = ("adapter_config.json", "spm.model", "additional_chat_templates/tool_use.jinja")
+    ours = ("adapter_config.json", "spm.model", "templates/additional/tool_use.jinja")
     for name in ("record.json", *ours, "notes.txt", "../beside.txt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
@@ -112,6 +112,20 @@ def test_all_that_an_earlier_run_has_written_is_removed_and_nothing_else(tmp_pat
     clear(folder, keep_checkpoints=False)
     assert names(folder) == ["notes.txt"]
     assert names(tmp_path) == ["beside.txt", "run"]
+
+
+def test_a_manifest_of_others_removes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("what no run of ours has written")
+    checkpoint = tmp_path / "checkpoint-1"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text("{}")
+    write_manifest(tmp_path, [checkpoint / "trainer_state.json"])
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["files"] |= {"mine.txt": {"bytes": 31, "sha256": "0" * 64}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    clear(tmp_path, keep_checkpoints=True)
+    assert names(tmp_path) == ["checkpoint-1", "manifest.json", "mine.txt"]
+    assert names(checkpoint) == ["trainer_state.json"]
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(make_spec: MakeSpec, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from propulsion_tools.training.manifest import (
     SPEC_FILE,
     STATE_FILE,
     fault,
+    in_manifest,
     is_unfinished,
-    listed,
     remove,
     seal,
 )
@@ -237,12 +237,16 @@ def clear(folder: Path, keep_checkpoints: bool) -> None:
 
     A folder that shows no trace of a run of ours is left as it is.
     """
-    others = listed(folder)
-    if others or (folder / RECORD_FILE).exists():
+    has_record = (folder / RECORD_FILE).exists()
+    # Without a record, as where a kill has ended this, only what still is as a run of ours has written it.
+    listed = in_manifest(folder, unchanged=not has_record)
+    others = [path for path in listed if folder / path.relative_to(folder).parts[0] not in _found(folder)]
+    if others or has_record:
         # The manifest last: where a kill leaves it, the rest is found by it.
         for path in (*(folder / name for name in _OURS), *others, folder / MANIFEST_FILE):
             path.unlink(missing_ok=True)
-        for parent in {path.parent for path in others} - {folder}:
+        within = {parent for path in others for parent in path.parents if folder in parent.parents}
+        for parent in sorted(within, reverse=True):  # the inner before the outer
             with contextlib.suppress(OSError):  # it holds something else
                 parent.rmdir()
     for path in _found(folder):

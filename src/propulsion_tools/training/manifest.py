@@ -111,15 +111,25 @@ def changed(folder: Path) -> str | None:
     for name, was in files.items():
         if name not in there:
             return f"{name} is missing"
-        if not isinstance(was, dict) or was.get("bytes") != there[name].stat().st_size or was != _read(there[name]):
+        if _differs(there[name], was):
             return f"{name} has changed since it was written"
     return None
 
 
-def listed(folder: Path) -> list[Path]:
-    """The files in a folder that its manifest lists; none where there is no manifest."""
-    names = _listed(folder) or {}
-    return [path for name, path in _there(folder).items() if name in names]
+def in_manifest(folder: Path, unchanged: bool) -> list[Path]:
+    """The files in a folder that its manifest lists; none where there is no manifest.
+
+    Args:
+        folder: That of the manifest.
+        unchanged: Only those that are as the manifest says.
+    """
+    files, there = _listed(folder) or {}, _there(folder)
+    return [path for name, path in there.items() if name in files and not (unchanged and _differs(path, files[name]))]
+
+
+def _differs(path: Path, was: Any) -> bool:
+    """Whether a file is not what a manifest says of it."""
+    return not isinstance(was, dict) or was.get("bytes") != path.stat().st_size or was != _read(path)
 
 
 def _listed(folder: Path) -> dict[str, Any] | None:
