@@ -160,6 +160,8 @@ def trained_together(file: Path) -> None:
         optimizer.zero_grad()
     if rank == 0:
         torch.save({name: p for name, p in model.named_parameters() if p.requires_grad}, file)
+    # If the reducer were the last to hold the group, it would wait for the group's threads with Python's lock in hand.
+    del trained
     if world > 1:
         dist.destroy_process_group()
 
