@@ -237,10 +237,10 @@ def clear(folder: Path, keep_checkpoints: bool) -> None:
 
     A folder that shows no trace of a run of ours is left as it is.
     """
-    has_record = (folder / RECORD_FILE).exists()
+    has_record, found = (folder / RECORD_FILE).exists(), _found(folder)
     # Without a record, as where a kill has ended this, only what still is as a run of ours has written it.
     listed = in_manifest(folder, unchanged=not has_record)
-    others = [path for path in listed if folder / path.relative_to(folder).parts[0] not in _found(folder)]
+    others = [path for path in listed if folder / path.relative_to(folder).parts[0] not in found]
     if others or has_record:
         # The manifest last: where a kill leaves it, the rest is found by it.
         for path in (*(folder / name for name in _OURS), *others, folder / MANIFEST_FILE):
@@ -249,7 +249,7 @@ def clear(folder: Path, keep_checkpoints: bool) -> None:
         for parent in sorted(within, reverse=True):  # the inner before the outer
             with contextlib.suppress(OSError):  # it holds something else
                 parent.rmdir()
-    for path in _found(folder):
+    for path in found:
         if not keep_checkpoints or is_unfinished(path):
             remove(path)
     remove_leftovers(folder)
