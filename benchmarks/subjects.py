@@ -59,6 +59,13 @@ SUBJECTS = {
         | {"intermediate_size": 8192, "vocab_size": 128256, "tie_word_embeddings": True},
         causal=True,
     ),
+    "llama-3b": Subject(
+        "llama",
+        LLAMA
+        | {"hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 24, "num_key_value_heads": 8}
+        | {"intermediate_size": 8192, "vocab_size": 128256, "tie_word_embeddings": True},
+        causal=True,
+    ),
 }
 
 
