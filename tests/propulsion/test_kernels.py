@@ -48,7 +48,7 @@ def example(shape: tuple[int, ...], gain_shape: tuple[int, ...], dtype: torch.dt
 
 def take_all_on_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     if INTERPRETED:  # whose tensors are on the CPU
-        monkeypatch.setattr(triton_kernels, "suits", lambda values, z: triton_kernels._rows(values, z) is not None)
+        monkeypatch.setattr(triton_kernels, "suits", lambda values, z: triton_kernels._fit(values, z))
 
 
 def assert_rounded(actual: Tensor, expected: Tensor) -> None:
@@ -236,9 +236,10 @@ def test_triton_compiles_the_kernels_for_a_gpu_that_is_not_there(dtype: str, cap
     sizes = dict.fromkeys(("all_tokens", "tokens", "share", "parts", "channels"), "i32")
     pointers = {"values": data, "out": data, "grad": data, "saved": data, "grad_values": data}
     types = sizes | pointers | dict.fromkeys(("z", "sums", "grad_z"), "*fp32")
-    for kernel in (triton_kernels._multiply, triton_kernels._backward, triton_kernels._derivative):
+    for launcher in (triton_kernels._multiply, triton_kernels._backward, triton_kernels._derivative):
+        kernel = launcher.kernel
         constants = {name: value for name, value in power.items() if name in kernel.arg_names}
-        constants |= {"NEEDS_VALUES": True} if "NEEDS_VALUES" in kernel.arg_names else {}
+        constants |= {name: True for name in ("NEEDS_VALUES", "IS_ALL") if name in kernel.arg_names}
         signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
         built = compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", capability, 32))
         assert ".visible .entry" in built.asm["ptx"]
