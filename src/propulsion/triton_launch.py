@@ -1,8 +1,8 @@
 """Launches a kernel of Triton's without Triton's Python around it, once it has been compiled.
 
-`kernel[grid](...)` binds, specializes and looks up each of its arguments in Python every time, which takes 70 µs on a
-processor beside an H100, and the GPU waits. It returns what it has compiled, and that can be launched itself, by the
-same `[grid](...)`, hooks included.
+`kernel[grid](...)` binds and specializes its arguments, checks its globals and looks all of that up, every time, while a
+GPU waits that a small batch does not keep busy. It returns what it has compiled, and that can be launched itself, by the
+same `[grid](...)`, hooks included: with addresses for tensors, of which the driver is then not asked whose they are.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ MOST_INT32 = 2**31 - 1  # and one for larger numbers
 class Launcher:
     """A kernel whose arguments are tensors, counts that it is not specialized for, channels, and constants, in order.
 
-    It compiles for each kind of call: the device, the dtypes, the channels and the constants, so one for each shape of
-    a layer and each degree. What is kept of that is what Triton keeps as well.
+    Triton compiles for each kind of call: devices, dtypes, channels and constants, so once for each size of a layer and
+    each degree; what is kept here it keeps as well. Its settings (`knobs`) are those of the first call of a kind.
     """
 
     def __init__(self, kernel: Any) -> None:
@@ -53,7 +53,7 @@ class Launcher:
         if device >= 0 and device != torch.cuda.current_device():  # Triton launches on the current one
             with torch.cuda.device(device):
                 return self(grid, tensors, counts, channels, constants)
-        kind = (device, channels, constants, *[tensor.dtype for tensor in tensors])
+        kind = (channels, constants, *[(tensor.dtype, tensor.get_device()) for tensor in tensors])
         places = [tensor.data_ptr() for tensor in tensors]
         is_usual = _is_usual(places, counts)
         if is_usual and kind in self._compiled:

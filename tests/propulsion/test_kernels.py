@@ -16,6 +16,7 @@ from torch._subclasses import FakeTensorMode
 
 from propulsion import kernels, triton_kernels
 from propulsion.gain import NEARLY_ZERO, scale, scale_reference
+from propulsion.triton_launch import Launcher
 from tests.propulsion.steered import relative_error
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -124,6 +125,15 @@ def test_a_tensor_without_numbers_leaves_nothing_behind(monkeypatch: pytest.Monk
         assert_agree(values.to(dtype), values.to(dtype), gains, (product, *found))
 
 
+def test_fake_tensors_of_a_gpu_are_not_given_to_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_kernels, "AVAILABLE", True)
+    with FakeTensorMode(), torch.no_grad():  # autograd looks for the GPU itself
+        values, z = torch.empty(2, 3, 4, device="cuda"), torch.ones(4, device="cuda")
+        assert not triton_kernels.suits(values, z)
+        for in_place in (True, False):
+            assert scale(values, z, in_place, None, 15).shape == values.shape
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sums_over_many_tokens_stay_close(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -151,6 +161,36 @@ def test_kernels_of_triton(name: str, dtype: torch.dtype, needs_values: bool) ->
     assert overwritten is (lent if needs_values else None)
     assert_agree(values, grad, gains, (product, overwritten, total))
     assert torch.equal(triton_kernels.multiply(on_device[0], on_device[2], out=on_device[0]), product)
+
+
+@pytest.mark.skipif(INTERPRETED or not torch.cuda.is_available(), reason="needs a GPU")
+@every_dtype
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("name", ["linear", "rows", "many tokens"])
+def test_on_a_gpu_kernels_do_the_same_when_launched_without_triton(
+    name: str, offset: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def place(tensor: Tensor) -> Tensor:  # with an offset, where no pointer is a multiple of 16 bytes
+        memory = torch.empty(tensor.numel() + offset, dtype=tensor.dtype, device=DEVICE)
+        return memory[offset:].view(tensor.shape).copy_(tensor)
+
+    for kernel in ("_multiply", "_backward", "_derivative"):
+        monkeypatch.setattr(triton_kernels, kernel, Launcher(getattr(triton_kernels, kernel).kernel))
+    values, grad, z = map(place, example(*SHAPES[name], dtype))
+
+    def step() -> tuple[Tensor, ...]:
+        out = triton_kernels.multiply(values, z, place(values), 15, True)
+        return out, *triton_kernels.multiply_backward(grad, values, z, True, False, 15, True)
+
+    by_triton = step()
+    assert len(triton_kernels._multiply._compiled) == (not offset)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    graph.replay()
+    for found in (step(), captured):
+        for own, other in zip(found, by_triton, strict=True):
+            assert torch.equal(own, other)
 
 
 @on_triton

@@ -109,6 +109,16 @@ def test_another_kind_asks_triton(other: dict[str, Any]) -> None:
     assert len(kernel.launches) == 1
 
 
+def test_triton_is_asked_about_a_tensor_on_another_device() -> None:
+    """It says so; an address on the CPU, launched without a question, would break all that the GPU does afterwards."""
+    kernel = Kernel()
+    launcher = Launcher(kernel)
+    for device in (0, -1):
+        launcher((1, 2, 3), (Place(), Place(512, torch.float32, device)), (7,), 64, CONSTANTS)
+    assert len(kernel.calls) == 2
+    assert not kernel.launches
+
+
 @pytest.mark.parametrize("unusual", [{"first": Place(address=8)}, {"first": Place(), "count": MOST_INT32 + 1}])
 def test_what_was_compiled_for_unusual_arguments_is_not_kept(unusual: dict[str, Any]) -> None:
     kernel = Kernel()
