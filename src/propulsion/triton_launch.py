@@ -1,8 +1,8 @@
 """Launches a kernel of Triton's without Triton's Python around it, once it has been compiled.
 
-`kernel[grid](...)` binds and specializes its arguments, checks its globals and looks all of that up, every time, while a
-GPU waits that a small batch does not keep busy. It returns what it has compiled, and that can be launched itself, by the
-same `[grid](...)`, hooks included: with addresses for tensors, of which the driver is then not asked whose they are.
+`kernel[grid](...)` binds and specializes its arguments, checks its globals and looks all of that up every time, while a
+GPU waits that a small batch does not keep busy. It returns what it has compiled, and that can be launched itself, by
+the same `[grid](...)`, hooks included: with addresses for tensors, so that the driver is not asked whose they are.
 """
 
 from __future__ import annotations
