@@ -40,7 +40,8 @@ test-oldest: $(OLDEST)/.installed  ## run the fast tests with the oldest version
 
 kernels: $(STAMP)  ## run the Triton kernels in its interpreter and compile them, without a GPU (installs Triton, 1 GB)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,kernels]'
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/propulsion/test_kernels.py -k 'interpreter or compiles'
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests/propulsion/test_kernels.py tests/propulsion/test_triton_launch.py \
+		-k 'interpreter or compiles or test_triton_launch'
 
 $(PROGRAMS)/.installed: pyproject.toml constraints.txt constraints-integrations.txt
 	test -x $(PROGRAMS)/bin/python || $(PYTHON) -m venv $(PROGRAMS)

@@ -109,7 +109,7 @@ def _has_room(output: Tensor, z: Tensor) -> bool:
     """Whether the product has the output's shape; torch.broadcast_shapes takes ten times as long."""
     if not output.is_contiguous() or z.dim() > output.dim():
         return False
-    if z.numel() == z.shape[-1:].numel() == output.shape[-1:].numel():  # one vector: what follows, said quickly
+    if z.dim() and z.numel() == z.size(-1) == output.size(-1):  # one vector: what follows, said quickly
         return True
     ends = output.shape[output.dim() - z.dim() :]
     return all(own in (1, other) for own, other in zip(z.shape, ends, strict=True))

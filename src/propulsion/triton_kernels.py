@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from propulsion.triton_launch import Launcher
+
 try:
     import triton
     import triton.language as tl
@@ -26,7 +28,8 @@ MOST_PROGRAMS = 1024  # of the first stage of the reduction, each with sums of i
 
 def suits(values: Tensor, z: Tensor) -> bool:
     """Whether the kernels take these: (tokens..., d) on CUDA, with vectors of shape (d,) or (rows, 1, ..., d)."""
-    return AVAILABLE and values.is_cuda and values.is_contiguous() and _rows(values, z) is not None
+    # Tensors of other types hold no numbers of their own: those of a FakeTensorMode, for one.
+    return AVAILABLE and values.is_cuda and type(values) is Tensor and values.is_contiguous() and _fit(values, z)
 
 
 def multiply(values: Tensor, z: Tensor, out: Tensor | None = None, degree: int = 1, is_divisor: bool = False) -> Tensor:
@@ -39,12 +42,12 @@ def multiply(values: Tensor, z: Tensor, out: Tensor | None = None, degree: int =
         degree: k ≥ 0.
         is_divisor: Whether something will be divided by z, so that a tiny number has to stand for zero.
     """
-    rows, channels, tokens = _sizes(values, z)
+    rows, tokens, channels = _sizes(values, z)
     out = torch.empty_like(values) if out is None else out
-    if values.numel():
-        grid = (triton.cdiv(tokens, TOKENS), rows, triton.cdiv(channels, BLOCK))
-        power = (degree, degree.bit_length(), is_divisor)
-        _multiply[grid](values, z.contiguous(), out, tokens, channels, *power, TOKENS, BLOCK)
+    if tokens:
+        grid = (_over(tokens, TOKENS), rows, _over(channels, BLOCK))
+        constants = (degree, degree.bit_length(), is_divisor, TOKENS, BLOCK)
+        _multiply(grid, (values, z.contiguous(), out), (tokens,), channels, constants)
     return out
 
 
@@ -71,41 +74,45 @@ def multiply_backward(
     Returns:
         ∂L/∂v, and ∂L/∂z of z's shape.
     """
-    rows, channels, tokens = _sizes(grad, z)
+    rows, tokens, channels = _sizes(grad, z)
+    z = z.contiguous()
     grad_values = (grad if overwrite else torch.empty_like(grad)) if needs_values else None
-    grad_z = torch.empty_like(z, memory_format=torch.contiguous_format)
-    if not grad.numel():
+    grad_z = torch.empty_like(z)
+    if not tokens:
         return grad_values, grad_z.zero_()
-    # Stage one: each program sums some tokens of one row of the batch. Stage two: sums of sums, in a fixed order.
-    blocks = triton.cdiv(channels, BLOCK)
-    parts = max(1, min(triton.cdiv(tokens, TOKENS), MOST_PROGRAMS // (rows * blocks)))
-    sums = torch.empty(rows, parts, channels, dtype=torch.float32, device=grad.device)
-    power, z = (degree, degree.bit_length(), is_divisor), z.contiguous()
-    into, share = grad if grad_values is None else grad_values, triton.cdiv(tokens, parts)
-    _backward[(rows, parts, blocks)](
-        grad, saved, z, into, sums, tokens, share, channels, needs_values, *power, TOKENS, BLOCK
-    )
-    _derivative[(rows, blocks)](sums, z, grad_z, parts, channels, *power, TOKENS, BLOCK)
+    # Stage one: each program sums some tokens of one row of the batch. Stage two, if there is more than one such sum:
+    # sums of sums, in a fixed order.
+    blocks = _over(channels, BLOCK)
+    parts = max(1, min(_over(tokens, TOKENS), MOST_PROGRAMS // (rows * blocks)))
+    into, counts = grad if grad_values is None else grad_values, (tokens, _over(tokens, parts))
+    power = (degree, degree.bit_length(), is_divisor, TOKENS, BLOCK)
+    sums = grad_z if parts == 1 else z.new_empty((rows, parts, channels))
+    tensors = (grad, saved, z, into, sums)
+    _backward((rows, parts, blocks), tensors, counts, channels, (needs_values, parts == 1, *power))
+    if parts > 1:
+        _derivative((rows, blocks, 1), (sums, z, grad_z), (parts,), channels, power)
     return grad_values, grad_z
 
 
-def _rows(values: Tensor, z: Tensor) -> int | None:
-    """How many vectors there are, each for an equal part of the tokens; None for other shapes."""
-    channels = values.shape[-1] if values.dim() else 0
-    if not z.numel() or z.dtype != torch.float32 or values.dtype == torch.float64 or z.shape[-1] != channels:
-        return None
-    rows = z.numel() // channels
-    if rows == 1:
-        return 1
-    whole = z.dim() == values.dim() and z.shape[0] == rows == values.shape[0]
-    return rows if whole else None
+def _fit(values: Tensor, z: Tensor) -> bool:
+    """Whether the vectors belong to the last axis, and are one or one for each row of the batch."""
+    if not z.dim() or not values.dim() or z.dtype != torch.float32 or values.dtype == torch.float64:
+        return False
+    channels, numbers = z.size(-1), z.numel()
+    if not numbers or values.size(-1) != channels:
+        return False
+    return numbers == channels or (z.dim() == values.dim() and z.size(0) == numbers // channels == values.size(0))
 
 
 def _sizes(values: Tensor, z: Tensor) -> tuple[int, int, int]:
-    """How many rows and channels there are, and how many tokens a row has."""
-    channels = z.shape[-1]
-    rows = z.numel() // channels
-    return rows, channels, values.numel() // (rows * channels)
+    """How many vectors there are, how many tokens for each, and how many channels, of what fits."""
+    numbers, channels = z.numel(), z.size(-1)
+    return numbers // channels, values.numel() // numbers, channels
+
+
+def _over(number: int, size: int) -> int:
+    """How many blocks of a size cover a number."""
+    return -(-number // size)
 
 
 if AVAILABLE:
@@ -127,6 +134,15 @@ if AVAILABLE:
             factor = factor * factor
         return gain
 
+    @triton.jit
+    def _derivative_of(total, z, DEGREE: tl.constexpr, BITS: tl.constexpr, IS_DIVISOR: tl.constexpr):
+        if IS_DIVISOR:
+            total = total / _divisor(z)
+        elif DEGREE > 1:
+            total = total * _gain(z, DEGREE - 1, BITS, False)
+        return total * DEGREE
+
+    @Launcher
     @triton.jit(do_not_specialize=["tokens"])
     def _multiply(
         values, z, out, tokens, channels,
@@ -141,9 +157,10 @@ if AVAILABLE:
         value = tl.load(values + place, mask=is_inside, other=0.0).to(tl.float32)
         tl.store(out + place, (value * gain[None, :]).to(out.dtype.element_ty), mask=is_inside)
 
+    @Launcher
     @triton.jit(do_not_specialize=["tokens", "share"])
     def _backward(
-        grad, saved, z, grad_values, sums, tokens, share, channels, NEEDS_VALUES: tl.constexpr,
+        grad, saved, z, grad_values, sums, tokens, share, channels, NEEDS_VALUES: tl.constexpr, IS_ALL: tl.constexpr,
         DEGREE: tl.constexpr, BITS: tl.constexpr, IS_DIVISOR: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr,
     ):  # fmt: skip
         row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -162,8 +179,11 @@ if AVAILABLE:
             total += tl.sum(dy * y, axis=0)
             if NEEDS_VALUES:
                 tl.store(grad_values + place, (dy * gain[None, :]).to(grad_values.dtype.element_ty), mask=is_inside)
+        if IS_ALL:
+            total = _derivative_of(total, own, DEGREE, BITS, IS_DIVISOR)
         tl.store(sums + (row * tl.num_programs(1) + part) * channels + channel, total, mask=is_channel)
 
+    @Launcher
     @triton.jit(do_not_specialize=["parts"])
     def _derivative(
         sums, z, grad_z, parts, channels,
@@ -179,8 +199,5 @@ if AVAILABLE:
             place = (row * parts + part)[:, None] * channels + channel[None, :]
             total += tl.sum(tl.load(sums + place, mask=is_inside, other=0.0), axis=0)
         own = tl.load(z + row * channels + channel, mask=is_channel, other=1.0)
-        if IS_DIVISOR:
-            total = total / _divisor(own)
-        elif DEGREE > 1:
-            total = total * _gain(own, DEGREE - 1, BITS, False)
-        tl.store(grad_z + row * channels + channel, total * DEGREE, mask=is_channel)
+        total = _derivative_of(total, own, DEGREE, BITS, IS_DIVISOR)
+        tl.store(grad_z + row * channels + channel, total, mask=is_channel)

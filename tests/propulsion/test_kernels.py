@@ -16,6 +16,7 @@ from torch._subclasses import FakeTensorMode
 
 from propulsion import kernels, triton_kernels
 from propulsion.gain import NEARLY_ZERO, scale, scale_reference
+from propulsion.triton_launch import Launcher
 from tests.propulsion.steered import relative_error
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -29,6 +30,7 @@ SHAPES = {
     "linear": ((2, 37, 130), (130,)),
     "one dimension in front": ((2, 37, 130), (1, 1, 130)),
     "rows": ((3, 37, 70), (3, 1, 70)),
+    "few tokens in rows": ((3, 7, 70), (3, 1, 70)),
     "many tokens": ((1, 1300, 5), (5,)),
     "no tokens": ((3, 0, 8), (8,)),
     "no tokens in rows": ((3, 0, 8), (3, 1, 8)),
@@ -48,7 +50,7 @@ def example(shape: tuple[int, ...], gain_shape: tuple[int, ...], dtype: torch.dt
 
 def take_all_on_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     if INTERPRETED:  # whose tensors are on the CPU
-        monkeypatch.setattr(triton_kernels, "suits", lambda values, z: triton_kernels._rows(values, z) is not None)
+        monkeypatch.setattr(triton_kernels, "suits", lambda values, z: triton_kernels._fit(values, z))
 
 
 def assert_rounded(actual: Tensor, expected: Tensor) -> None:
@@ -124,6 +126,15 @@ def test_a_tensor_without_numbers_leaves_nothing_behind(monkeypatch: pytest.Monk
         assert_agree(values.to(dtype), values.to(dtype), gains, (product, *found))
 
 
+def test_fake_tensors_of_a_gpu_are_not_given_to_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_kernels, "AVAILABLE", True)
+    with FakeTensorMode(), torch.no_grad():  # autograd looks for the GPU itself
+        values, z = torch.empty(2, 3, 4, device="cuda"), torch.ones(4, device="cuda")
+        assert not triton_kernels.suits(values, z)
+        for in_place in (True, False):
+            assert scale(values, z, in_place, None, 15).shape == values.shape
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sums_over_many_tokens_stay_close(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -153,10 +164,39 @@ def test_kernels_of_triton(name: str, dtype: torch.dtype, needs_values: bool) ->
     assert torch.equal(triton_kernels.multiply(on_device[0], on_device[2], out=on_device[0]), product)
 
 
+@pytest.mark.skipif(INTERPRETED or not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("name", ["linear", "few tokens in rows", "many tokens"])
+def test_on_a_gpu_kernels_do_the_same_when_launched_without_triton(
+    name: str, offset: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def place(tensor: Tensor) -> Tensor:  # with an offset, where no pointer is a multiple of 16 bytes
+        memory = torch.empty(tensor.numel() + offset, dtype=tensor.dtype, device=DEVICE)
+        return memory[offset:].view(tensor.shape).copy_(tensor)
+
+    for kernel in ("_multiply", "_backward", "_derivative"):
+        monkeypatch.setattr(triton_kernels, kernel, Launcher(getattr(triton_kernels, kernel).kernel))
+    values, grad, z = map(place, example(*SHAPES[name], torch.bfloat16))
+
+    def step() -> tuple[Tensor, ...]:
+        out = triton_kernels.multiply(values, z, place(values), 15, True)
+        return out, *triton_kernels.multiply_backward(grad, values, z, True, False, 15, True)
+
+    by_triton = step()
+    assert len(triton_kernels._multiply._compiled) == (not offset)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    graph.replay()
+    for found in (step(), captured):
+        for own, other in zip(found, by_triton, strict=True):
+            assert torch.equal(own, other)
+
+
 @on_triton
 @pytest.mark.parametrize("degree", [0, 1, 2, 15, 55])
 @pytest.mark.parametrize("is_divisor", [True, False])
-@pytest.mark.parametrize("name", ["linear", "rows"])
+@pytest.mark.parametrize("name", ["linear", "few tokens in rows"])
 def test_kernels_of_triton_compute_the_power(name: str, degree: int, is_divisor: bool) -> None:
     values, grad, z = example(*SHAPES[name], torch.float32)
     z = 1 + (z - 1) / 10
@@ -236,9 +276,10 @@ def test_triton_compiles_the_kernels_for_a_gpu_that_is_not_there(dtype: str, cap
     sizes = dict.fromkeys(("all_tokens", "tokens", "share", "parts", "channels"), "i32")
     pointers = {"values": data, "out": data, "grad": data, "saved": data, "grad_values": data}
     types = sizes | pointers | dict.fromkeys(("z", "sums", "grad_z"), "*fp32")
-    for kernel in (triton_kernels._multiply, triton_kernels._backward, triton_kernels._derivative):
+    for launcher in (triton_kernels._multiply, triton_kernels._backward, triton_kernels._derivative):
+        kernel = launcher.kernel
         constants = {name: value for name, value in power.items() if name in kernel.arg_names}
-        constants |= {"NEEDS_VALUES": True} if "NEEDS_VALUES" in kernel.arg_names else {}
+        constants |= {name: True for name in ("NEEDS_VALUES", "IS_ALL") if name in kernel.arg_names}
         signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
         built = compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", capability, 32))
         assert ".visible .entry" in built.asm["ptx"]
