@@ -22,6 +22,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
+from tests.processes import WithPeftAlone
 from tests.sentences import BAD, FILLER, GOOD
 
 
@@ -76,6 +77,14 @@ def _no_waits_for_the_disk() -> Iterator[None]:
 def _reproducible() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def with_peft_alone() -> Iterator[WithPeftAlone]:
+    """Runs programs in processes that have imported PEFT, and nothing of ours."""
+    programs = WithPeftAlone()
+    yield programs
+    programs.close()
 
 
 @pytest.fixture(scope="session")
