@@ -94,7 +94,11 @@ audit: $(INSTALLED)/bin/propulsion  ## ask for known vulnerabilities of what `ma
 	$(RELEASE)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r build/installed.txt
 
 coverage: $(STAMP)  ## run the whole suite and say which lines of src no test runs
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n $(WORKERS) --cov --cov-report=term-missing:skip-covered
+	$(BIN)/coverage erase
+	HF_HUB_OFFLINE=1 $(BIN)/coverage run -m pytest -q -n $(WORKERS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --include='src/propulsion/*' --format=total --fail-under=98
+	$(BIN)/coverage report --show-missing --skip-covered --fail-under=92
 
 mutants: $(STAMP)  ## mutate the gains and the poolings, and list the mutants that no test notices (half an hour, and Triton)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,kernels]'
