@@ -112,12 +112,12 @@ for line in sys.stdin:
 """
 
     def __init__(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        # Nothing of it is compiled; or bitsandbytes would bring all of Inductor.
-        environment["TORCHDYNAMO_DISABLE"] = "1"
-        command = [sys.executable, "-c", self._SERVER]
         self._server = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-c", self._SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
         )
 
     def __call__(self, program: str) -> Ended:
@@ -131,6 +131,15 @@ for line in sys.stdin:
     def close(self) -> None:
         """End the process that they are forked from."""
         self._server.communicate()
+
+
+def environment(**more: str) -> dict[str, str]:
+    """That of a process that is started anew, which finds what this one finds.
+
+    It compiles nothing: or bitsandbytes would bring all of Inductor, a second of each start.
+    """
+    found = os.pathsep.join(filter(None, sys.path))
+    return {**os.environ, "PYTHONPATH": found, "TORCHDYNAMO_DISABLE": "1", **more}
 
 
 def free_port() -> int:
