@@ -93,7 +93,8 @@ audit: $(INSTALLED)/bin/propulsion  ## ask for known vulnerabilities of what `ma
 		| sed 's/+.*//' > build/installed.txt  # torch 2.13.0+cpu is known as 2.13.0
 	$(RELEASE)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r build/installed.txt
 
-coverage: $(STAMP)  ## run the whole suite and say which lines of src no test runs
+coverage: $(STAMP)  ## run the whole suite and say which lines of src no test runs (installs Triton, 1 GB)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,kernels]'
 	$(BIN)/coverage erase
 	HF_HUB_OFFLINE=1 $(BIN)/coverage run -m pytest -q -n $(WORKERS)
 	$(BIN)/coverage combine --quiet

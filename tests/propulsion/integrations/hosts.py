@@ -44,7 +44,11 @@ class PeftPlugin:
         self.name = str(name)
 
     def register(self, method_name: str = "__call__") -> Callable[..., Any]:
-        return lambda function: self.functions.setdefault(self.name, function)
+        def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
+            self.functions[self.name] = function
+            return function
+
+        return decorator
 
     def __call__(self, model: nn.Module, config: dict[str, Any], is_train: bool) -> Any:
         return self.functions[self.name](model, config, is_train)
