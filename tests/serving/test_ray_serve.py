@@ -48,7 +48,6 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
         patch.setenv("RAY_metrics_report_interval_ms", "500")
-        patch.setenv("RAY_worker_niceness", "0")  # or its workers wait for all else that this machine does
         patch.setenv("TORCHDYNAMO_DISABLE", "1")  # or bitsandbytes brings all of Inductor, which nothing here uses
         connect(ray, None, 4)
         yield ray
