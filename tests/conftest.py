@@ -9,8 +9,9 @@ import gc
 import json
 import os
 import random
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
+from tests.processes import WithPeftAlone
 from tests.sentences import BAD, FILLER, GOOD
 
 
@@ -30,13 +32,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -slow[item.path])
 
 
+MANY_MODULES = 100
+_frozen_at = 0  # how many modules there were
+
+
 def pytest_collection_finish() -> None:
     """Leave what is there for good out of all later garbage collections.
 
     That is a million objects of imported modules and tests, half a second each time, and every Trainer collects.
     """
+    freeze()
+
+
+def pytest_runtest_logfinish() -> None:
+    """Also what the first run of a worker imports."""
+    if len(sys.modules) > _frozen_at + MANY_MODULES:
+        freeze()
+
+
+def freeze() -> None:
+    global _frozen_at
     gc.collect()
     gc.freeze()
+    _frozen_at = len(sys.modules)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -47,10 +65,26 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{count} skipped: {reason}")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_waits_for_the_disk() -> Iterator[None]:
+    """That a file is on the disk before it takes its place matters to a crash of the system, which no test can try."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which refuses the same files
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _reproducible() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def with_peft_alone() -> Iterator[WithPeftAlone]:
+    """Runs programs in processes that have imported PEFT, and nothing of ours."""
+    programs = WithPeftAlone()
+    yield programs
+    programs.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import random
 import shutil
 import signal
@@ -32,7 +31,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chaos.Bench]:
     for number in (HEAD_FIRST, RECOVERS, BEST_FIRST):
         made.make_reference(number)
     yield made
-    gc.unfreeze()
     torch.set_num_threads(threads)
 
 

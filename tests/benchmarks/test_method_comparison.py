@@ -20,6 +20,7 @@ from propulsion import PropulsionConfig
 from propulsion_tools.tasks import get_task
 from propulsion_tools.training.forgetting import loss_per_token
 from propulsion_tools.training.smoke import build_tiny
+from tests.processes import environment
 
 pytest.importorskip("datasets", reason="the benchmark needs datasets: pip install 'propulsion-peft[train]'")
 ROOT = Path(__file__).parents[2]
@@ -247,7 +248,7 @@ def test_the_line_of_the_readme_makes_the_method_known_to_another_script(tmp_pat
     (tmp_path / "run.py").write_text(script)
     (tmp_path / "experiments").symlink_to(COMPARISON / "experiments")
     command = [sys.executable, *shlex.split(line)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment())
     assert done.stdout.split() == ["PropulsionConfig", "__main__"], done.stderr
 
 

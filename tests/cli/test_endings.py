@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,8 @@ from propulsion_tools.cli import dispatch, main
 from propulsion_tools.cli.commands import COMMANDS
 from propulsion_tools.cli.disk_errors import of_disk
 from propulsion_tools.records import RECORD_FILE
+from propulsion_tools.training import build, trainer
+from tests.processes import forked
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="/dev/full is Linux's")
@@ -148,36 +149,29 @@ def test_a_file_that_we_forgot_is_a_traceback(monkeypatch: pytest.MonkeyPatch) -
         main(["tasks"])
 
 
+def interrupted_main(moment: str, words: list[str]) -> None:
+    """The signal is sent from inside, so that the moment is the same on every machine."""
+    owner, name, call = {
+        "tokens": (build, "encode_splits", 1),
+        "steps": (trainer.RunTrainer, "training_step", 4),
+    }[moment]
+    original, calls = getattr(owner, name), []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*args, **kwargs)
+
+    setattr(owner, name, interrupted)
+    sys.exit(main(words))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["tokens", "steps"])
-def test_ctrl_c_while_it_works(moment: str, words: list[str], tmp_path: Path) -> None:
-    # The signal is sent from inside, so that the moment is the same on every machine.
-    place = {
-        "tokens": "propulsion_tools.training.build.encode_splits",
-        "steps": "propulsion_tools.training.trainer.RunTrainer.training_step",
-    }[moment]
-    code = f"""
-import os, signal, sys
-from importlib import import_module
-from propulsion_tools.cli import main
-from propulsion_tools.training import trainer, build
-
-*path, name = {place!r}.split(".")
-owner = trainer.RunTrainer if path[-1] == "RunTrainer" else import_module(".".join(path))
-original, calls = getattr(owner, name), []
-
-def interrupted(*args, **kwargs):
-    calls.append(1)
-    if len(calls) == (4 if {moment!r} == "steps" else 1):
-        os.kill(os.getpid(), signal.SIGINT)
-    return original(*args, **kwargs)
-
-setattr(owner, name, interrupted)
-sys.exit(main({words!r}))
-"""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+def test_ctrl_c_while_it_works(moment: str, words: list[str]) -> None:
+    done = forked(interrupted_main, moment, words)
     clause = RESUME if moment == "steps" else "there is no checkpoint to go on from"
-    assert done.stderr.splitlines()[-1] == f"propulsion: interrupted; {clause}"
-    assert "Traceback" not in done.stderr
-    assert done.returncode == 128 + signal.SIGINT
+    assert done.errors.splitlines()[-1] == f"propulsion: interrupted; {clause}"
+    assert "Traceback" not in done.errors
+    assert done.status == 128 + signal.SIGINT

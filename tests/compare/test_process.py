@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -23,6 +22,7 @@ from propulsion_tools.records import RECORD_FILE, RunRecord, RunSpec
 from propulsion_tools.records.options import DemoOptions
 from propulsion_tools.training.run import train
 from tests.grids import MakeGrid
+from tests.processes import forked
 
 
 @pytest.fixture
@@ -43,12 +43,8 @@ def note_imports(spec: RunSpec, file: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_imports_no_package_that_others_import_too(spec: RunSpec, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["propulsion_tools.compare.preload"])
     run = replace(spec, method="propulsion", output_dir=str(tmp_path / "run"))
-    process = context.Process(target=note_imports, args=(run, tmp_path / "imported"))
-    process.start()
-    process.join()
+    forked(note_imports, run, tmp_path / "imported")
     assert (tmp_path / "imported").read_text() == ""
 
 

@@ -25,6 +25,7 @@ from propulsion_tools.errors import OptionError, RunsFailedError, SchemaVersionE
 from propulsion_tools.records import RunRecord
 from propulsion_tools.training.rate_plan import merit
 from tests.grids import Here, MakeGrid, Notes
+from tests.processes import environment
 
 
 def test_each_run_once_and_the_chosen_rate_is_the_best(make_grid: MakeGrid, tmp_path: Path) -> None:
@@ -137,6 +138,11 @@ def test_progress_says_one_line_for_each_run(make_grid: MakeGrid, capsys: pytest
     assert all("accuracy" in line for line in lines)
 
 
+def compared(file: Path) -> psutil.Popen:
+    """The command, with a grid."""
+    return psutil.Popen([sys.executable, "-m", "propulsion", "compare", str(file), "--jobs", "1"], env=environment())
+
+
 @pytest.mark.slow
 def test_local_processes_are_killed_with_the_grid_and_lose_only_what_was_running(
     make_grid: MakeGrid, tmp_path: Path
@@ -146,7 +152,7 @@ def test_local_processes_are_killed_with_the_grid_and_lose_only_what_was_running
     words = {"methods": ["head"], "tasks": ["text-classification"], "seeds": [1, 2, 3], "settings": dict(grid.settings)}
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump({**words, "output_dir": grid.output_dir}))
-    process = psutil.Popen([sys.executable, "-m", "propulsion", "compare", str(file), "--jobs", "1"])
+    process = compared(file)
     while not (records := list(tmp_path.glob("runs/*/record.json"))):
         assert process.poll() is None
         time.sleep(0.05)
@@ -171,7 +177,7 @@ def test_a_run_ends_with_its_grid_also_while_the_server_that_forked_it_lives(
     words = {"methods": ["head"], "tasks": ["text-classification"], "settings": dict(grid.settings)}
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump({**words, "output_dir": grid.output_dir}))
-    process = psutil.Popen([sys.executable, "-m", "propulsion", "compare", str(file), "--jobs", "1"])
+    process = compared(file)
     while not (runs := [child for child in process.children(recursive=True) if child.ppid() != process.pid]):
         assert process.poll() is None
         time.sleep(0.05)

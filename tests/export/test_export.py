@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from propulsion_tools.export import checkpoints, merged
 from propulsion_tools.export.export import export
 from propulsion_tools.records.options import EXPORT_FORMATS, ExportOptions
 from tests.export.saved import save_adapter
+from tests.processes import WithPeftAlone
 from tests.propulsion.steered import batch, relative_error, result
 
 AUTO = {"cls": "AutoModelForSequenceClassification", "lm": "AutoModelForCausalLM"}
@@ -125,7 +123,7 @@ def test_every_kind_of_gain_is_exported(fields: dict[str, Any], form: str, tmp_p
 
 
 CHILD = """
-import json, sys
+import json, os, sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
@@ -136,7 +134,8 @@ sys.meta_path.insert(0, Absent())
 import torch, transformers
 from peft import AutoPeftModelForSequenceClassification, PeftModel
 
-folders, base, inputs = json.load(sys.stdin)
+where, folders, base, inputs = json.loads(ASKED)
+os.chdir(where)
 inputs = {name: torch.tensor(value) for name, value in inputs.items()}
 answers = []
 for folder in folders:
@@ -153,7 +152,7 @@ print(json.dumps(answers))
 """
 
 
-def test_a_process_without_this_package_reads_every_format(tmp_path: Path) -> None:
+def test_a_process_without_this_package_reads_every_format(with_peft_alone: WithPeftAlone, tmp_path: Path) -> None:
     inputs = {key: value for key, value in batch("llama").items() if key != "labels"}
     save_adapter(tmp_path, "llama", target_modules="all")
     expected = {"merged": own_output(tmp_path, "cls", inputs)}
@@ -166,13 +165,11 @@ def test_a_process_without_this_package_reads_every_format(tmp_path: Path) -> No
         expected[form] = own_output(tmp_path, "cls", inputs)
         export(attention, ExportOptions(format=form, output=str(tmp_path / form)))
         assert not (tmp_path / form / "base").exists()
-    asked = json.dumps([list(expected), str(tmp_path / "base"), {k: v.tolist() for k, v in inputs.items()}])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD], input=asked, capture_output=True, text=True, cwd=tmp_path, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    answers = json.loads(done.stdout.splitlines()[-1])
+    tokens = {name: value.tolist() for name, value in inputs.items()}
+    asked = json.dumps([str(tmp_path), list(expected), str(tmp_path / "base"), tokens])
+    done = with_peft_alone(CHILD.replace("ASKED", repr(asked)))
+    assert done.status == 0, done.errors
+    answers = json.loads(done.out.splitlines()[-1])
     for form, answer in zip(expected, answers, strict=True):
         assert relative_error(torch.tensor(answer), expected[form]) < 1e-5, form
 

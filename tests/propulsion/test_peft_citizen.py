@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pydoc
 import re
-import subprocess
-import sys
 from dataclasses import fields
 from typing import Any
 
@@ -29,6 +27,7 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 import propulsion
 from propulsion import PropulsionConfig, PropulsionModel
 from propulsion.errors import AdapterNameError, ConfigError, MergeError
+from tests.processes import WithPeftAlone
 from tests.propulsion.steered import batch, config, layers, relative_error, result, steered_model, train_by_chance
 from tests.tiny_models import tiny_inputs, tiny_model
 
@@ -358,14 +357,12 @@ def test_a_base_model_in_bfloat16_keeps_its_dtype_and_float32_vectors() -> None:
         assert (delta != 0).any()
 
 
-def test_import_needs_none_of_the_extras() -> None:
-    program = (
-        "import sys, propulsion; extras = {'datasets', 'sklearn', 'matplotlib', 'plotly', 'jsonargparse', 'rich'};"
-        "print(sorted(extras & set(sys.modules) - baseline))"
-    )
-    program = "import sys, peft; baseline = set(sys.modules);" + program
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+def test_import_needs_none_of_the_extras(with_peft_alone: WithPeftAlone) -> None:
+    program = "import sys; before = set(sys.modules); import propulsion; print(*set(sys.modules) - before)"
+    done = with_peft_alone(program)
+    assert done.status == 0, done.errors
+    assert "propulsion" in done.out.split()
+    assert not {"datasets", "sklearn", "matplotlib", "plotly", "jsonargparse", "rich"} & set(done.out.split())
 
 
 def test_peft_model_from_pretrained_on_its_own_class(tmp_path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from propulsion.errors import AdapterFileError
+from tests.processes import WithPeftAlone
 from tests.propulsion.steered import batch, config, layers, result, steered_model, train_by_chance
 from tests.tiny_models import tiny_model
 
@@ -99,12 +98,11 @@ def test_the_card_says_how_to_load(tmp_path: Path) -> None:
     assert (tmp_path / "README.md").read_text() == "# My project\n"
 
 
-def test_the_card_is_needed(tmp_path: Path) -> None:
+def test_the_card_is_needed(with_peft_alone: WithPeftAlone, tmp_path: Path) -> None:
     """Without the import PEFT's own words are no help, and there is nothing of ours that could say it."""
     steered_model("roberta", task_type=None).save_pretrained(tmp_path)
     code = f"from peft import PeftConfig; PeftConfig.from_pretrained({str(tmp_path)!r})"
-    without = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "KeyError: 'PROPULSION'" in without.stderr
+    assert "KeyError: 'PROPULSION'" in with_peft_alone(code).errors
 
 
 @pytest.mark.parametrize("task_type", [None, "SEQ_CLS"])

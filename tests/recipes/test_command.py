@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from propulsion_tools.cli.parsing import parse
 from propulsion_tools.cli.reference import reference
 from propulsion_tools.recipes import recipe
 from propulsion_tools.records import RunSpec
+from tests.processes import environment
 
 NAME = "table2/deberta-v3-base-squad-lokr"
 
@@ -123,9 +123,8 @@ status = main({words})
 heavy = {{"torch", "transformers", "peft", "datasets", "sklearn", "matplotlib"}} & set(sys.modules)
 sys.exit(f"imported {{heavy}}" if heavy else status)
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
     )
     assert done.returncode == status, done.stderr
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -11,19 +10,20 @@ import sys
 from pathlib import Path
 
 from propulsion_tools.cli.commands import COMMANDS
+from tests.processes import environment
 from tests.serving.client import Client
 
 ASKED = {"adapter": "mood", "inputs": "the film was good"}
 
 
 def test_the_command_serves_a_run_by_what_its_record_says(classifiers: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PROPULSION_API_KEY": "k"}
+    surroundings = environment(PROPULSION_API_KEY="k")
     words = ["serve", "--adapters", str(classifiers), "--port", "0", "--use_cpu", "--capacity", "2"]
     command = [sys.executable, "-m", "propulsion", *words]
     log = tmp_path / "log"
     with (
         log.open("wb") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=surroundings) as process,
     ):
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")

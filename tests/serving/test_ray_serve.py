@@ -24,6 +24,7 @@ import pytest
 
 from propulsion_tools.records.options import ServeOptions
 from propulsion_tools.serving.wire import Entry
+from tests.processes import environment
 from tests.serving.client import Client, Reply, running
 from tests.serving.conftest import open_engine
 from tests.serving.test_generation import NAMES, adapters, tokenizer
@@ -100,13 +101,13 @@ def replicated(folder: Path) -> Any:
 def served(cluster: Any, room: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Predictions by two replicas of the command in the cluster, and texts by one of this process."""
     address = cluster.get_runtime_context().gcs_address
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "RAY_ADDRESS": address}
+    surroundings = environment(RAY_ADDRESS=address)
     words = ["--adapters", str(room), "--backend", "ray", "--replicas", "2", "--ray_application", "predictions"]
     command = [sys.executable, "-m", "propulsion", "serve", *words, "--use_cpu", "--port", "0"]
     log = tmp_path_factory.mktemp("log") / "log"
     with (
         log.open("wb") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=surroundings) as process,
     ):
         try:
             with running(replicated(folder)) as texts:

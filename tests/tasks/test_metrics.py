@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from transformers import EvalPrediction
 from propulsion_tools.errors import NotFiniteError, UnknownNameError
 from propulsion_tools.tasks import get_task
 from propulsion_tools.tasks.metrics import streamed
+from tests.processes import WithPeftAlone
 
 
 @settings(deadline=None, max_examples=50)
@@ -67,12 +66,12 @@ def test_an_unknown_score_is_refused() -> None:
         streamed(("bleu",))
 
 
-def test_importing_the_tasks_imports_none_of_the_extras() -> None:
-    code = (
-        "import sys, peft; before = set(sys.modules); import propulsion_tools.tasks; print(*set(sys.modules) - before)"
-    )
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
-    assert not {"datasets", "sklearn", "scipy", "pandas", "pyarrow"} & set(run.stdout.split())
+def test_importing_the_tasks_imports_none_of_the_extras(with_peft_alone: WithPeftAlone) -> None:
+    program = "import sys; before = set(sys.modules); import propulsion_tools.tasks; print(*set(sys.modules) - before)"
+    done = with_peft_alone(program)
+    assert done.status == 0, done.errors
+    assert "propulsion_tools.tasks" in done.out.split()
+    assert not {"datasets", "sklearn", "scipy", "pandas", "pyarrow"} & set(done.out.split())
 
 
 @pytest.mark.filterwarnings("error")

@@ -110,6 +110,22 @@ def test_the_curve_ends_at_the_loss_that_the_console_says(tmp_path: Path, monkey
     assert axes.lines[-1].get_ydata()[-1] == losses[-1][1]
 
 
+@pytest.mark.parametrize("size", [1e-7, 1.0, 123456.7])
+def test_the_labels_of_a_curve_are_within_the_picture(
+    size: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **how: drawn.append(figure))
+    values = [[step, size * (1 + step % 3)] for step in range(1000, 100_000, 1000)]
+    draw_curves(example(history={"loss": values, "f1": values}), "f1", tmp_path / "curve.png")
+    figure, (left, right) = drawn[0], drawn[0].axes
+    assert left.get_tightbbox().x1 < right.get_tightbbox().x0
+    for part in (left, right, *figure.texts):
+        box, whole = part.get_tightbbox(), figure.bbox
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+        assert whole.y0 <= box.y0 < box.y1 <= whole.y1
+
+
 def test_an_error_starts_on_a_line_of_its_own_and_the_bar_is_gone(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,8 @@ import torch
 
 from propulsion_tools.errors import NotFiniteError, ToolsError
 from propulsion_tools.records import RunRecord, RunSpec
+from propulsion_tools.tasks import DataSource
+from propulsion_tools.tasks.classification import TextClassification
 from propulsion_tools.training import run
 from propulsion_tools.training.build import Job
 from propulsion_tools.training.joint_runs import Ended, train_together
@@ -73,9 +75,16 @@ def assert_as_alone(folder: Path, number: int, runs: int, tolerance: float = 1e-
         torch.testing.assert_close(found[key], value, rtol=tolerance, atol=tolerance)
 
 
-def test_runs_in_one_batch_leave_what_they_leave_alone(make_spec: MakeSpec, tmp_path: Path) -> None:
+def test_runs_in_one_batch_leave_what_they_leave_alone(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[DataSource] = []
+    load = TextClassification.load
+    monkeypatch.setattr(TextClassification, "load", lambda task, source: read.append(source) or load(task, source))
     ended = both_ways(make_spec, tmp_path, VARIANTS, eval_strategy="steps", eval_steps=3, save_strategy="no")
     assert [one.error for one in ended] == [None] * len(VARIANTS)
+    alone, together = read[: len(VARIANTS)], read[len(VARIANTS) :]
+    assert together == list(dict.fromkeys(alone))  # each source once
     for number in range(len(VARIANTS)):
         assert_as_alone(tmp_path, number, len(VARIANTS))
 

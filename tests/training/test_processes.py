@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from propulsion_tools.training import processes
 from propulsion_tools.training.evaluate import evaluate
 from propulsion_tools.training.predict import predict
 from propulsion_tools.training.run import train
-from tests.processes import together
+from tests.processes import environment, together
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "propulsion"]
 
@@ -59,8 +58,9 @@ def test_two_processes_of_half_a_batch_are_one(
         (runs[name] / "checkpoint-1").mkdir(parents=True)  # left half-written by a run that was killed
         commands[name] = words_of(spec)
     assert main(commands["one"]) == 0
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}  # nothing is compiled
-    done = subprocess.run([*TORCHRUN, *commands["two"]], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*TORCHRUN, *commands["two"]], env=environment(OMP_NUM_THREADS="1"), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     for said in (capsys.readouterr().out, done.stdout):
         assert said.count("Written to") == 1

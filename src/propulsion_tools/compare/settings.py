@@ -33,19 +33,17 @@ def check_settings(settings: Mapping[str, Any], where: str, but: Collection[str]
 
 
 def _check_type(name: str, value: Any, where: str) -> None:
-    parser = _parser()
     try:
-        parser.parse_object({name: value})
+        _parser(name).parse_object({name: value})
     except require("jsonargparse", "train").ArgumentError as error:
         wanted = type_text(RunSpec, name)
         raise OptionError(f"{name} cannot be {value!r} in {where}; it takes {wanted}.") from error
 
 
 @cache
-def _parser() -> Any:
-    """A parser with the types of a run's fields, the same as the command line's."""
+def _parser(name: str) -> Any:
+    """A parser with the type of a run's field, as the command line's; one of all fields would check all each time."""
     parser = require("jsonargparse", "train").ArgumentParser(exit_on_error=False)
-    types = hints(RunSpec)
-    for item in fields(RunSpec):
-        parser.add_argument(f"--{item.name}", type=types[item.name], default=item.default)
+    default = next(item.default for item in fields(RunSpec) if item.name == name)
+    parser.add_argument(f"--{name}", type=hints(RunSpec)[name], default=default)
     return parser

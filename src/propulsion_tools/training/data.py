@@ -26,9 +26,27 @@ def load_data(spec: RunSpec, training: bool = True) -> TaskData:
     Raises:
         DataError: The data cannot be trained on.
     """
-    named = {item.name: getattr(spec, item.name) for item in fields(DataSource) if item.name != "training"}
-    data = get_task(str(spec.task)).load(DataSource(**named, training=training))
+    data = get_task(str(spec.task)).load(_source(spec, training))
     return set_aside(data, spec.selection_fraction) if spec.selection_fraction else data
+
+
+class SharedRows:
+    """The rows of several runs, which are read once for all those that name the same."""
+
+    def __init__(self) -> None:
+        self._read: dict[tuple[str, DataSource, float], TaskData] = {}
+
+    def __call__(self, spec: RunSpec) -> TaskData:
+        """As `load_data`, for a run that is trained."""
+        key = str(spec.task), _source(spec), spec.selection_fraction
+        if key not in self._read:
+            self._read[key] = load_data(spec)
+        return self._read[key]
+
+
+def _source(spec: RunSpec, training: bool = True) -> DataSource:
+    named = {item.name: getattr(spec, item.name) for item in fields(DataSource) if item.name != "training"}
+    return DataSource(**named, training=training)
 
 
 def encode_splits(spec: RunSpec, task: Task, data: TaskData, setup: Setup, training: bool) -> dict[str, Encoded]:

@@ -11,6 +11,9 @@ from propulsion_tools.records import RunRecord, atomic
 
 LINE = SERIES[0]
 MOST_MARKS = 30
+PANEL, HEIGHT = 4.2, 2.9  # inches
+LEFT, RIGHT, BOTTOM, TOP = 0.6, 0.25, 0.45, 0.5
+"""What is left for the labels around a panel, in inches; to have it measured takes longer than to draw it."""
 
 
 def draw_curves(record: RunRecord, main_metric: str, file: Path) -> None:
@@ -27,8 +30,17 @@ def draw_curves(record: RunRecord, main_metric: str, file: Path) -> None:
     panels = [(name, record.history[name]) for name in ("loss", main_metric) if record.history.get(name)]
     if not panels:
         return
-    figure = Figure(figsize=(4.2 * len(panels), 2.9), dpi=160, layout="constrained")
+    width = PANEL * len(panels)
+    figure = Figure(figsize=(width, HEIGHT), dpi=160)
     FigureCanvasAgg(figure)
+    inner = PANEL - LEFT - RIGHT
+    figure.subplots_adjust(
+        left=LEFT / width,
+        right=1 - RIGHT / width,
+        bottom=BOTTOM / HEIGHT,
+        top=1 - TOP / HEIGHT,
+        wspace=(LEFT + RIGHT) / inner,
+    )
     scored = next(iter(record.metrics), "validation").capitalize()
     last_step = max(points[-1][0] for _, points in panels)
     for axes, (name, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):

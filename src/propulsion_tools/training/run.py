@@ -63,7 +63,8 @@ def train(
     checkpoint = resume_point(spec, folder, notify if is_first() else keep_quiet)
 
     # 2. The task gives rows, and what was guessed about them.
-    data = load_data(spec) if data is None else data
+    read = place.read if place else load_data
+    data = read(spec) if data is None else data
     other_text = first_texts(spec.forgetting_text, TEXTS) if spec.forgetting_text else []
     _notify_all(notify, data.notes)
     spec, found = _with_rates(spec, data, notify)

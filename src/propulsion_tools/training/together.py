@@ -24,6 +24,8 @@ from propulsion.joint import JointBackbone, JointPass, Member, share_frozen, why
 from propulsion.mixed_batches import by_name
 from propulsion_tools.methods import get_method
 from propulsion_tools.records import RunSpec
+from propulsion_tools.tasks import TaskData
+from propulsion_tools.training.data import SharedRows
 from propulsion_tools.training.turns import Turn, take_turns
 
 ROUNDS = 3
@@ -63,12 +65,14 @@ class Together:
 
     Attributes:
         apart: Why they go on one after the other; None: they do not, or nobody knows yet.
+        rows: Gives those of each.
         size: How many of them are trained in one batch; 0: not yet, or never.
     """
 
     def __init__(self, measure: bool) -> None:
         self.measure = measure
         self.apart: str | None = None
+        self.rows = SharedRows()
         self._members: dict[int, Member] = {}
         self._joint: JointBackbone | None = None
         self._places: dict[int, int] = {}  # the number of a run → its place in the joint backbone
@@ -147,6 +151,10 @@ class Place:
     def apart(self) -> str | None:
         """Why it goes on by itself, as a clause; None: it does not, or nobody knows yet."""
         return self._group.apart
+
+    def read(self, spec: RunSpec) -> TaskData:
+        """The rows of its spec; those that another of the runs has read already are not read again."""
+        return self._group.rows(spec)
 
     def enter(self, model: nn.Module) -> None:
         """Take part with a model, which is on its device."""

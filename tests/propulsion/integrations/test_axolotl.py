@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from propulsion import PropulsionConfig
+from tests.propulsion.integrations.hosts import differences
 from tests.propulsion.integrations.programs import folder, run, scores, tiny, trained
 
 __all__ = ["folder"]
@@ -84,3 +85,7 @@ def test_wrong_options_are_refused_with_the_configuration(settings: Callable[...
         settings(propulsion={"degre": 3})
     with pytest.raises(ValueError, match="degree must be an integer"):
         settings(propulsion={"degree": "high"})
+
+
+def test_the_stand_in_is_like_it() -> None:
+    assert differences("axolotl.integrations.base") == []

@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 
 from propulsion.errors import ConfigError
+from tests.propulsion.integrations.hosts import differences
 from tests.propulsion.integrations.programs import folder, run, scores, tiny, trained
 
 __all__ = ["folder"]
@@ -44,3 +45,7 @@ def test_options_of_the_yaml_file() -> None:
     assert (model.active_peft_config.degree, model.active_peft_config.task_type) == (7, "CAUSAL_LM")
     with pytest.raises(ConfigError, match="no option 'degre'"):
         PeftPlugin("propulsion")(tiny().language_model(), {"name": "propulsion", "degre": 3}, True)
+
+
+def test_the_stand_in_is_like_it() -> None:
+    assert differences("llamafactory.v1.plugins.model_plugins.peft") == []

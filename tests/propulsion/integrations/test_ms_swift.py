@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from propulsion.errors import ConfigError
+from tests.propulsion.integrations.hosts import differences
 from tests.propulsion.integrations.programs import folder, run, scores, trained
 
 __all__ = ["folder"]
@@ -52,3 +53,7 @@ def test_a_tuner_has_a_name_and_options() -> None:
     assert register("propulsion-attn", target_modules="attn") is tuners_map.pop("propulsion-attn")
     with pytest.raises(ConfigError, match="no option 'degre'"):
         register(degre=3)
+
+
+def test_the_stand_in_is_like_it() -> None:
+    assert differences("swift.tuner_plugin") == []
