@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -56,12 +57,13 @@ class KilledAt(TrainerCallback):
             raise KeyboardInterrupt
 
 
-def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """The next trainers die at this step; undone by `monkeypatch.undo`."""
-    original = trainer.RunTrainer
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int, after: int = 0) -> None:
+    """The next trainers but so many die at this step; undone by `monkeypatch.undo`."""
+    original, number = trainer.RunTrainer, itertools.count()
 
     def made(**kwargs: Any) -> Any:
-        kwargs["callbacks"] = [*kwargs["callbacks"], KilledAt(step)]
+        if next(number) >= after:
+            kwargs["callbacks"] = [*kwargs["callbacks"], KilledAt(step)]
         return original(**kwargs)
 
     monkeypatch.setattr(trainer, "RunTrainer", made)

@@ -37,13 +37,13 @@ class Run:
         cell: What it belongs to.
         spec: What to run; its output_dir ends with the hash of all that it computes.
         is_final: Whether it counts, or chooses a learning rate.
-        share: Its length, as a share of that of a run that counts or of what the grid's selection says.
+        tried: The rates that it tries, and how much of a run that counts, or of what the grid's selection says, it is.
     """
 
     cell: Cell
     spec: RunSpec
     is_final: bool
-    share: float = 1.0
+    tried: Try | None = None
 
     def __hash__(self) -> int:
         """Of the folder, for the spec may hold dictionaries."""
@@ -61,9 +61,11 @@ class Run:
 
     def __str__(self) -> str:
         size = f" · {self.cell.size:,} rows" if self.cell.size else ""
-        choosing = "choosing" if self.share == 1.0 else f"choosing by {self.share:.0%} of a run"
+        share = self.tried.share if self.tried else 1.0
+        choosing = "choosing" if share == 1.0 else f"choosing by {share:.0%} of a run"
         purpose = f"seed {self.spec.seed}" if self.is_final else choosing
-        rates = rates_in_words(float(self.spec.learning_rate or 0), self.spec.head_learning_rate)
+        rate = self.tried.learning_rate if self.tried else float(self.spec.learning_rate or 0)
+        rates = rates_in_words(rate, self.spec.head_learning_rate)
         return f"{self.cell.row} · {self.cell.task}{size} · lr {rates} · {purpose}"
 
 
@@ -90,10 +92,10 @@ def named_tries(grid: Grid, cell: Cell) -> list[Try]:
 def selection_run(grid: Grid, cell: Cell, item: Try) -> Run:
     """The run that tries rates: as long as the grid's selection says, or a share of the final run."""
     own = {"learning_rate": item.learning_rate, "head_learning_rate": item.head_learning_rate}
-    run = _run(grid, cell, {**SELECTION, **grid.selection, **own}, False)
+    run = replace(_run(grid, cell, {**SELECTION, **grid.selection, **own}, False), tried=item)
     if item.share == 1.0:
         return run
-    return _in_folder(grid, replace(run, spec=try_spec(run.spec, item), share=item.share))
+    return _in_folder(grid, replace(run, spec=try_spec(run.spec, item)))
 
 
 def final_runs(grid: Grid, cell: Cell, chosen: Try) -> list[Run]:

@@ -16,9 +16,9 @@ class Tried:
     """A run that was to choose a rate.
 
     Attributes:
-        rate: The learning rate.
+        rate: The learning rate that it stands for.
         head_rate: That of the head; None: it has none of its own.
-        share: Its length, as `Run.share`.
+        share: Its length, as in `Run.tried`.
         is_chosen: Whether it is the try whose rates the final runs have.
         score: What it reached on the rows set aside; None: it failed, or is still to come.
         is_constant: Whether every row got the same answer, though not all have it.
@@ -84,6 +84,6 @@ def choice_of(store: RunStore, result: CellResult, metric: str) -> Choice:
     for run, outcome in result.selection:
         score = next(iter(outcome.metrics.values()), {}).get(metric) if isinstance(outcome, RunRecord) else None
         constant = isinstance(outcome, RunRecord) and all_alike(read_answers(store, run, outcome))
-        item = Try(float(run.spec.learning_rate or 0), run.spec.head_learning_rate, run.share)
+        item = run.tried or Try(float(run.spec.learning_rate or 0), run.spec.head_learning_rate, 1.0)
         tried.append(Tried(item.learning_rate, item.head_learning_rate, item.share, item == chosen, score, constant))
     return Choice(result.rate, head_rate, tuple(tried))

@@ -1,39 +1,41 @@
-"""Which learning rates are tried, for how long, and which is chosen: by successive halving, within one run's price.
+"""Which learning rates are tried, for how long, and which is chosen: within one run's price.
 
 | Tries | Length, as a share of the run | |
 |---|---|---|
-| the usual rate, a third and three times of it; once more beyond the best, if it is at an edge | 0.08 each | 0.32 |
-| the two best of them, anew | 0.17 each | 0.34 |
-| the better one with a third and three times the head's rate | 0.17 each | 0.34 |
+| the usual rate, and twice of it | 1/3 each | 0.67 |
+| four times of it, if twice is better, or else half of it | 1/3 | 0.33 |
 
-Every try goes through a whole schedule of its own. A short run bears a higher rate than a long one, so what is not
-better by more than chance loses to what is nearer to the method's usual rates, which were found in long runs.
+Every try goes through a whole schedule of its own. A short run bears a higher rate than a long one: its best rate falls
+with about the root of the length (docs/log.md, "The search for a rate"). So a try of a third of the run is trained at
+√3 times the rate that it stands for; compared at the same rates, thirds choose what fails in the whole. What is not
+better by more than chance loses to what is nearer to the method's usual rate, which was found in long runs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from propulsion_tools.records import RunRecord, RunSpec
 from propulsion_tools.tasks import get_task
 from propulsion_tools.tasks.selection import SELECTION
 
-FACTOR = 3.0
-SHORT, LONG = 0.08, 0.17
-MOST_TRIES = 8
+FACTOR = 2.0
+SHARE = 1 / 3
+MOST_TRIES = 3
 SELECTION_FRACTION = 0.15
-BETTER_BY = 0.5
-"""A score between 0 and 1 of n rows is better if it is so by more than this share of 1/√n, a standard error at most."""
+BETTER_BY = 0.25
+"""A score between 0 and 1 of n rows is better if it is so by more than this share of 1/√n: about a standard error of
+the difference between two runs of which one row in twelve has another answer."""
 
 
 @dataclass(frozen=True)
 class Try:
-    """Rates, and how long they are tried.
+    """Rates of a run, and for how much of it they are tried.
 
     Attributes:
-        learning_rate: That of the method.
+        learning_rate: That of the method in the whole run; the try's own is `trained_at`.
         head_learning_rate: That of the head; None: the same.
         share: Of the length of the run.
     """
@@ -41,6 +43,11 @@ class Try:
     learning_rate: float
     head_learning_rate: float | None
     share: float
+
+    @property
+    def trained_at(self) -> float:
+        """The rate at which so much of a run does as the whole run does at its rate."""
+        return _rounded(self.learning_rate / math.sqrt(self.share))
 
 
 def rates_in_words(rate: float, head_rate: float | None) -> str:
@@ -101,15 +108,14 @@ def plan(rate: float, head_rate: float | None, outcome: Outcome) -> Plan:
         head_rate: The usual rate of its head; None: it has no rate of its own.
         outcome: What came of a try; None: it has not ended.
     """
-    usual = Try(rate, head_rate, LONG)
-    tries: list[Try] = []
-    for rung in (_rates, _beyond, _longer, _heads):
-        new = [item for item in rung(usual, tries, outcome) if item not in tries]
-        tries += new
-        if todo := tuple(item for item in new if outcome(item) is None):
-            return Plan(tuple(tries), todo, None)
-    long = [item for item in tries if item.share == LONG]
-    return Plan(tuple(tries), (), next(iter(ranked(long, usual, outcome)), None))
+    usual = Try(rate, head_rate, SHARE)
+    tries = [usual, _at(usual, FACTOR)]
+    if todo := tuple(item for item in tries if outcome(item) is None):
+        return Plan(tuple(tries), todo, None)
+    tries.append(_at(usual, FACTOR**2 if ranked(tries, usual, outcome)[:1] == tries[1:] else 1 / FACTOR))
+    if outcome(tries[-1]) is None:
+        return Plan(tuple(tries), (tries[-1],), None)
+    return Plan(tuple(tries), (), next(iter(ranked(tries, usual, outcome)), None))
 
 
 def ranked(tries: Iterable[Try], usual: Try, outcome: Outcome) -> list[Try]:
@@ -132,33 +138,11 @@ def _merit(item: Try, outcome: Outcome) -> Merit:
 
 
 def _distance(item: Try, usual: Try) -> float:
-    heads = (item.head_learning_rate or 1.0) / (usual.head_learning_rate or 1.0)
-    return round(abs(math.log(item.learning_rate / usual.learning_rate)) + abs(math.log(heads)), 6)
+    return round(abs(math.log(item.learning_rate / usual.learning_rate)), 6)
 
 
-def _rates(usual: Try, tries: Sequence[Try], outcome: Outcome) -> list[Try]:
-    return [_at(usual, factor, SHORT) for factor in (1 / FACTOR, 1.0, FACTOR)]
-
-
-def _beyond(usual: Try, tries: Sequence[Try], outcome: Outcome) -> list[Try]:
-    order = ranked(tries, usual, outcome)
-    edges = {_at(usual, factor, SHORT): _at(usual, factor**2, SHORT) for factor in (1 / FACTOR, FACTOR)}
-    return [edges[order[0]]] if order and order[0] in edges else []
-
-
-def _longer(usual: Try, tries: Sequence[Try], outcome: Outcome) -> list[Try]:
-    return [replace(item, share=LONG) for item in ranked(tries, usual, outcome)[:2]]
-
-
-def _heads(usual: Try, tries: Sequence[Try], outcome: Outcome) -> list[Try]:
-    order = ranked([item for item in tries if item.share == LONG], usual, outcome)
-    if not order or (head := order[0].head_learning_rate) is None:
-        return []
-    return [replace(order[0], head_learning_rate=_rounded(head * factor)) for factor in (1 / FACTOR, FACTOR)]
-
-
-def _at(usual: Try, factor: float, share: float) -> Try:
-    return replace(usual, learning_rate=_rounded(usual.learning_rate * factor), share=share)
+def _at(usual: Try, factor: float) -> Try:
+    return replace(usual, learning_rate=_rounded(usual.learning_rate * factor))
 
 
 def _rounded(rate: float) -> float:
@@ -196,7 +180,7 @@ def try_spec(spec: RunSpec, item: Try) -> RunSpec:
     steps = max(1, round(item.share * spec.max_steps)) if spec.max_steps > 0 else spec.max_steps
     return replace(
         spec,
-        learning_rate=item.learning_rate,
+        learning_rate=item.trained_at,
         head_learning_rate=item.head_learning_rate,
         max_steps=steps,
         num_train_epochs=spec.num_train_epochs * item.share,
