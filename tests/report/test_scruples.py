@@ -76,7 +76,7 @@ def table(summary: Summary, name: str) -> Table:
     return next(table for table in tables(summary) if table.name == name)
 
 
-def test_tries_that_differ_in_the_heads_rate_or_in_length_alone_are_told_apart(make_grid: MakeGrid) -> None:
+def test_tries_are_told_by_the_rates_that_they_stand_for(make_grid: MakeGrid) -> None:
     grid = make_grid(methods=["lora"], learning_rates="auto", settings={"max_steps": 100})
     summary = Made(grid).all(lora={"quality": 0.9})
     (result,) = all_results(grid)
@@ -86,8 +86,9 @@ def test_tries_that_differ_in_the_heads_rate_or_in_length_alone_are_told_apart(m
     assert [item.is_chosen for item in chosen.tried].count(True) == 1
     (cell,) = dict(table(summary, "rates").rows)["lora"]
     told = [part.split(":")[0] for part in cell.below.split("; ")[0].split(" · ")]
+    assert told == [f"{run.tried.learning_rate:.3g}" for run, _ in result.selection if run.tried]
     assert len(set(told)) == len(told) == len(result.selection)
-    assert f"{result.chosen.head_learning_rate:.3g} for the head" in cell.text  # type: ignore[union-attr]
+    assert cell.text == f"{result.chosen.learning_rate:.3g}"  # type: ignore[union-attr]
     assert {line["head_learning_rate"] for line in csv.DictReader(rows_as_csv(summary).splitlines())} == {
         str(result.chosen.head_learning_rate)  # type: ignore[union-attr]
     }

@@ -8,7 +8,7 @@ from propulsion_tools.compare.results import CellResult
 from propulsion_tools.compare.run_store import RunStore
 from propulsion_tools.records import RunRecord
 from propulsion_tools.report.answers import all_alike, read_answers
-from propulsion_tools.training.rate_plan import Try, rates_in_words
+from propulsion_tools.training.rate_plan import rates_in_words
 
 
 @dataclass(frozen=True)
@@ -17,16 +17,12 @@ class Tried:
 
     Attributes:
         rate: The learning rate that it stands for.
-        head_rate: That of the head; None: it has none of its own.
-        share: Its length, as in `Run.tried`.
         is_chosen: Whether it is the try whose rates the final runs have.
         score: What it reached on the rows set aside; None: it failed, or is still to come.
         is_constant: Whether every row got the same answer, though not all have it.
     """
 
     rate: float
-    head_rate: float | None
-    share: float
     is_chosen: bool
     score: float | None
     is_constant: bool
@@ -34,32 +30,20 @@ class Tried:
 
 @dataclass(frozen=True)
 class Choice:
-    """A cell's rates among those that were tried; None: none was chosen yet."""
+    """A cell's rate among those that were tried; None: none was chosen yet."""
 
     rate: float | None
-    head_rate: float | None
     tried: tuple[Tried, ...]
 
     @property
     def chosen(self) -> str:
-        """The rates that were chosen, in words, or nothing."""
-        return self._rates(self.rate, self.head_rate) if self.rate else ""
-
-    def words(self, run: Tried) -> str:
-        """A try in words that no other try is told by."""
-        length = f" for {run.share:.0%}" if len({other.share for other in self.tried}) > 1 else ""
-        return f"{self._rates(run.rate, run.head_rate)}{length}"
-
-    def _rates(self, rate: float, head_rate: float | None) -> str:
-        """With the head's rate where several were tried."""
-        several = len({run.head_rate for run in self.tried}) > 1
-        return rates_in_words(rate, head_rate if several else None)
+        """The rate that was chosen, in words, or nothing."""
+        return rates_in_words(self.rate, None) if self.rate else ""
 
     @property
     def doubt(self) -> str:
         """Why the rate is hardly a choice, as the end of a sentence; empty where nothing speaks against it."""
-        longest = max((run.share for run in self.tried), default=1.0)
-        scored = [run for run in self.tried if run.score is not None and run.share == longest]
+        scored = [run for run in self.tried if run.score is not None]
         mine = next((run for run in scored if run.is_chosen), None)
         if mine is None or len(scored) < 2:
             return ""
@@ -78,12 +62,10 @@ def choice_of(store: RunStore, result: CellResult, metric: str) -> Choice:
         result: The cell.
         metric: The score that chooses.
     """
-    chosen = result.chosen
-    head_rate = chosen.head_learning_rate if chosen else None
     tried = []
     for run, outcome in result.selection:
         score = next(iter(outcome.metrics.values()), {}).get(metric) if isinstance(outcome, RunRecord) else None
         constant = isinstance(outcome, RunRecord) and all_alike(read_answers(store, run, outcome))
-        item = run.tried or Try(float(run.spec.learning_rate or 0), run.spec.head_learning_rate, 1.0)
-        tried.append(Tried(item.learning_rate, item.head_learning_rate, item.share, item == chosen, score, constant))
-    return Choice(result.rate, head_rate, tuple(tried))
+        rate = run.tried.learning_rate if run.tried else float(run.spec.learning_rate or 0)
+        tried.append(Tried(rate, run.tried == result.chosen, score, constant))
+    return Choice(result.rate, tuple(tried))

@@ -314,7 +314,7 @@ def _tried(summary: Summary, row: str, column: Column) -> TableCell:
     choice = summary.choice(row, column)
     scale = scale_of(column.metric)
     scores = [DASH if run.score is None else f"{scale * run.score:.1f}" for run in choice.tried]
-    parts = [f"{choice.words(run)}: {score}" for run, score in zip(choice.tried, scores, strict=True)]
+    parts = [f"{rates_in_words(run.rate, None)}: {score}" for run, score in zip(choice.tried, scores, strict=True)]
     below = " · ".join(parts) + (f"; {choice.doubt}" if choice.doubt else "")
     return TableCell(
         choice.chosen or DASH, choice.rate, None if choice.doubt else 1, anchor(summary, row, column), below

@@ -25,9 +25,8 @@ FACTOR = 2.0
 SHARE = 1 / 3
 MOST_TRIES = 3
 SELECTION_FRACTION = 0.15
-BETTER_BY = 0.25
-"""A score between 0 and 1 of n rows is better if it is so by more than this share of 1/√n: about a standard error of
-the difference between two runs of which one row in twelve has another answer."""
+BETTER_BY = 0.5
+"""A score between 0 and 1 of n rows is better if it is so by more than this share of 1/√n, a standard error at most."""
 
 
 @dataclass(frozen=True)
