@@ -5,15 +5,17 @@ What several rooms need: a tiny BERT with its tokenizer, and two splits of sente
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
 import random
+import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -65,11 +67,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{count} skipped: {reason}")
 
 
+def _refuse_streams(file: int | IO[Any]) -> None:
+    """As os.fsync does, which can only ask files and folders to be on the disk."""
+    mode = os.fstat(file if isinstance(file, int) else file.fileno()).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_waits_for_the_disk() -> Iterator[None]:
     """That a file is on the disk before it takes its place matters to a crash of the system, which no test can try."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", os.fstat)  # which refuses the same files
+        patch.setattr(os, "fsync", _refuse_streams)
         yield
 
 

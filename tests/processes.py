@@ -82,7 +82,10 @@ def forked(work: Callable[..., None], *arguments: Any) -> Ended:
     with tempfile.TemporaryDirectory() as folder:
         process = forking().Process(target=_with_output_in, args=(folder, work, *arguments))  # type: ignore[attr-defined]
         process.start()
-        process.join()
+        try:
+            process.join()
+        finally:
+            process.kill()
         return _ended(process.exitcode, Path(folder))
 
 
@@ -157,7 +160,9 @@ def _with_output_in(folder: str, work: Callable[..., None], *arguments: Any) -> 
 
 
 def _ended(status: int | None, folder: Path) -> Ended:
-    return Ended(status or 0, *((folder / name).read_text(encoding="utf-8") for name in ("out", "errors")))
+    return Ended(
+        -1 if status is None else status, *((folder / name).read_text(encoding="utf-8") for name in ("out", "errors"))
+    )
 
 
 def _work(

@@ -2,7 +2,8 @@
 
 `kernel[grid](...)` binds and specializes its arguments, checks its globals and looks all of that up every time, while a
 GPU waits that a small batch does not keep busy. It returns what it has compiled, and that can be launched itself, by
-the same `[grid](...)`, hooks included: with addresses for tensors, so that the driver is not asked whose they are.
+the same `[grid](...)`, launch hooks included: with addresses for tensors, so that the driver is not asked whose they
+are.
 """
 
 from __future__ import annotations

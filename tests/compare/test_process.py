@@ -44,7 +44,8 @@ def note_imports(spec: RunSpec, file: Path) -> None:
 @pytest.mark.slow
 def test_a_run_imports_no_package_that_others_import_too(spec: RunSpec, tmp_path: Path) -> None:
     run = replace(spec, method="propulsion", output_dir=str(tmp_path / "run"))
-    forked(note_imports, run, tmp_path / "imported")
+    done = forked(note_imports, run, tmp_path / "imported")
+    assert done.status == 0, done.errors
     assert (tmp_path / "imported").read_text() == ""
 
 

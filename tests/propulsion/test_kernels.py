@@ -262,9 +262,10 @@ def test_second_derivatives_on_triton_are_those_of_the_formula(in_place: bool, m
         assert relative_error(own.double(), exact) < 1e-5
 
 
+@pytest.mark.parametrize("is_all", [True, False])
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-def test_triton_compiles_the_kernels_for_a_gpu_that_is_not_there(dtype: str, capability: int) -> None:
+def test_triton_compiles_the_kernels_for_a_gpu_that_is_not_there(dtype: str, capability: int, is_all: bool) -> None:
     """Triton's interpreter takes what its compiler refuses: annotations, for one, which broke every step on a GPU."""
     if not triton_kernels.AVAILABLE or INTERPRETED:
         pytest.skip("Triton is not installed, or interprets: make kernels")
@@ -280,7 +281,7 @@ def test_triton_compiles_the_kernels_for_a_gpu_that_is_not_there(dtype: str, cap
     for launcher in (triton_kernels._multiply, triton_kernels._backward, triton_kernels._derivative):
         kernel = launcher.kernel
         constants = {name: value for name, value in power.items() if name in kernel.arg_names}
-        constants |= {name: True for name in ("NEEDS_VALUES", "IS_ALL") if name in kernel.arg_names}
+        constants |= {n: v for n, v in (("NEEDS_VALUES", True), ("IS_ALL", is_all)) if n in kernel.arg_names}
         signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
         built = compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", capability, 32))
         assert ".visible .entry" in built.asm["ptx"]

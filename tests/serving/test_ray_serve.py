@@ -139,7 +139,10 @@ def scores(reply: Reply) -> list[Any]:
 
 
 def counting() -> set[Any]:
-    """What Ray's handles do at even times in this process, in a loop of theirs: they count for the cluster."""
+    """What Ray's handles do at even times in this process, in a loop of theirs: they count for the cluster.
+
+    Loops that were there when objects were frozen (tests/conftest.py) are not found: so its test is the first of Ray's.
+    """
     loops = [found for found in gc.get_objects() if issubclass(type(found), asyncio.AbstractEventLoop)]
     tasks = {task for loop in loops if loop.is_running() for task in asyncio.all_tasks(loop)}
     return {task for task in tasks if "metrics" in task.get_coro().__qualname__}

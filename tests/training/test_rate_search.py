@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,28 @@ def test_the_best_rate_is_found_around_the_usual_one(rate: float) -> None:
     assert (chosen.learning_rate, chosen.head_learning_rate) == (pytest.approx(rate, rel=1e-3), HEAD)
 
 
-def test_a_rate_is_not_chosen_because_short_runs_bear_more_than_long_ones() -> None:
+@pytest.mark.parametrize(("bears", "chosen"), [(0.6, 0.5), (1.5, 1.0), (3.0, 2.0)])
+def test_a_rate_is_not_chosen_because_short_runs_bear_more_than_long_ones(bears: float, chosen: float) -> None:
     """Where runs fail beyond a rate that falls with the root of their length, thirds choose what the whole bears."""
 
     def score(item: Try) -> float:
-        borne = RATE / math.sqrt(item.share)  # of the whole run: RATE
-        return item.trained_at if item.trained_at <= 1.001 * borne else 0.0
+        borne = bears * RATE / math.sqrt(item.share)  # of the whole run: bears · RATE
+        return item.trained_at if item.trained_at <= borne else 0.0
 
-    chosen = plan(RATE, HEAD, merits(score)).chosen
-    assert chosen is not None
-    assert chosen.learning_rate == RATE
+    found = plan(RATE, HEAD, merits(score)).chosen
+    assert found is not None
+    assert found.learning_rate == pytest.approx(chosen * RATE)
+
+
+@pytest.mark.parametrize(("errors", "chosen"), [(0.9, 1.0), (1.1, 2.0)])
+def test_a_rate_is_better_by_more_than_a_standard_error(errors: float, chosen: float) -> None:
+    rows = 400
+    scores = {RATE: 0.8, 2 * RATE: 0.8 + errors * 0.5 / math.sqrt(rows)}
+    found = plan(
+        RATE, HEAD, merits(lambda item: scores.get(item.learning_rate, 0.0), BETTER_BY / math.sqrt(rows))
+    ).chosen
+    assert found is not None
+    assert found.learning_rate == chosen * RATE
 
 
 @given(st.dictionaries(st.integers(-40, 40), st.floats(0, 1)), st.floats(0, 0.1))
@@ -101,6 +114,11 @@ def test_a_try_is_a_shorter_run_on_other_rows(make_spec: MakeSpec) -> None:
     assert (by_steps.max_steps, by_steps.learning_rate, by_steps.head_learning_rate) == (25, 4e-3, 1e-2)
     assert (by_steps.selection_fraction, by_steps.early_stopping_patience) == (0.15, None)
     assert try_spec(make_spec(num_train_epochs=2), item).num_train_epochs == pytest.approx(0.5)
+    warm = try_spec(make_spec(max_steps=100, warmup_steps=40, lr_scheduler_kwargs={"num_decay_steps": 20}), item)
+    assert (warm.warmup_steps, warm.lr_scheduler_kwargs) == (10, {"num_decay_steps": 5})
+    assert try_spec(make_spec(max_steps=100, warmup_steps=0.1), item).warmup_steps == 0.1
+    assert try_spec(make_spec(max_steps=100, warmup_steps=2), item).warmup_steps == 1
+    assert 3 * try_spec(make_spec(max_steps=500), replace(item, share=SHARE)).max_steps <= 500
     assert try_spec(make_spec(lr_scheduler_type="reduce_lr_on_plateau"), item).eval_strategy == "epoch"
     assert Try(2e-3, None, 1.0).trained_at == 2e-3
 
@@ -122,7 +140,7 @@ def test_auto_finds_a_rate_and_says_how(make_spec: MakeSpec, tmp_path: Path) -> 
         if file.name == "record.json":
             tried = RunRecord.read(file)
             assert set(tried.metrics) == {"selection"}
-            assert merit(tried).margin == pytest.approx(BETTER_BY / tried.rows["selection"] ** 0.5)
+            assert merit(tried).margin == pytest.approx(0.5 / tried.rows["selection"] ** 0.5)
 
 
 def test_a_killed_search_goes_on_and_ends_as_if_it_had_not_been(

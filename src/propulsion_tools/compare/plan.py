@@ -90,10 +90,12 @@ def named_tries(grid: Grid, cell: Cell) -> list[Try]:
 
 
 def selection_run(grid: Grid, cell: Cell, item: Try) -> Run:
-    """The run that tries rates: as long as the grid's selection says, or a share of the final run."""
+    """The run that tries rates: as long as the grid's selection says, or a share of the final run, whatever it says."""
     own = {"learning_rate": item.learning_rate, "head_learning_rate": item.head_learning_rate}
-    run = replace(_run(grid, cell, {**SELECTION, **grid.selection, **own}, False), tried=item)
-    if item.share == 1.0:
+    is_whole = item.share == 1.0
+    said = {name: value for name, value in grid.selection.items() if is_whole or name in SELECTION}
+    run = replace(_run(grid, cell, {**SELECTION, **said, **own}, False), tried=item)
+    if is_whole:
         return run
     return _in_folder(grid, replace(run, spec=try_spec(run.spec, item)))
 

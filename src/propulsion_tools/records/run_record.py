@@ -54,7 +54,7 @@ class RunRecord:
     collapses: tuple[dict[str, Any], ...] = ()
     """What was lost while it trained: ``step``, ``reason``, ``back_to`` (a step; None: it went on) and ``factor``."""
     rate_search: tuple[dict[str, Any], ...] = ()
-    """The tries that its learning rate was chosen by: the rates, ``share`` of the run, ``score``, ``loss``, seconds."""
+    """The tries it was chosen by: the rates they stand for, ``share`` of the run, ``score``, ``loss``, seconds."""
     joint: int = 0
     """How many runs were trained in one batch, this one included; its time and memory are theirs. 0: it was alone."""
     apart: str | None = None

@@ -66,6 +66,6 @@ def choice_of(store: RunStore, result: CellResult, metric: str) -> Choice:
     for run, outcome in result.selection:
         score = next(iter(outcome.metrics.values()), {}).get(metric) if isinstance(outcome, RunRecord) else None
         constant = isinstance(outcome, RunRecord) and all_alike(read_answers(store, run, outcome))
-        rate = run.tried.learning_rate if run.tried else float(run.spec.learning_rate or 0)
-        tried.append(Tried(rate, run.tried == result.chosen, score, constant))
+        assert run.tried is not None  # as of every run that chooses
+        tried.append(Tried(run.tried.learning_rate, run.tried == result.chosen, score, constant))
     return Choice(result.rate, tuple(tried))

@@ -45,7 +45,7 @@ class Try:
 
     @property
     def trained_at(self) -> float:
-        """The rate at which so much of a run does as the whole run does at its rate."""
+        """The rate at which so much of a run does as the whole does at its own; the head's stays what it is."""
         return _rounded(self.learning_rate / math.sqrt(self.share))
 
 
@@ -176,12 +176,21 @@ def try_spec(spec: RunSpec, item: Try) -> RunSpec:
         spec: Of the run that the rates are for.
         item: The rates and the length.
     """
-    steps = max(1, round(item.share * spec.max_steps)) if spec.max_steps > 0 else spec.max_steps
+
+    def shorter(steps: float) -> int:
+        return max(1, int(item.share * steps))
+
+    schedule = {
+        name: shorter(value) if name.startswith("num_") and name.endswith("_steps") else value
+        for name, value in (spec.lr_scheduler_kwargs or {}).items()
+    }
     return replace(
         spec,
         learning_rate=item.trained_at,
         head_learning_rate=item.head_learning_rate,
-        max_steps=steps,
+        max_steps=shorter(spec.max_steps) if spec.max_steps > 0 else spec.max_steps,
+        warmup_steps=shorter(spec.warmup_steps) if spec.warmup_steps >= 1 else spec.warmup_steps,
+        lr_scheduler_kwargs=schedule or spec.lr_scheduler_kwargs,
         num_train_epochs=spec.num_train_epochs * item.share,
         selection_fraction=spec.selection_fraction or SELECTION_FRACTION,
         eval_strategy=spec.eval_strategy if spec.follows_score else "no",

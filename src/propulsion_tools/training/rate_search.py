@@ -37,8 +37,8 @@ class Found:
 
     Attributes:
         spec: The run with its rates.
-        tried: For each try ``learning_rate``, ``head_learning_rate``, ``share``, ``score``, ``loss`` and ``seconds``;
-            nothing where nothing was searched.
+        tried: For each try ``learning_rate`` (that which it stands for), ``head_learning_rate``, ``share``, ``score``,
+            ``loss`` and ``seconds``; nothing where nothing was searched.
         apart: Why tries that were to be trained in one batch were not, as clauses.
     """
 

@@ -97,4 +97,5 @@ def differences(module: str) -> list[str]:
 
 def parameters(function: Callable[..., Any]) -> list[tuple[str, Any]]:
     """Names and defaults, without what stands for any others."""
-    return [(p.name, p.default) for p in inspect.signature(function).parameters.values()]
+    others = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    return [(p.name, p.default) for p in inspect.signature(function).parameters.values() if p.kind not in others]
