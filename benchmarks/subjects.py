@@ -19,6 +19,12 @@ from propulsion.targets import resolve_preset
 DEGREE = 15
 FLASH = {"attention_probs_dropout_prob": 0.0}  # with dropout of the attention there is no flash attention on the CPU
 LLAMA = {"vocab_size": 32000, "use_cache": False, "pad_token_id": 0}
+LLAMA_3 = LLAMA | {
+    "vocab_size": 128256,
+    "num_key_value_heads": 8,
+    "intermediate_size": 8192,
+    "tie_word_embeddings": True,
+}
 
 
 @dataclass(frozen=True)
@@ -53,18 +59,10 @@ SUBJECTS = {
         causal=True,
     ),
     "llama-1b": Subject(
-        "llama",
-        LLAMA
-        | {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8}
-        | {"intermediate_size": 8192, "vocab_size": 128256, "tie_word_embeddings": True},
-        causal=True,
+        "llama", LLAMA_3 | {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32}, causal=True
     ),
     "llama-3b": Subject(
-        "llama",
-        LLAMA
-        | {"hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 24, "num_key_value_heads": 8}
-        | {"intermediate_size": 8192, "vocab_size": 128256, "tie_word_embeddings": True},
-        causal=True,
+        "llama", LLAMA_3 | {"hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 24}, causal=True
     ),
 }
 
