@@ -98,6 +98,24 @@ def test_what_failed_or_collapsed_is_not_chosen_while_something_trains() -> None
     assert plan(RATE, HEAD, lambda item: FAILED).chosen is None
 
 
+def record_of(accuracy: float, **more: Any) -> RunRecord:
+    """Of a try that was scored on 400 rows, of which two thirds have the same label."""
+    record = RunRecord(RunSpec(task="mrpc"), {"selection": {"accuracy": accuracy, "loss": 0.6}}, {}, 0, {}, 0, {})
+    return replace(record, rows={"selection": 400}, majority={"selection": {"accuracy": 0.67}}, **more)
+
+
+def test_what_never_learned_is_no_better_than_what_learned_and_collapsed() -> None:
+    """MRPC, whose tries at twice and four times the rate gave one answer for every row."""
+    event = {"step": 280, "reason": "the loss rose", "back_to": 160, "factor": 1 / 3}
+    records = {RATE: record_of(0.7, collapses=[event]), RATE / 2: record_of(0.69), 2 * RATE: record_of(0.67)}
+    found = plan(RATE, HEAD, lambda item: merit(records[item.learning_rate]))
+    assert [item.learning_rate for item in found.tries] == [RATE, 2 * RATE, RATE / 2]
+    assert found.chosen is not None
+    assert found.chosen.learning_rate == RATE / 2
+    assert merit(record_of(0.9)).beats(merit(record_of(0.67)))
+    assert merit(replace(record_of(0.5), majority={})).is_sound
+
+
 @given(st.permutations(range(9)))
 def test_a_plan_is_the_same_however_its_tries_come_in(order: list[int]) -> None:
     score = best_at(RATE * 3)

@@ -131,7 +131,7 @@ def _in_folder(grid: Grid, run: Run) -> Run:
 def spec_hash(spec: RunSpec) -> str:
     """Eight hexadecimal digits of what a resolved spec computes.
 
-    Fields at their defaults do not count, younger ones at what runs did before there were these fields.
+    Fields at their defaults do not count: at their first ones, or younger fields at what runs did without them.
     """
     usual = {**asdict(RunSpec()), **BEFORE}
     told = {name: value for name, value in asdict(spec).items() if RUN_FACTS[name].identity and value != usual[name]}

@@ -87,7 +87,8 @@ class RunFacts:
         elsewhere: Where a grid says it instead, as the end of a sentence; None: like any other field.
         smoke: From its value to the one that a trial of two steps has; None: the same.
         method: The method that alone reads it; None: it is no method's own.
-        before: What a run had whose record is older than the field; `NOW`: there is none.
+        before: What a run had whose record is older than the field, or that said nothing while it had another default;
+            `NOW`: there is none.
     """
 
     identity: bool
@@ -101,7 +102,7 @@ class RunFacts:
 
 
 NOW = object()
-"""For `RunFacts.before`: the field is as old as the records."""
+"""For `RunFacts.before`: the field is as old as the records, and has always had this default."""
 
 
 def option(group: str, default: Any, text: str, values: Values = ANY) -> Any:

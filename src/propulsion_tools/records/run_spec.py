@@ -275,7 +275,7 @@ class RunSpec(Checked):
     )
     # The rows of a step go with the number of devices, which may be another one when a run is resumed.
     per_device_train_batch_size: int = _length(
-        16, "rows per step and device", AT_LEAST_ONE, may_change=True, argument=SAME, smoke=set_to(2)
+        8, "rows per step and device", AT_LEAST_ONE, may_change=True, argument=SAME, smoke=set_to(2), before=16
     )
     group_by_length: bool = _length(
         False, "put rows of about the same length into a batch", ANY, may_change=False, argument=DERIVED
@@ -421,7 +421,7 @@ class RunSpec(Checked):
 RUN_FACTS = facts_of(RunSpec)
 """What is known about each field, by its name."""
 BEFORE = {name: facts.before for name, facts in RUN_FACTS.items() if facts.before is not NOW}
-"""The values of runs whose records are older than these fields."""
+"""What runs had that said nothing of these fields, which are younger than they, or had another default."""
 
 
 def _check_together(spec: RunSpec) -> None:

@@ -61,19 +61,19 @@ class Merit:
     Attributes:
         score: The main metric, its sign such that more is better; minus infinity where the try failed.
         loss: Minus the loss.
-        is_steady: Whether nothing collapsed.
+        is_sound: Whether nothing collapsed, and it learned more than the most frequent answer.
         margin: By how much another score has to be better to be so not by chance.
     """
 
     score: float
     loss: float
-    is_steady: bool
+    is_sound: bool
     margin: float
 
     def beats(self, other: Merit) -> bool:
         """Whether it is better by more than chance."""
-        if self.is_steady != other.is_steady:
-            return self.is_steady
+        if self.is_sound != other.is_sound:
+            return self.is_sound
         margin = max(self.margin, other.margin)
         if not margin and self.score == other.score:
             return self.loss > other.loss
@@ -152,13 +152,16 @@ def merit(record: RunRecord) -> Merit:
     """How good a finished try was."""
     task = get_task(str(record.spec.task))
     scores = record.metrics[SELECTION]
+    sign = 1 if task.greater_is_better else -1
     score, loss = (_number(scores.get(name)) for name in (task.main_metric, "loss"))
+    guessed = _number(record.majority.get(SELECTION, {}).get(task.main_metric))
     rows = record.rows.get(SELECTION, 0)
     is_share = score is not None and abs(score) <= 1
+    has_learned = score is None or guessed is None or sign * score > sign * guessed
     return Merit(
-        score=-math.inf if score is None else score if task.greater_is_better else -score,
+        score=-math.inf if score is None else sign * score,
         loss=-math.inf if loss is None else -loss,
-        is_steady=not record.collapses,
+        is_sound=has_learned and not record.collapses,
         margin=BETTER_BY / math.sqrt(rows) if rows and is_share else 0.0,
     )
 
