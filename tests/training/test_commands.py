@@ -115,6 +115,19 @@ def test_evaluate_scores_the_training_split_when_asked(finished: Path, tmp_path:
     assert list(json.loads(file.read_text())) == ["train"]
 
 
+def test_every_split_is_scored_on_its_own_rows(finished: Path, data_dir: Path, tmp_path: Path) -> None:
+    rows = (data_dir / "validation.jsonl").read_text().splitlines()
+    (tmp_path / "test.jsonl").write_text("\n".join(rows[:7]))
+    (tmp_path / "validation_matched.jsonl").write_text("\n".join(rows[7:]))  # scored after the split named test
+    file = tmp_path / "metrics.json"
+    words = ["evaluate", str(finished), "--data_dir", str(tmp_path), "--output", str(file), *QUIET]
+    assert main(words) == 0
+    together = json.loads(file.read_text())
+    for split in ("test", "validation_matched"):
+        assert main([*words, "--split", split]) == 0
+        assert together[split] == json.loads(file.read_text())[split], split
+
+
 def test_a_broken_record_is_named(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "record.json").write_text("{")
     assert main(["evaluate", str(tmp_path)]) == 2

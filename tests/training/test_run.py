@@ -237,13 +237,15 @@ def test_a_run_that_was_killed_behind_its_last_step_does_no_other(
     whole = train(make_spec(**changes, resume_from_checkpoint=True))
     folder = tmp_path / "run"
     last = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
-    before = adapter_of(folder)
-    for name in ("record.json", "adapter_model.safetensors"):  # as while it was scored
+    before, answers = adapter_of(folder), dict(np.load(folder / "eval_predictions.npz"))
+    for name in ("record.json", "adapter_model.safetensors", "eval_predictions.npz"):  # as while it was scored
         (folder / name).unlink()
     again = train(make_spec(**changes, resume_from_checkpoint=True))
     assert max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*")) == last
     assert all(torch.equal(value, before[name]) for name, value in adapter_of(folder).items())
-    assert (again.metrics, again.history) == (whole.metrics, whole.history)
+    assert (again.metrics, again.history, again.notes) == (whole.metrics, whole.history, whole.notes)
+    kept = np.load(folder / "eval_predictions.npz")
+    assert {name: kept[name].tolist() for name in kept} == {name: rows.tolist() for name, rows in answers.items()}
     assert len(again.seconds) == len(whole.seconds)
 
 
