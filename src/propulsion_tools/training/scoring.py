@@ -39,7 +39,7 @@ def score(trainer: RunTrainer, job: Job, split: str) -> Scores:
 
 
 def _last_evaluation(trainer: RunTrainer, job: Job, split: str) -> dict[str, float] | None:
-    """What the evaluation after the last training step gave, if it was of this split and the weights are still those."""
+    """What the evaluation after the last step gave, if it was of this split and the weights are still those."""
     last = trainer.last_evaluation
     if last is None or last.rows is not job.encoded[split] or trainer.args.load_best_model_at_end:
         return None
