@@ -153,6 +153,12 @@ def test_arguments_out_of_range_are_refused_in_one_sentence(
         get_method(method).build(bert(), RunSpec(method=method, method_args=arguments), Classification())
 
 
+def build(make, spec: RunSpec) -> torch.nn.Module:  # type: ignore[no-untyped-def]
+    """As training does."""
+    get_method(spec.method).check(spec)
+    return get_method(spec.method).build(make(), spec, Classification())
+
+
 @pytest.mark.parametrize(
     ("make", "method", "changes", "said"),
     [
@@ -176,10 +182,9 @@ def test_arguments_out_of_range_are_refused_in_one_sentence(
 def test_what_does_not_apply_to_a_model_is_refused_with_the_reason(  # type: ignore[no-untyped-def]
     make, method: str, changes: dict[str, object], said: str
 ) -> None:
+    spec = RunSpec(method=method, max_length=8, **changes)
     with pytest.raises((OptionError, TargetError), match=said):
-        spec = RunSpec(method=method, max_length=8, **changes)
-        get_method(method).check(spec)
-        get_method(method).build(make(), spec, Classification())
+        build(make, spec)
 
 
 @pytest.mark.parametrize(

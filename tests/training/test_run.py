@@ -125,6 +125,7 @@ def test_answers_that_are_all_alike_are_remarked(make_spec: MakeSpec) -> None:
         ({"lr_scheduler_kwargs": {"min_rate": 0.1}}, "schedule linear .*min_rate"),
         ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 0.5}, "learning_rate": 0.1}, "lr_end"),
         ({"torch_dtype": "float16"}, "bfloat16"),
+        ({"method": "head", "target_modules": "mlp"}, "no use for target_modules"),
     ],
 )
 def test_what_cannot_train_is_refused_before_the_data_is_read(changes: dict[str, Any], says: str) -> None:
