@@ -455,6 +455,6 @@ def _eval_steps(spec: RunSpec) -> float:
 
 
 def _saves_what_is_scored(spec: RunSpec) -> bool:
-    """Whether every checkpoint is of a step that is scored, as `Trainer` wants it, which compares millionths of them."""
+    """Whether every checkpoint is of a step that is scored, as `Trainer` wants it, in millionths as it counts."""
     saved, scored = (max(1, round(steps * 10**6)) for steps in (spec.save_steps, _eval_steps(spec)))
     return (spec.save_steps < 1) == (_eval_steps(spec) < 1) and saved % scored == 0
