@@ -219,7 +219,6 @@ class RunSpec(Checked):
         "schedule, by its name in TrainingArguments",
         ANY,
         argument=SAME,
-        smoke=lambda name: "linear" if name == "reduce_lr_on_plateau" else name,
     )
     lr_scheduler_kwargs: dict[str, Any] | None = _update(  # noqa: RUF009
         None, "what the schedule takes beside the steps, for example {min_lr_rate: 0.1}", ANY, argument=SAME
@@ -328,9 +327,7 @@ class RunSpec(Checked):
     logging_steps: float = _schedule(
         10, "record the loss every so many steps; below 1, a share of all steps", STEPS_OR_SHARE
     )
-    eval_strategy: str = _schedule(
-        "epoch", "when to evaluate: no, steps or epoch", one_of("no", "steps", "epoch"), smoke=set_to("no")
-    )
+    eval_strategy: str = _schedule("epoch", "when to evaluate: no, steps or epoch", one_of("no", "steps", "epoch"))
     eval_steps: float | None = _schedule(
         None,
         "steps between evaluations when eval_strategy is steps; below 1, a share of all steps; None: logging_steps",
