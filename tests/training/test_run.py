@@ -184,6 +184,9 @@ def test_settings_are_chosen_without_the_validation_split(make_spec: MakeSpec, d
     rows = np.load(tmp_path / "run/eval_predictions.npz")
     assert 8 <= len(rows["selection_labels"]) <= 24
     assert set(evaluate(tmp_path / "run", EvaluateOptions(**QUIET))) == {"selection"}
+    (tmp_path / "other").mkdir()
+    shutil.copy(data_dir / "train.jsonl", tmp_path / "other/test.jsonl")
+    assert set(evaluate(tmp_path / "run", EvaluateOptions(data_dir=str(tmp_path / "other"), **QUIET))) == {"test"}
 
 
 def test_seed_decides_everything(make_spec: MakeSpec, tmp_path: Path) -> None:
