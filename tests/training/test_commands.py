@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -40,6 +41,15 @@ def test_evaluate_prints_and_writes_the_recorded_metrics(
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["validation"] == pytest.approx(RunRecord.read(finished).metrics["validation"], rel=1e-5)
     assert f"{metrics['validation']['accuracy']:.4f}" in capsys.readouterr().out
+
+
+def test_a_score_that_is_not_finite_is_null_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from propulsion_tools.training import evaluate
+
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: {"validation": {"perplexity": math.inf, "loss": 900.0}})
+    assert main(["evaluate", "run", "--output", str(tmp_path / "metrics.json"), *QUIET]) == 0
+    written = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert written == {"validation": {"perplexity": None, "loss": 900.0}}
 
 
 def test_evaluate_refuses_other_labels_and_unknown_splits(
