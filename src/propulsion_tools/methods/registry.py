@@ -123,6 +123,11 @@ class Method:
         return [(name, why) for name, why in idle.items() if getattr(spec, name) != getattr(RunSpec, name)]
 
     @property
+    def is_propulsion(self) -> bool:
+        """Whether it trains gains, as all forms of Propulsion do."""
+        return self.family == "propulsion"
+
+    @property
     def arguments(self) -> list[str]:
         """The fields of its configuration that `RunSpec.method_args` may set."""
         from peft import PeftConfig
