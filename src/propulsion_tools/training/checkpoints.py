@@ -81,6 +81,8 @@ def resume_point(spec: RunSpec, folder: Path, notify: Notify = keep_quiet) -> Pa
     if isinstance(asked, str):
         if said := fault(Path(asked)):
             raise OptionError(f"{asked} is no complete checkpoint ({said}): pass true for the last one in output_dir.")
+        if Path(asked).resolve().parent != folder.resolve() and not spec.overwrite_output_dir:
+            _refuse_to_overwrite(folder)
         return _fitting(spec, Path(asked))
     found = _found(folder) if asked else []
     last = next((path for path in reversed(found) if fault(path) is None), None)
