@@ -11,7 +11,7 @@ from typing import Any
 from propulsion.errors import PropulsionError
 from propulsion_tools.compare.grid import Grid
 from propulsion_tools.compare.grid_file import grid_from
-from propulsion_tools.compare.plan import Run
+from propulsion_tools.compare.plan import Cell, Run
 from propulsion_tools.compare.run_folders import Failure, Outcome
 from propulsion_tools.errors import ToolsError
 from propulsion_tools.records import RunSpec
@@ -75,5 +75,5 @@ class Notes:
     def ended(self, run: Run, outcome: Outcome, before: bool = False) -> None:
         self.earlier += [run] if before else []
 
-    def skipped(self, runs: int) -> None:
+    def skipped(self, cell: Cell, runs: int) -> None:
         self.hopeless += runs

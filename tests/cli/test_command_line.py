@@ -94,6 +94,24 @@ def test_flags_and_yaml_have_the_same_names_and_flags_win(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [
+        (["train", "--recipe", "table1/roberta-base-sst2-propulsion-all", "--target_modules", "[query, value]"], []),
+        (["evaluate", "run", "--split", "test", "--null_score_diff_threshold", "1e-3"], ["run"]),
+        (["recipes", "--table", "1"], []),
+    ],
+)
+def test_what_print_config_prints_is_a_file_with_the_same_options(
+    words: list[str], more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *rest = words
+    wanted = parse(name, COMMANDS[name], rest)
+    assert main([*words, "--print_config"]) == 0
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert parse(name, COMMANDS[name], [*more, "--config", str(tmp_path / "printed.yaml")]) == wanted
+
+
 def test_flags_may_have_hyphens(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--learning-rate=0.5", "--data-dir", "no-where"]) == 2
     assert "no-where" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import yaml
 
 from propulsion_tools.compare.command import require_a_finished_run
 from propulsion_tools.compare.local_backend import LocalProcesses
+from propulsion_tools.compare.plan import Run
 from propulsion_tools.compare.progress import Estimate, GridProgress
 from propulsion_tools.compare.results import all_results
-from propulsion_tools.compare.run_folders import Failure
+from propulsion_tools.compare.run_folders import Failure, write_failure
 from propulsion_tools.compare.run_store import RunStore
 from propulsion_tools.compare.runner import run_grid
 from propulsion_tools.errors import OptionError, RunsFailedError, SchemaVersionError
@@ -115,6 +117,22 @@ def test_failures_are_recorded_not_fatal_and_retried_when_asked(make_grid: MakeG
     assert len(again.ran) == 2
 
 
+def test_runs_that_never_will_be_are_left_out_once_however_many_fail_together(make_grid: MakeGrid) -> None:
+    class Fails(Here):
+        slots = 2
+
+        def submit(self, run: Run) -> Future[Failure | None]:
+            failure = Failure("no", 2, 0.0)
+            write_failure(Path(run.folder), failure)  # as the process of a run does, before anyone looks
+            done: Future[Failure | None] = Future()
+            done.set_result(failure)
+            return done
+
+    notes = Notes()
+    run_grid(make_grid(learning_rates=[1e-3, 2e-3], seeds=[1, 2, 3]), Fails(), notes)
+    assert notes.hopeless == 3
+
+
 def test_a_grid_of_which_nothing_finished_is_an_error(make_grid: MakeGrid, tmp_path: Path) -> None:
     wild = {"method": "propulsion", "degree": 55, "max_grad_norm": 0.0, "on_collapse": "ignore"}
     grid = make_grid(methods=[], variants={"wild": wild}, learning_rates={"wild": [300.0]})
@@ -127,8 +145,12 @@ def test_the_estimate_is_of_the_row_that_is_left(make_grid: MakeGrid) -> None:
     grid = make_grid(methods=["head", "full"], seeds=[1, 2])
     left = Estimate(grid, slots=2)
     assert left.seconds() is None
-    left.ended(next(iter(all_results(grid))).cell, 10.0)
+    (first, second) = (result.cell for result in all_results(grid))
+    left.ended(first, 10.0)
     assert left.seconds() == 10.0 * 3 / 2
+    left.skipped(second, 2)
+    assert left.seconds() == 10.0 * 1 / 2
+    assert left.total == 2
 
 
 def test_progress_says_one_line_for_each_run(make_grid: MakeGrid, capsys: pytest.CaptureFixture[str]) -> None:

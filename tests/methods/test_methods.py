@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -152,6 +153,12 @@ def test_arguments_out_of_range_are_refused_in_one_sentence(
         get_method(method).build(bert(), RunSpec(method=method, method_args=arguments), Classification())
 
 
+def build(make, spec: RunSpec) -> torch.nn.Module:  # type: ignore[no-untyped-def]
+    """As training does."""
+    get_method(spec.method).check(spec)
+    return get_method(spec.method).build(make(), spec, Classification())
+
+
 @pytest.mark.parametrize(
     ("make", "method", "changes", "said"),
     [
@@ -175,8 +182,29 @@ def test_arguments_out_of_range_are_refused_in_one_sentence(
 def test_what_does_not_apply_to_a_model_is_refused_with_the_reason(  # type: ignore[no-untyped-def]
     make, method: str, changes: dict[str, object], said: str
 ) -> None:
+    spec = RunSpec(method=method, max_length=8, **changes)
     with pytest.raises((OptionError, TargetError), match=said):
-        get_method(method).build(make(), RunSpec(method=method, max_length=8, **changes), Classification())
+        build(make, spec)
+
+
+@pytest.mark.parametrize(
+    ("methods", "changes", "said"),
+    [
+        (("head", "full", "bitfit", "adapter", "prefix-tuning"), {"target_modules": "mlp"}, "target_modules"),
+        (("head", "full", "bitfit", "mam", "p-tuning"), {"exclude_modules": ("dense",)}, "exclude_modules"),
+        (("head", "full", "bitfit", "propetl-prefix"), {"layers_to_transform": 1}, "layers_to_transform"),
+        (("lora-fa",), {"optim": "sgd"}, "optim"),
+        (("lora-fa",), {"adam_beta2": 0.98}, "adam_beta2"),
+        (("lora-fa",), {"adam_epsilon": 1e-6}, "adam_epsilon"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused_before_a_model_is_loaded(
+    methods: tuple[str, ...], changes: dict[str, Any], said: str
+) -> None:
+    for name in methods:
+        with pytest.raises(OptionError, match=f"{name} .* and has no use for {said}"):
+            get_method(name).check(RunSpec(method=name, **changes))
+    get_method("lora").check(RunSpec(method="lora", **changes))
 
 
 def test_what_cannot_run_here_says_so_before_anything(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -105,6 +106,9 @@ def test_what_is_no_record_is_refused(text: str) -> None:
         ("torch_dtype", "int8"),
         ("eval_strategy", "sometimes"),
         ("save_strategy", "always"),
+        ("logging_steps", 1.5),
+        ("eval_steps", 2.5),
+        ("save_steps", 0),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: object) -> None:
@@ -115,6 +119,16 @@ def test_a_value_out_of_range_is_refused_by_name(field: str, value: object) -> N
 def test_the_best_checkpoint_needs_evaluations() -> None:
     with pytest.raises(OptionError, match="eval_strategy"):
         RunSpec(load_best_model_at_end=True, eval_strategy="no")
+
+
+def test_the_best_checkpoint_is_of_a_step_that_is_scored() -> None:
+    best: dict[str, Any] = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
+    for steps in ({"eval_steps": 3, "save_steps": 5}, {"eval_steps": 0.1, "save_steps": 5}, {"save_steps": 15}):
+        with pytest.raises(OptionError, match="a multiple of eval_steps"):
+            RunSpec(**best, **steps)
+    for steps in ({"eval_steps": 5, "save_steps": 15}, {"eval_steps": 0.1, "save_steps": 0.3}, {"logging_steps": 5}):
+        RunSpec(**best, **steps)
+        RunSpec(**{**best, **steps, "save_steps": 7, "load_best_model_at_end": False})
 
 
 def test_read_accepts_the_folder_and_names_what_is_missing(tmp_path: Path) -> None:

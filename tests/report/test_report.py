@@ -147,7 +147,7 @@ def test_equals_share_a_place_but_not_all_of_them() -> None:
 def test_a_report_of_nothing_yet_can_be_written(make_grid: MakeGrid) -> None:
     grid = make_grid()
     text = write_report(grid, all_results(grid)).read_text()
-    assert "1 final runs are still missing" in text
+    assert "1 final run is still missing" in text
 
 
 def test_the_papers_number_stands_beside_the_same_model_task_and_method_alone() -> None:

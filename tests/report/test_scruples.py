@@ -15,6 +15,7 @@ import pytest
 from propulsion_tools.compare.grid import Grid
 from propulsion_tools.compare.plan import Run
 from propulsion_tools.compare.results import all_results
+from propulsion_tools.compare.run_folders import Failure, forget_failure, write_failure
 from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord
 from propulsion_tools.report.ablation_figure import ablation_figure
 from propulsion_tools.report.figures import figures
@@ -22,7 +23,7 @@ from propulsion_tools.report.front import front, is_a_line
 from propulsion_tools.report.noise import MachineNoise, around, half_width
 from propulsion_tools.report.score_figures import score_against_memory, score_against_parameters
 from propulsion_tools.report.summary import Summary, ranked
-from propulsion_tools.report.tables import Table, tables
+from propulsion_tools.report.tables import Table, facts, tables
 from propulsion_tools.report.write import markdown, rows_as_csv, write_report
 from propulsion_tools.training.console import MAJORITY
 from tests.grids import MakeGrid
@@ -84,6 +85,7 @@ def test_tries_are_told_by_the_rates_that_they_stand_for(make_grid: MakeGrid) ->
     assert len(lines) == len(result.runs)
     chosen = summary.choice("lora", summary.columns[0])
     assert [item.is_chosen for item in chosen.tried].count(True) == 1
+    assert "a third of a run, at √3 times" in table(summary, "rates").caption
     (cell,) = dict(table(summary, "rates").rows)["lora"]
     told = [part.split(":")[0] for part in cell.below.split("; ")[0].split(" · ")]
     assert told == [f"{run.tried.learning_rate:.3g}" for run, _ in result.selection if run.tried]
@@ -97,6 +99,7 @@ def test_tries_are_told_by_the_rates_that_they_stand_for(make_grid: MakeGrid) ->
 def test_a_rate_among_runs_of_one_answer_is_no_choice_and_its_gain_does_not_stand_alone(make_grid: MakeGrid) -> None:
     grid = make_grid(methods=["head", "lora"], learning_rates=[5e-4, 1e-3], seeds=[1, 2])
     summary = Made(grid).all(head={"quality": 0.0}, lora={"quality": 0.9})
+    assert "a third of a run" not in table(summary, "rates").caption
     rates = dict(table(summary, "rates").rows)
     assert "no choice: every rate gave one answer for every row" in rates["head"][0].below
     assert rates["head"][0].mark is None
@@ -112,6 +115,19 @@ def test_a_rate_among_runs_of_one_answer_is_no_choice_and_its_gain_does_not_stan
     assert "one answer for every row" in dict(table(summary, "scores").rows)["head"][0 + 1].below
     lines = list(csv.DictReader(rows_as_csv(summary).splitlines()))
     assert all("no choice" in line["doubts"] for line in lines)
+
+
+def test_where_every_rate_failed_none_is_marked_and_the_failures_are_those_of_runs(make_grid: MakeGrid) -> None:
+    grid = make_grid(methods=["lora"], learning_rates=[1.0, 2.0])
+    for run in all_results(grid)[0].todo:
+        write_failure(Path(run.folder), Failure("the loss became nan", 2, 0.0))
+    summary = Summary(grid, all_results(grid))
+    (cell,) = dict(table(summary, "rates").rows)["lora"]
+    assert (cell.text, cell.mark) == ("–", None)
+    assert "| run | why |" in markdown(summary)
+    assert "2 runs failed, see below." in facts(summary)
+    forget_failure(Path(summary.result("lora", summary.columns[0]).selection[0][0].folder))
+    assert "1 final run is still missing and 1 run failed, see below." in facts(Summary(grid, all_results(grid)))
 
 
 def test_the_most_frequent_answer_stands_in_every_table_of_scores(make_grid: MakeGrid) -> None:

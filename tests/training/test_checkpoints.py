@@ -183,6 +183,8 @@ def test_a_checkpoint_of_another_folder_is_taken_up_and_its_neighbours_stay(
     other = {"output_dir": str(tmp_path / "other"), "save_total_limit": 1}
     train(make_spec(**SAVING, **other, resume_from_checkpoint=str(folder / name)))
     assert names(folder) == before
+    with pytest.raises(OptionError, match="other holds a finished run"):
+        train(make_spec(**SAVING, **other, resume_from_checkpoint=str(folder / name)))
     train(make_spec(**SAVING, save_total_limit=1, overwrite_output_dir=True, resume_from_checkpoint=str(folder / name)))
 
 

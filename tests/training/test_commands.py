@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -40,6 +41,15 @@ def test_evaluate_prints_and_writes_the_recorded_metrics(
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["validation"] == pytest.approx(RunRecord.read(finished).metrics["validation"], rel=1e-5)
     assert f"{metrics['validation']['accuracy']:.4f}" in capsys.readouterr().out
+
+
+def test_a_score_that_is_not_finite_is_null_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from propulsion_tools.training import evaluate
+
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: {"validation": {"perplexity": math.inf, "loss": 900.0}})
+    assert main(["evaluate", "run", "--output", str(tmp_path / "metrics.json"), *QUIET]) == 0
+    written = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert written == {"validation": {"perplexity": None, "loss": 900.0}}
 
 
 def test_evaluate_refuses_other_labels_and_unknown_splits(
@@ -113,6 +123,19 @@ def test_evaluate_scores_the_training_split_when_asked(finished: Path, tmp_path:
     file = tmp_path / "metrics.json"
     assert main(["evaluate", str(finished), "--split", "train", "--output", str(file), *QUIET]) == 0
     assert list(json.loads(file.read_text())) == ["train"]
+
+
+def test_every_split_is_scored_on_its_own_rows(finished: Path, data_dir: Path, tmp_path: Path) -> None:
+    rows = (data_dir / "validation.jsonl").read_text().splitlines()
+    (tmp_path / "test.jsonl").write_text("\n".join(rows[:7]))
+    (tmp_path / "validation_matched.jsonl").write_text("\n".join(rows[7:]))  # scored after the split named test
+    file = tmp_path / "metrics.json"
+    words = ["evaluate", str(finished), "--data_dir", str(tmp_path), "--output", str(file), *QUIET]
+    assert main(words) == 0
+    together = json.loads(file.read_text())
+    for split in ("test", "validation_matched"):
+        assert main([*words, "--split", split]) == 0
+        assert together[split] == json.loads(file.read_text())[split], split
 
 
 def test_a_broken_record_is_named(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,10 @@ from matplotlib.figure import Figure
 
 from propulsion_tools.cli import main
 from propulsion_tools.records import RunRecord, RunSpec
+from propulsion_tools.tasks import get_task
 from propulsion_tools.training.console import course_table
 from propulsion_tools.training.loss_curve import draw_curves
+from propulsion_tools.training.model_card import write_card
 from propulsion_tools.training.next_commands import after_training
 from tests.records.test_run_record import example
 
@@ -155,3 +157,37 @@ def test_the_card_says_labels_rows_and_columns(words: list[str], tmp_path: Path)
     assert "| Labels | 0 = negative, 1 = positive |" in card
     assert f"| Rows of train | {record.rows['train']:,} |" in card
     assert f"| Columns | text from `text`, label from `{record.label_column}` |" in card
+
+
+@pytest.mark.parametrize(
+    ("method", "files", "said", "unsaid"),
+    [
+        (
+            "propulsion-attn",
+            ["adapter_config.json"],
+            ["targets attn, degree 15", "peft", ":adapter:", "import pro"],
+            [],
+        ),
+        (
+            "lora",
+            ["adapter_config.json"],
+            ["library_name: peft", ":adapter:", "from peft import"],
+            ["import pro", "degree"],
+        ),
+        ("full", ["config.json", "model.safetensors"], ["transformers", ":finetune:"], ["peft", "adapter:"]),
+        ("bitfit", ["trained.safetensors"], [":adapter:"], ["library_name"]),
+    ],
+)
+def test_the_card_is_of_what_was_written(
+    method: str, files: list[str], said: list[str], unsaid: list[str], tmp_path: Path
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    record = example(spec=RunSpec(task="sst2", method=method, learning_rate=1e-3, output_dir=str(tmp_path)))
+    write_card(record, get_task("sst2"), tmp_path)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8").split("## Scores")
+    text = card[0] + card[1].partition("## Use")[2]
+    assert [part for part in said if part not in text] == []
+    assert [part for part in unsaid if part in text] == []
+    draws = any(" inspect " in command for command in after_training(record))
+    assert draws == method.startswith("propulsion")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -185,6 +186,21 @@ def test_a_killed_search_goes_on_and_ends_as_if_it_had_not_been(
     assert resumed.metrics == whole.metrics
     assert [item["score"] for item in resumed.rate_search] == [item["score"] for item in whole.rate_search]
     assert_equal_adapters(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_run_that_goes_on_keeps_the_rate_that_it_began_with(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"learning_rate": "auto", "save_strategy": "steps", "save_steps": 6, "joint": False}
+    begun = train(make_spec(max_steps=6, **settings))
+    monkeypatch.setattr(run, "search_rates", lambda *_: pytest.fail("the optimizer keeps the rate that was found"))
+    longer: dict[str, Any] = {"max_steps": 8, "per_device_eval_batch_size": 5, "resume_from_checkpoint": True}
+    record = train(make_spec(**settings, **longer))
+    assert record.spec.learning_rate == begun.spec.learning_rate
+    assert record.rate_search == begun.rate_search != ()
+    shutil.rmtree(tmp_path / "run/rate_search")
+    record = train(make_spec(**settings, **longer | {"max_steps": 9}))
+    assert (record.spec.learning_rate, record.rate_search) == (begun.spec.learning_rate, ())
 
 
 def test_tries_of_another_run_are_not_taken(make_spec: MakeSpec, tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ def test_answers_that_are_all_alike_are_remarked(make_spec: MakeSpec) -> None:
         ({"lr_scheduler_kwargs": {"min_rate": 0.1}}, "schedule linear .*min_rate"),
         ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 0.5}, "learning_rate": 0.1}, "lr_end"),
         ({"torch_dtype": "float16"}, "bfloat16"),
+        ({"method": "head", "target_modules": "mlp"}, "no use for target_modules"),
     ],
 )
 def test_what_cannot_train_is_refused_before_the_data_is_read(changes: dict[str, Any], says: str) -> None:
@@ -183,6 +184,9 @@ def test_settings_are_chosen_without_the_validation_split(make_spec: MakeSpec, d
     rows = np.load(tmp_path / "run/eval_predictions.npz")
     assert 8 <= len(rows["selection_labels"]) <= 24
     assert set(evaluate(tmp_path / "run", EvaluateOptions(**QUIET))) == {"selection"}
+    (tmp_path / "other").mkdir()
+    shutil.copy(data_dir / "train.jsonl", tmp_path / "other/test.jsonl")
+    assert set(evaluate(tmp_path / "run", EvaluateOptions(data_dir=str(tmp_path / "other"), **QUIET))) == {"test"}
 
 
 def test_seed_decides_everything(make_spec: MakeSpec, tmp_path: Path) -> None:
@@ -237,13 +241,15 @@ def test_a_run_that_was_killed_behind_its_last_step_does_no_other(
     whole = train(make_spec(**changes, resume_from_checkpoint=True))
     folder = tmp_path / "run"
     last = max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
-    before = adapter_of(folder)
-    for name in ("record.json", "adapter_model.safetensors"):  # as while it was scored
+    before, answers = adapter_of(folder), dict(np.load(folder / "eval_predictions.npz"))
+    for name in ("record.json", "adapter_model.safetensors", "eval_predictions.npz"):  # as while it was scored
         (folder / name).unlink()
     again = train(make_spec(**changes, resume_from_checkpoint=True))
     assert max(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*")) == last
     assert all(torch.equal(value, before[name]) for name, value in adapter_of(folder).items())
-    assert (again.metrics, again.history) == (whole.metrics, whole.history)
+    assert (again.metrics, again.history, again.notes) == (whole.metrics, whole.history, whole.notes)
+    kept = np.load(folder / "eval_predictions.npz")
+    assert {name: kept[name].tolist() for name in kept} == {name: rows.tolist() for name, rows in answers.items()}
     assert len(again.seconds) == len(whole.seconds)
 
 

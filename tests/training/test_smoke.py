@@ -71,6 +71,13 @@ def test_a_trial_takes_two_steps_of_the_run_that_is_asked_for_and_keeps_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
 
 
+def test_a_trial_has_the_schedule_of_the_run() -> None:
+    schedule = {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"patience": 3}}
+    best = {"load_best_model_at_end": True, "early_stopping_patience": 2}
+    record = smoke.smoke(RunSpec(use_cpu=True, disable_tqdm=True, **schedule, **best))  # type: ignore[arg-type]
+    assert (record.spec.lr_scheduler_type, record.spec.lr_scheduler_kwargs) == tuple(schedule.values())
+
+
 @pytest.mark.parametrize(
     ("name", "task", "said"),
     [

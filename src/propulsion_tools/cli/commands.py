@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from propulsion_tools.errors import OptionError
-from propulsion_tools.records import RunSpec, write_atomically, written
+from propulsion_tools.records import RunSpec, to_json, write_atomically, written
 from propulsion_tools.records.options import (
     AblateOptions,
     BoundOptions,
@@ -120,7 +119,7 @@ def _write_json(file: str | None, values: Any, notify: Callable[[str], None]) ->
     """Write values where they were asked for, and say where."""
     if file is not None:
         said = written(Path(file))
-        write_atomically(Path(file), json.dumps(values, indent=2) + "\n")
+        write_atomically(Path(file), to_json(values))
         notify(f"{said[0].upper()}{said[1:]}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from argparse import SUPPRESS
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from propulsion_tools.cli.commands import Command
 
+PRINT_CONFIG = "--print_config"
 RECIPE_HELP = "start from a recipe (see `propulsion recipes`); --config overrides it, and options override both"
 
 
@@ -44,7 +46,7 @@ def parse(name: str, command: Command, words: list[str]) -> dict[str, Any] | Non
     _check_config_files(words, known)
     argument_error = require("jsonargparse", "train").ArgumentError
     try:
-        parser = _parser(name, command)
+        parser = _parser(name, command, any(word.partition("=")[0] == PRINT_CONFIG for word in words))
         parser.set_defaults(recipe)
         parsed = parser.parse_args(words)
     except argument_error as error:
@@ -56,7 +58,14 @@ def parse(name: str, command: Command, words: list[str]) -> dict[str, Any] | Non
     return {key: value for key, value in vars(parsed).items() if key in known or key == command.positional}
 
 
-def _parser(name: str, command: Command) -> ArgumentParser:
+def _parser(name: str, command: Command, prints: bool) -> ArgumentParser:
+    """The parser of a command.
+
+    Args:
+        name: What the command is called.
+        command: The command.
+        prints: Whether it prints its options as a file, in which what is no option, and so hidden then, does not stand.
+    """
     parser: ArgumentParser = require("jsonargparse", "train").ArgumentParser(
         prog=f"propulsion {name}",
         usage=usage(name, command),
@@ -65,9 +74,11 @@ def _parser(name: str, command: Command) -> ArgumentParser:
     )
     if command.positional:
         nargs = None if command.positional_required else "?"
-        parser.add_argument(command.positional, type=str, nargs=nargs, help=command.positional_help)
+        parser.add_argument(
+            command.positional, type=str, nargs=nargs, help=SUPPRESS if prints else command.positional_help
+        )
     if command.takes_recipe:
-        parser.add_argument("--recipe", type=str, help=RECIPE_HELP)
+        parser.add_argument("--recipe", type=str, help=SUPPRESS if prints else RECIPE_HELP)
     if fields(command.options):
         parser.add_argument("--config", action="config", help="YAML file with any of these options")
     hints = get_type_hints(command.options)

@@ -82,9 +82,9 @@ class GridProgress:
             self._said.add(sentence)
             self.console.print(sentence, soft_wrap=True)
 
-    def skipped(self, runs: int) -> None:
-        """So many runs will never be."""
-        self.left.total -= runs
+    def skipped(self, cell: Cell, runs: int) -> None:
+        """So many runs of a cell will never be."""
+        self.left.skipped(cell, runs)
         self._bars.update(self._all, total=self.left.total, count=f"{self.left.done}/{self.left.total}")
 
     def _say_what_ran_earlier(self) -> None:
@@ -127,6 +127,11 @@ class Estimate:
         self._waiting[cell.row] -= 1
         if seconds is not None:
             self._seconds[cell.row].append(seconds)
+
+    def skipped(self, cell: Cell, runs: int) -> None:
+        """So many runs of this cell will never be."""
+        self.total -= runs
+        self._waiting[cell.row] -= runs
 
     def seconds(self) -> float | None:
         """Seconds left; None before the first run has ended."""

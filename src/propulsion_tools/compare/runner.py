@@ -30,8 +30,8 @@ class Listener(Protocol):
     def ended(self, run: Run, outcome: Outcome, before: bool = False) -> None:
         """A run has ended; `before`: an earlier start of the grid ran it."""
 
-    def skipped(self, runs: int) -> None:
-        """So many final runs will never be, because no learning rate could be chosen for them."""
+    def skipped(self, cell: Cell, runs: int) -> None:
+        """So many final runs of a cell will never be, because no learning rate could be chosen for them."""
 
 
 def run_grid(
@@ -109,7 +109,8 @@ class _Work:
             for run, outcome in result.runs:
                 if outcome is not None:
                     self.listener.ended(run, outcome, before=True)
-            self._report_if_hopeless(result)
+            if result.is_hopeless:
+                self._skip(result.cell)
 
     def _end(self, run: Run, failure: Failure | None) -> None:
         folder = Path(run.folder)
@@ -129,11 +130,11 @@ class _Work:
         result = cell_result(self.grid, cell, lambda run: known.get(run.name) or self.store.outcome(run))
         self.results[cell] = result
         self.waiting.extendleft(run for run in reversed(result.todo) if run.name not in known)
-        self._report_if_hopeless(result)
+        if result.is_hopeless and not before.is_hopeless:  # of runs that fail together, the first tells of all
+            self._skip(cell)
 
-    def _report_if_hopeless(self, result: CellResult) -> None:
-        if result.is_hopeless:
-            self.listener.skipped(len(self.grid.seeds))
+    def _skip(self, cell: Cell) -> None:
+        self.listener.skipped(cell, len(self.grid.seeds))
 
 
 def _as_list(one: Future[Failure | None]) -> Future[list[Failure | None]]:

@@ -15,7 +15,6 @@ from transformers.pytorch_utils import Conv1D
 
 from propulsion_tools.errors import OptionError
 from propulsion_tools.methods.head_training import HEAD_LEARNING_RATE, train_the_head_alone
-from propulsion_tools.methods.layer_names import refuse_targets
 from propulsion_tools.methods.registry import HasTaskType, Method, register
 from propulsion_tools.records import RunSpec
 
@@ -106,8 +105,6 @@ def attached_method(
 
     def build(base_model: PreTrainedModel, spec: RunSpec, task: HasTaskType) -> nn.Module:
         options = options_class(**(spec.method_args or {}))
-        if not takes_targets:
-            refuse_targets(spec, "sits beside the sublayers of every block")
         train_the_head_alone(base_model, spec)
         attach_to(base_model, spec, task, options)
         return base_model
@@ -120,6 +117,7 @@ def attached_method(
             learning_rate=lambda spec: learning_rate,
             head_learning_rate=HEAD_LEARNING_RATE,
             config_class=options_class,
+            place="" if takes_targets else "sits beside the sublayers of every block",
             **fields,
         )
     )

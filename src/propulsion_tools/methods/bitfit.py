@@ -40,5 +40,6 @@ METHOD = register(
         learning_rate=lambda spec: 2e-3,
         head_learning_rate=HEAD_LEARNING_RATE,
         delta="ΔW = 0, Δb free",
+        place="trains every bias",
     )
 )

@@ -22,6 +22,7 @@ METHOD = register(
         learning_rate=lambda spec: 1e-4,
         dropout=None,
         delta="ΔW free",
+        place="trains every weight",
         cost=Cost("O(d × d)", "O(d × d)", "d²"),
     )
 )

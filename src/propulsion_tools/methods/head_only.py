@@ -29,5 +29,6 @@ METHOD = register(
         build=build,
         learning_rate=lambda spec: HEAD_LEARNING_RATE,
         delta="ΔW = 0",
+        place="trains the head alone",
     )
 )

@@ -21,7 +21,6 @@ from propulsion.targets import (
     layer_index,
     resolve_preset,
 )
-from propulsion_tools.errors import OptionError
 from propulsion_tools.records import RunSpec
 
 QUERY_VALUE = ("query", "value")
@@ -60,21 +59,6 @@ def target_names(model: PreTrainedModel, spec: RunSpec, default: tuple[str, ...]
             "exclude_modules and layers_to_transform."
         )
     return chosen
-
-
-def refuse_targets(spec: RunSpec, place: str) -> None:
-    """Refuse targets for a method that knows its places itself.
-
-    Args:
-        spec: Of the run.
-        place: Goes on after the name of the method: where it is put.
-
-    Raises:
-        OptionError: The spec names targets.
-    """
-    for name in ("target_modules", "exclude_modules", "layers_to_transform"):
-        if getattr(spec, name) is not None:
-            raise OptionError(f"{spec.method} {place} and has no use for {name}.")
 
 
 def linear_names(model: PreTrainedModel, spec: RunSpec, default: tuple[str, ...] = QUERY_VALUE) -> list[str]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # so that a name that is not there is refused before these ar
 
     from propulsion_tools.methods.method_callback import MethodCallback
 
+TARGETS = ("target_modules", "exclude_modules", "layers_to_transform")
+OF_THE_OPTIMIZER = ("optim", "adam_beta2", "adam_epsilon")
+
 
 class HasTaskType(Protocol):
     """What a method needs to know of a task."""
@@ -62,6 +65,7 @@ class Method:
         fixed: Fields of the spec that the method decides, for example how the base model's weights are kept.
         refusal: Why the method cannot run on this machine, or None.
         family: The method whose own options it reads; its presets have it too.
+        place: What it trains, behind its name, where it knows that itself; empty: it takes target modules.
     """
 
     name: str
@@ -79,13 +83,14 @@ class Method:
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     refusal: Callable[[], str | None] = lambda: None
     family: str = ""
+    place: str = ""
 
     def check(self, spec: RunSpec) -> None:
         """Refuse what can be refused before any model is loaded.
 
         Raises:
-            OptionError: The method cannot run here, does not have an option that was given, or an argument is an option
-                of the run itself.
+            OptionError: The method cannot run here, does not have an option that was given or has no use for it, or an
+                argument is an option of the run itself.
             UnknownNameError: `method_args` has a key that the method does not have; names the near misses.
         """
         if reason := self.refusal():
@@ -95,6 +100,8 @@ class Method:
                 f"{name} is an option of the method {RUN_FACTS[name].method}, and {self.name!r} does not have it: "
                 "leave it out, or choose that method."
             )
+        for name, why in self.idle_options(spec):
+            raise OptionError(f"{self.name} {why} and has no use for {name}.")
         elsewhere = {item.name for item in dataclasses.fields(RunSpec)}
         for key in spec.method_args or {}:
             if key in elsewhere:
@@ -108,6 +115,17 @@ class Method:
         """The options that are given, and are another method's own."""
         own = [name for name, facts in RUN_FACTS.items() if facts.method not in (None, self.family)]
         return [name for name in own if getattr(spec, name) != getattr(RunSpec, name)]
+
+    def idle_options(self, spec: RunSpec) -> list[tuple[str, str]]:
+        """The options that are given and would change nothing, and why, behind the method's name."""
+        idle = dict.fromkeys(TARGETS if self.place else (), self.place)
+        idle |= dict.fromkeys(OF_THE_OPTIMIZER if self.optimizer else (), "has an optimizer of its own")
+        return [(name, why) for name, why in idle.items() if getattr(spec, name) != getattr(RunSpec, name)]
+
+    @property
+    def is_propulsion(self) -> bool:
+        """Whether it trains gains, as all forms of Propulsion do."""
+        return self.family == "propulsion"
 
     @property
     def arguments(self) -> list[str]:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from propulsion_tools.methods.from_peft import Derive, peft_method
-from propulsion_tools.methods.layer_names import refuse_targets
 from propulsion_tools.methods.method_callback import MethodCallback
 from propulsion_tools.methods.positions import check_virtual_tokens
 from propulsion_tools.methods.registry import Method
@@ -42,7 +41,6 @@ def virtual_token_method(*, derive: Derive = _unchanged, **fields: Any) -> Metho
     """
 
     def checked(values: dict[str, Any], base_model: PreTrainedModel, spec: RunSpec) -> dict[str, Any]:
-        refuse_targets(spec, "puts tokens before the text")
         derived = derive(values, base_model, spec)
         check_virtual_tokens(values["num_virtual_tokens"], base_model, spec)
         return derived
@@ -52,6 +50,7 @@ def virtual_token_method(*, derive: Derive = _unchanged, **fields: Any) -> Metho
         defaults={"num_virtual_tokens": NUM_VIRTUAL_TOKENS},
         callbacks=lambda model, spec: [SavePromptEncoder(model)],
         prepare=align,
+        place="puts tokens before the text",
         **fields,
     )
 

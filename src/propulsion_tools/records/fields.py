@@ -41,6 +41,9 @@ ANY = Values("anything", lambda v: True)
 SEED = _number("a whole number from 0 to 4294967295", lambda v: 0 <= v < 2**32)
 NOT_NEGATIVE = _number("a number of at least 0", lambda v: math.isfinite(v) and v >= 0)
 ABOVE_ZERO = _number("a number above 0", lambda v: math.isfinite(v) and v > 0)
+STEPS_OR_SHARE = _number(
+    "a whole number of steps, or a share of them below 1", lambda v: 0 < v < 1 or (math.isfinite(v) and v == int(v) > 0)
+)
 SHARE = _number("a share of at least 0 and below 1", lambda v: 0 <= v < 1)
 ONE_RUN = "This is one run: a grid of several is for `propulsion compare`."
 AUTO = "auto"

@@ -20,6 +20,7 @@ from propulsion_tools.records.fields import (
     SEED,
     SHARE,
     SHARE_OR_MODEL,
+    STEPS_OR_SHARE,
     Argument,
     Checked,
     at_most,
@@ -218,7 +219,6 @@ class RunSpec(Checked):
         "schedule, by its name in TrainingArguments",
         ANY,
         argument=SAME,
-        smoke=lambda name: "linear" if name == "reduce_lr_on_plateau" else name,
     )
     lr_scheduler_kwargs: dict[str, Any] | None = _update(  # noqa: RUF009
         None, "what the schedule takes beside the steps, for example {min_lr_rate: 0.1}", ANY, argument=SAME
@@ -324,18 +324,24 @@ class RunSpec(Checked):
         elsewhere="a grid goes on by itself where it was killed",
         smoke=set_to(None),
     )
-    logging_steps: float = _schedule(10, "record the loss every so many steps", ABOVE_ZERO)
-    eval_strategy: str = _schedule(
-        "epoch", "when to evaluate: no, steps or epoch", one_of("no", "steps", "epoch"), smoke=set_to("no")
+    logging_steps: float = _schedule(
+        10, "record the loss every so many steps; below 1, a share of all steps", STEPS_OR_SHARE
     )
-    eval_steps: float | None = _schedule(None, "steps between evaluations when eval_strategy is steps", ABOVE_ZERO)
+    eval_strategy: str = _schedule("epoch", "when to evaluate: no, steps or epoch", one_of("no", "steps", "epoch"))
+    eval_steps: float | None = _schedule(
+        None,
+        "steps between evaluations when eval_strategy is steps; below 1, a share of all steps; None: logging_steps",
+        STEPS_OR_SHARE,
+    )
     save_strategy: str = _schedule(
         "epoch",
         "when to write a checkpoint: no, steps, epoch or best",
         one_of("no", "steps", "epoch", "best"),
         smoke=set_to("no"),
     )
-    save_steps: float = _schedule(500, "steps between checkpoints when save_strategy is steps", ABOVE_ZERO)
+    save_steps: float = _schedule(
+        500, "steps between checkpoints when save_strategy is steps; below 1, a share of all steps", STEPS_OR_SHARE
+    )
     save_total_limit: int | None = _schedule(2, "keep at most this many checkpoints", AT_LEAST_ONE)
     load_best_model_at_end: bool = _schedule(
         False, "end with the best checkpoint instead of the last weights", ANY, smoke=set_to(False)
@@ -434,3 +440,18 @@ def _check_together(spec: RunSpec) -> None:
         raise OptionError("Finding the best checkpoint needs evaluations: set eval_strategy to epoch or steps.")
     if spec.load_best_model_at_end and spec.save_strategy not in ("best", spec.eval_strategy):
         raise OptionError("load_best_model_at_end needs save_strategy to be best or the same as eval_strategy.")
+    if spec.load_best_model_at_end and spec.save_strategy == "steps" and not _saves_what_is_scored(spec):
+        raise OptionError(
+            f"load_best_model_at_end needs save_steps ({spec.save_steps:g}) to be a multiple of eval_steps "
+            f"({_eval_steps(spec):g}), and both to be steps or both shares."
+        )
+
+
+def _eval_steps(spec: RunSpec) -> float:
+    return spec.eval_steps or spec.logging_steps
+
+
+def _saves_what_is_scored(spec: RunSpec) -> bool:
+    """Whether every checkpoint is of a step that is scored, as `Trainer` wants it, in millionths as it counts."""
+    saved, scored = (max(1, round(steps * 10**6)) for steps in (spec.save_steps, _eval_steps(spec)))
+    return (spec.save_steps < 1) == (_eval_steps(spec) < 1) and saved % scored == 0

@@ -77,13 +77,13 @@ def _json(data: object) -> str:
 
 
 def _table(table: Table) -> str:
-    kind = ' class="text"' if table.name == "failures" else ""
+    kind = ' class="text"' if table.is_text else ""
     headings = "".join(
         f'<th aria-sort="none"{kind}><button>{html.escape(name)}</button></th>' for name in table.headings
     )
     rows = "".join(
         f'<tr data-name="{html.escape(label)}"><th scope="row">{html.escape(label)}</th>'
-        + "".join(_cell(cell, table.name == "failures") for cell in cells)
+        + "".join(_cell(cell, table.is_text) for cell in cells)
         + "</tr>"
         for label, cells in table.rows
     )
@@ -91,11 +91,11 @@ def _table(table: Table) -> str:
         f'<tr><th scope="row">{html.escape(label)}</th>{"".join(_cell(cell, False) for cell in cells)}</tr>'
         for label, cells in table.foot
     )
-    first = "run" if table.name == "failures" else "method"
     return (
         f'<h2 id="{table.name}-title">{html.escape(table.title)}</h2><p class="faint">{html.escape(table.caption)}</p>'
-        f'<div class="scroll"><table id="{table.name}"><thead><tr><th aria-sort="none"><button>{first}</button></th>'
-        f"{headings}</tr></thead><tbody>{rows}</tbody>{f'<tfoot>{foot}</tfoot>' if foot else ''}</table></div>"
+        f'<div class="scroll"><table id="{table.name}"><thead><tr><th aria-sort="none">'
+        f"<button>{table.first}</button></th>{headings}</tr></thead><tbody>{rows}</tbody>"
+        f"{f'<tfoot>{foot}</tfoot>' if foot else ''}</table></div>"
     )
 
 

@@ -14,6 +14,7 @@ from propulsion_tools.compare.plan import SELECTION
 from propulsion_tools.compare.results import CellResult
 from propulsion_tools.compare.run_folders import Failure
 from propulsion_tools.compare.run_store import RunStore
+from propulsion_tools.methods import get_method
 from propulsion_tools.records import RunRecord
 from propulsion_tools.report.answers import all_alike, are_paired, read_answers
 from propulsion_tools.report.choices import Choice, choice_of
@@ -103,7 +104,7 @@ class Summary:
 
     def is_propulsion(self, row: str) -> bool:
         """Whether a row is a form of Propulsion."""
-        return self.method(row).startswith("propulsion")
+        return get_method(self.method(row)).is_propulsion
 
     def result(self, row: str, column: Column) -> CellResult:
         """How far a cell has come."""

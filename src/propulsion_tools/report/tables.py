@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from propulsion_tools.records import RunRecord
+from propulsion_tools.records.fields import AUTO
 from propulsion_tools.report.costs import Costs
 from propulsion_tools.report.rerun_commands import anchor
 from propulsion_tools.report.statistics import Mean
@@ -49,6 +50,10 @@ class Table:
     rows: list[tuple[str, list[TableCell]]] = field(default_factory=list)
     foot: list[tuple[str, list[TableCell]]] = field(default_factory=list)
     """Rows that stand below the others however these are sorted."""
+    first: str = "method"
+    """The heading of the labels."""
+    is_text: bool = False
+    """Whether the cells hold sentences, and not numbers."""
 
 
 def title(summary: Summary) -> str:
@@ -61,14 +66,15 @@ def facts(summary: Summary) -> list[str]:
     grid = summary.grid
     records = [record for row in summary.rows for record in summary.records(row)]
     sentences = [f"{_models(records)}{grid.shape[0].upper()}{grid.shape[1:]}."]
-    left = [f"{summary.missing} final runs are still missing"] if summary.missing else []
-    left += [f"{len(summary.failures)} runs failed, see below"] if summary.failures else []
+    missing, failed = summary.missing, len(summary.failures)
+    left = [f"{missing} final run{' is' if missing == 1 else 's are'} still missing"] if missing else []
+    left += [f"{failed} run{'' if failed == 1 else 's'} failed, see below"] if failed else []
     if left:
         sentences.append(f"{' and '.join(left)}.")
     if joint := sum(record.joint > 0 for record in records):
         sentences.append(
-            f"{joint} of the final runs were trained in one batch with others: their time and memory are those of the "
-            "whole batch."
+            f"{joint} of the final runs {'was' if joint == 1 else 'were'} trained in one batch with others: their time "
+            "and memory are those of the whole batch."
         )
     return [*sentences, *grid.notes, *_where(records)]
 
@@ -298,8 +304,11 @@ def rates_table(summary: Summary) -> Table:
     """Which learning rates were tried, and which was chosen."""
     caption = (
         f"Each rate was trained once and scored on {summary.selection_fraction:.0%} of the training rows, which were "
-        "set aside; the chosen one is bold, unless that was no choice. The validation split had no part in this."
+        "set aside; the chosen one is bold, unless that was no choice. What is better only by chance loses to what is "
+        "nearer to the method's usual rate. The validation split had no part in this."
     )
+    if any(summary.grid.rates(row) == AUTO for row in summary.rows):
+        caption += " Rates around the usual one were tried for a third of a run, at √3 times what is said."
     rows = []
     for row in summary.rows:
         cells = [_tried(summary, row, column) for column in summary.columns]
@@ -316,13 +325,12 @@ def _tried(summary: Summary, row: str, column: Column) -> TableCell:
     scores = [DASH if run.score is None else f"{scale * run.score:.1f}" for run in choice.tried]
     parts = [f"{rates_in_words(run.rate, None)}: {score}" for run, score in zip(choice.tried, scores, strict=True)]
     below = " · ".join(parts) + (f"; {choice.doubt}" if choice.doubt else "")
-    return TableCell(
-        choice.chosen or DASH, choice.rate, None if choice.doubt else 1, anchor(summary, row, column), below
-    )
+    mark = 1 if choice.rate and not choice.doubt else None
+    return TableCell(choice.chosen or DASH, choice.rate, mark, anchor(summary, row, column), below)
 
 
 def failures_table(summary: Summary) -> Table:
     """What failed, and why."""
     caption = "A run that fails is a result too. Start the grid with --retry_failed to run these again."
     rows = [(name, [TableCell(failure.error)]) for name, failure in summary.failures]
-    return Table("failures", "Failures", caption, ["why"], rows)
+    return Table("failures", "Failures", caption, ["why"], rows, first="run", is_text=True)

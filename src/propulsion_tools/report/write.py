@@ -55,7 +55,7 @@ def markdown(summary: Summary) -> str:
 
 def as_markdown(table: Table) -> str:
     """One table."""
-    lines = [["method", *map(_escaped, table.headings)], ["---", *("---:" for _ in table.headings)]]
+    lines = [[table.first, *map(_escaped, table.headings)], ["---", *("---:" for _ in table.headings)]]
     lines += [[_escaped(label), *map(_marked, cells)] for label, cells in (*table.rows, *table.foot)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

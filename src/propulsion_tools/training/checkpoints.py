@@ -81,6 +81,8 @@ def resume_point(spec: RunSpec, folder: Path, notify: Notify = keep_quiet) -> Pa
     if isinstance(asked, str):
         if said := fault(Path(asked)):
             raise OptionError(f"{asked} is no complete checkpoint ({said}): pass true for the last one in output_dir.")
+        if Path(asked).resolve().parent != folder.resolve() and not spec.overwrite_output_dir:
+            _refuse_to_overwrite(folder)
         return _fitting(spec, Path(asked))
     found = _found(folder) if asked else []
     last = next((path for path in reversed(found) if fault(path) is None), None)
@@ -137,11 +139,12 @@ def write_spec(spec: RunSpec, folder: Path) -> None:
 
 
 def is_of(spec: RunSpec, folder: Path) -> bool:
-    """Whether a folder holds what `write_spec` wrote of the same spec."""
+    """Whether a folder holds what `write_spec` wrote of a spec that computes the same."""
     try:
-        return bool(json.loads((folder / SPEC_FILE).read_text(encoding="utf-8")) == _with_whole_paths(spec))
-    except (OSError, ValueError):
+        before, now = _values_of(folder), _with_whole_paths(spec)
+    except (OSError, ValueError, TypeError):  # not there, or not what it wrote
         return False
+    return all(before.get(name) == now[name] for name, facts in RUN_FACTS.items() if facts.identity)
 
 
 def _with_whole_paths(spec: RunSpec) -> dict[str, Any]:
@@ -165,9 +168,18 @@ def is_over(spec: RunSpec, checkpoint: Path) -> bool:
     state = _state(checkpoint)
     control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
     stopped = bool(control.get("should_training_stop")) and state["global_step"] < state.get("max_steps", 0)
-    before = json.loads((checkpoint / SPEC_FILE).read_text(encoding="utf-8"))
-    is_as_patient = before.get("early_stopping_patience") == spec.early_stopping_patience
+    is_as_patient = _values_of(checkpoint).get("early_stopping_patience") == spec.early_stopping_patience
     return _beyond_end(spec, state) > -_NOTHING or (stopped and is_as_patient)
+
+
+def spec_of(checkpoint: Path) -> RunSpec:
+    """The spec of the run that has written a whole checkpoint."""
+    return RunSpec.from_dict(_values_of(checkpoint))
+
+
+def _values_of(checkpoint: Path) -> dict[str, Any]:
+    """Its fields, as JSON reads them."""
+    return {**BEFORE, **json.loads((checkpoint / SPEC_FILE).read_text(encoding="utf-8"))}
 
 
 def _state(checkpoint: Path) -> dict[str, Any]:
@@ -200,8 +212,7 @@ def _refuse_an_earlier_end(spec: RunSpec, checkpoint: Path) -> None:
 
 def _refuse_another_run(spec: RunSpec, checkpoint: Path) -> None:
     """Going on under other settings would train by the old ones, which the optimizer keeps, and record the new."""
-    before = {**BEFORE, **json.loads((checkpoint / SPEC_FILE).read_text(encoding="utf-8"))}
-    now = _with_whole_paths(spec)
+    before, now = _values_of(checkpoint), _with_whole_paths(spec)
     fixed = [name for name, facts in RUN_FACTS.items() if not facts.may_change]
     if spec.learning_rate == AUTO:  # the rates that were found then are those that are found now
         fixed = [name for name in fixed if name not in ("learning_rate", "head_learning_rate")]

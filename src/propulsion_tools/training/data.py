@@ -27,7 +27,8 @@ def load_data(spec: RunSpec, training: bool = True) -> TaskData:
         DataError: The data cannot be trained on.
     """
     data = get_task(str(spec.task)).load(_source(spec, training))
-    return set_aside(data, spec.selection_fraction) if spec.selection_fraction else data
+    has_rows = training or "train" in data.splits  # other data on which a run is scored may have none to set aside
+    return set_aside(data, spec.selection_fraction) if spec.selection_fraction and has_rows else data
 
 
 class SharedRows:

@@ -10,12 +10,13 @@ from propulsion_tools.records import RunRecord, write_atomically
 from propulsion_tools.tasks import Task
 from propulsion_tools.training.base_models import MINILM, MINILM_HUB_ID
 from propulsion_tools.training.console import number, size
+from propulsion_tools.training.trained_files import ADAPTER_CONFIG, WHOLE_FILE
 
 
 def write_card(record: RunRecord, task: Task, folder: Path) -> None:
     """Replace the empty card that PEFT leaves by one that says what this is and how good it is."""
     parts = [
-        _front_matter(record, task),
+        _front_matter(record, task, folder),
         _heading(record, task),
         _scores(record),
         _data(record),
@@ -33,15 +34,18 @@ def base_model_name(record: RunRecord) -> str:
     return Path(name).name if Path(name).exists() else name
 
 
-def _front_matter(record: RunRecord, task: Task) -> str:
-    spec = record.spec
+def _front_matter(record: RunRecord, task: Task, folder: Path) -> str:
+    """What the hub reads: which library loads it, and how it was made of the base model."""
+    library = {ADAPTER_CONFIG: "peft", WHOLE_FILE: "transformers"}
+    loaded_by = [f"library_name: {name}" for file, name in library.items() if (folder / file).exists()]
+    made = "finetune" if (folder / WHOLE_FILE).exists() else "adapter"
     lines = [
         "---",
         f"base_model: {json.dumps(base_model_name(record))}",
-        "library_name: peft",
+        *loaded_by[:1],
         "tags:",
-        f"- {spec.method}",
-        f"- base_model:adapter:{base_model_name(record)}",
+        f"- {record.spec.method}",
+        f"- base_model:{made}:{base_model_name(record)}",
         "metrics:",
         f"- {task.main_metric}",
         "---",
@@ -53,10 +57,10 @@ def _front_matter(record: RunRecord, task: Task) -> str:
 def _heading(record: RunRecord, task: Task) -> str:
     spec, method = record.spec, get_method(record.spec.method)
     details = f"learning rate {spec.learning_rate:g}, seed {spec.seed}"
-    if spec.method == "propulsion":
-        targets = spec.target_modules or "all"
+    if method.is_propulsion:
+        targets = spec.target_modules or method.name.partition("-")[2] or "all"
         named = targets if isinstance(targets, str) else ", ".join(targets)
-        details = f"target modules {named}, degree {spec.degree}, {details}"
+        details = f"targets {named}, degree {spec.degree}, {details}"
     return (
         f"# {spec.method} on {spec.task}\n\n"
         f"`{base_model_name(record)}`, fine-tuned by **{spec.method}** ({method.description}) for {spec.task}: "
@@ -135,10 +139,12 @@ def _use(record: RunRecord, folder: Path) -> str:
         "propulsion predict PATH_OF_THIS_FOLDER --input texts.jsonl --output predictions.jsonl\n"
         "```\n"
     )
-    if not (folder / "adapter_config.json").exists():
+    if not (folder / ADAPTER_CONFIG).exists():
         return commands
+    is_ours = get_method(record.spec.method).is_propulsion
+    registers = "import propulsion  # registers the method\n" if is_ours else ""
     return commands + (
         "\nOr with PEFT, from a base model with the same labels:\n\n```python\n"
-        "import propulsion  # registers the method\nfrom peft import PeftModel\n\n"
+        f"{registers}from peft import PeftModel\n\n"
         'model = PeftModel.from_pretrained(base_model, "PATH_OF_THIS_FOLDER")\n```\n'
     )

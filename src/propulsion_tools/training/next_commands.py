@@ -8,6 +8,7 @@ from pathlib import Path
 
 from propulsion_tools.errors import DataError
 from propulsion_tools.installation import program
+from propulsion_tools.methods import get_method
 from propulsion_tools.records import RunRecord
 from propulsion_tools.tasks import get_task
 from propulsion_tools.tasks.data_files import LINES, form_of, split_name
@@ -41,7 +42,7 @@ def next_commands(adapter: Path, source: Path | str, beside: str, draws: bool = 
 def after_training(record: RunRecord) -> list[str]:
     """The next commands for a run; those of `predict` read the run's own data, or else a row that is made up."""
     folder = Path(str(record.spec.output_dir))
-    draws = record.spec.method == "propulsion" and (folder / ADAPTER_CONFIG).is_file()
+    draws = get_method(record.spec.method).is_propulsion and (folder / ADAPTER_CONFIG).is_file()
     return next_commands(folder, _own_file(record) or _example(record), f"{folder}-", draws)
 
 

@@ -53,16 +53,16 @@ def predict(adapter_dir: Path, options: PredictOptions, notify: Notify = keep_qu
         DataError: A row is not what its file's name says, or has no text; before the first batch is answered.
     """
     record = RunRecord.read(adapter_dir)
-    device = meet(uses_cpu(record.spec) or options.use_cpu) if number_of_processes() > 1 else None
+    spec = located(record.spec, adapter_dir, options).overridden(PREDICT, options)
+    spec = replace(spec, disable_tqdm=True)
+    device = meet(uses_cpu(spec)) if number_of_processes() > 1 else device_of(spec)
     given = from_first(lambda: read_given(options.input))
     target = output_name(options.output, given.form)
     form = output_form(target, options.input, given)
-    spec = located(record.spec, adapter_dir, options).overridden(PREDICT, options)
-    spec = replace(spec, disable_tqdm=True)
     job = restore(adapter_dir, replace(record, spec=spec))
     with progress_bars(not options.disable_tqdm):
         asked = AskedRows.of(job, given)
-    device, batch = device or device_of(spec), options.per_device_eval_batch_size
+    batch = options.per_device_eval_batch_size
     if not hasattr(job.model, "hf_device_map"):  # or its weights are where they were put
         job.model.to(device)
     hidden = options.disable_tqdm or not is_first()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from propulsion_tools.errors import CollapseError, NotFiniteError, OptionError
 from propulsion_tools.methods import get_method
 from propulsion_tools.records import RECORD_FILE, RunRecord, RunSpec
+from propulsion_tools.records.fields import AUTO
 from propulsion_tools.tasks import TaskData
 from propulsion_tools.tasks.selection import set_aside
 from propulsion_tools.training.checkpoints import is_of, write_spec
@@ -20,6 +21,7 @@ from propulsion_tools.training.rate_plan import (
     FAILED,
     SELECTION_FRACTION,
     Merit,
+    Plan,
     Try,
     merit,
     plan,
@@ -29,6 +31,8 @@ from propulsion_tools.training.rate_plan import (
 
 FOLDER = "rate_search"
 TrainAll = Callable[[list[RunSpec], TaskData], "list[RunRecord | BaseException]"]
+Outcome = RunRecord | NotFiniteError | CollapseError | None
+"""What came of a try; None: it has left no record, as one that failed before."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +87,16 @@ def search_rates(spec: RunSpec, data: TaskData, train_all: TrainAll, together: b
     method = get_method(spec.method)
     rows = set_aside(data, spec.selection_fraction or SELECTION_FRACTION)
     usual = method.learning_rate(spec), spec.head_learning_rate
-    ended: dict[Try, tuple[Merit, dict[str, Any]]] = {}
-    apart: dict[str, None] = {}
-    while todo := (search := plan(*usual, lambda item: ended[item][0] if item in ended else None)).todo:
+    ended: dict[Try, Outcome] = {}
+    while todo := (search := plan(*usual, lambda item: _merit(ended[item]) if item in ended else None)).todo:
         for rung in [list(todo)] if together else [[item] for item in todo]:
-            for item in rung:
+            specs = [_spec_of(item, spec, folder / _name(item)) for item in rung]
+            # Of several processes, one may still see what the first is removing.
+            before = [None if anew else _finished(one, Path(str(one.output_dir))) for one in specs]
+            for item in (item for item, record in zip(rung, before, strict=True) if record is None):
                 rates = rates_in_words(item.learning_rate, item.head_learning_rate)
                 notify(f"Trying the learning rate {rates} for {item.share:.0%} of the run.")
-            specs = [_spec_of(item, spec, folder / _name(item)) for item in rung]
-            for item, one in zip(rung, _outcomes(specs, rows, train_all, anew), strict=True):
-                ended[item] = _ended(item, one)
-                if isinstance(one, RunRecord) and one.apart:
-                    apart[one.apart] = None
+            ended.update(zip(rung, _outcomes(specs, before, rows, train_all), strict=True))
     if search.chosen is None:
         tried = ", ".join(f"{item.learning_rate:.3g}" for item in search.tries)
         raise OptionError(
@@ -102,8 +104,36 @@ def search_rates(spec: RunSpec, data: TaskData, train_all: TrainAll, together: b
             "with a --learning_rate of your own to see why."
         )
     rate, head_rate = search.chosen.learning_rate, search.chosen.head_learning_rate
-    spec = replace(spec, learning_rate=rate, head_learning_rate=head_rate)
-    return Found(spec, tuple(ended[item][1] for item in search.tries), tuple(apart))
+    return _found(replace(spec, learning_rate=rate, head_learning_rate=head_rate), search, ended)
+
+
+def found_before(spec: RunSpec, before: RunSpec) -> Found:
+    """What was found for a run that goes on: the rates that it began with, and what is left of its tries.
+
+    Under other settings the search might find other rates, and the optimizer keeps those of the checkpoint.
+
+    Args:
+        spec: A resolved spec whose learning rate is `AUTO`.
+        before: That of the checkpoint that it goes on from.
+    """
+    folder = Path(str(spec.output_dir)) / FOLDER
+    asked = replace(before, learning_rate=AUTO, modules_to_save=spec.modules_to_save)  # as it was before the model
+    ended: dict[Try, Outcome] = {}
+
+    def outcome(item: Try) -> Merit:
+        place = folder / _name(item)
+        ended[item] = _finished(_spec_of(item, asked, place), place)
+        return _merit(ended[item])
+
+    search = plan(get_method(spec.method).learning_rate(before), before.head_learning_rate, outcome)
+    spec = replace(spec, learning_rate=before.learning_rate, head_learning_rate=before.head_learning_rate)
+    return _found(spec, search, ended) if search.chosen else Found(spec)
+
+
+def _found(spec: RunSpec, search: Plan, ended: Mapping[Try, Outcome]) -> Found:
+    apart = [outcome.apart for outcome in ended.values() if isinstance(outcome, RunRecord) and outcome.apart]
+    tried = tuple(_recorded(item, ended[item]) for item in search.tries)
+    return Found(spec, tried, tuple(dict.fromkeys(apart)))
 
 
 def _name(item: Try) -> str:
@@ -122,18 +152,16 @@ def _spec_of(item: Try, spec: RunSpec, folder: Path) -> RunSpec:
 
 
 def _outcomes(
-    specs: list[RunSpec], rows: TaskData, train_all: TrainAll, anew: bool
-) -> list[RunRecord | NotFiniteError | CollapseError]:
-    """What came of tries, now or, unless all begins anew, before.
+    specs: list[RunSpec], before: list[RunRecord | None], rows: TaskData, train_all: TrainAll
+) -> list[Outcome]:
+    """What came of tries, those of which there is a record from before and those that are run now.
 
     Raises:
         Exception: One of them failed by more than its rate.
     """
-    # Of several processes, one may still see what the first is removing.
-    before = [None if anew else _finished(spec, Path(str(spec.output_dir))) for spec in specs]
     todo = [spec for spec, record in zip(specs, before, strict=True) if record is None]
     now = iter(train_all(todo, rows) if todo else [])
-    found = []
+    found: list[Outcome] = []
     for spec, record in zip(specs, before, strict=True):
         outcome = next(now) if record is None else record
         if isinstance(outcome, BaseException) and not isinstance(outcome, (NotFiniteError, CollapseError)):
@@ -144,14 +172,18 @@ def _outcomes(
     return found
 
 
-def _ended(item: Try, outcome: RunRecord | NotFiniteError | CollapseError) -> tuple[Merit, dict[str, Any]]:
-    """How good a try was, and what is recorded of it."""
+def _merit(outcome: Outcome) -> Merit:
+    return merit(outcome) if isinstance(outcome, RunRecord) else FAILED
+
+
+def _recorded(item: Try, outcome: Outcome) -> dict[str, Any]:
+    """What is recorded of a try."""
     said = {"learning_rate": item.learning_rate, "head_learning_rate": item.head_learning_rate, "share": item.share}
     if not isinstance(outcome, RunRecord):
-        return FAILED, {**said, "score": None, "loss": None, "seconds": 0.0}
+        return {**said, "score": None, "loss": None, "seconds": 0.0}
     found = merit(outcome)
     seconds = outcome.seconds["train"] / max(1, outcome.joint) + outcome.seconds["evaluate"]
-    return found, {**said, "score": found.score, "loss": -found.loss, "seconds": seconds}
+    return {**said, "score": found.score, "loss": -found.loss, "seconds": seconds}
 
 
 def _finished(spec: RunSpec, folder: Path) -> RunRecord | None:

@@ -16,7 +16,7 @@ from propulsion_tools.records.fields import AUTO
 from propulsion_tools.tasks import TaskData
 from propulsion_tools.tasks.other_text import first_texts
 from propulsion_tools.training.build import Job, build
-from propulsion_tools.training.checkpoints import clear, is_over, resume_point
+from propulsion_tools.training.checkpoints import clear, is_over, resume_point, spec_of
 from propulsion_tools.training.collapse import in_words
 from propulsion_tools.training.data import load_data
 from propulsion_tools.training.device import check_device
@@ -28,7 +28,7 @@ from propulsion_tools.training.measure import bytes_of_weights, environment, pea
 from propulsion_tools.training.model_card import write_card
 from propulsion_tools.training.notify import Notify, keep_quiet
 from propulsion_tools.training.processes import is_first, number_of_processes
-from propulsion_tools.training.rate_search import Found, search_rates
+from propulsion_tools.training.rate_search import Found, found_before, search_rates
 from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.scoring import Scores, remark, score
 from propulsion_tools.training.sharding import is_trained, whole_parameters
@@ -67,7 +67,7 @@ def train(
     data = read(spec) if data is None else data
     other_text = first_texts(spec.forgetting_text, TEXTS) if spec.forgetting_text else []
     _notify_all(notify, data.notes)
-    spec, found = _with_rates(spec, data, notify)
+    spec, found = _with_rates(spec, data, checkpoint, notify)
 
     # 3. The method wraps the base model, which says how the rows become tokens.
     job = build(spec, data)
@@ -107,15 +107,18 @@ def train(
         return _write(job, record, scores, folder) if trainer.is_world_process_zero() else record
 
 
-def _with_rates(spec: RunSpec, data: TaskData, notify: Notify) -> tuple[RunSpec, Found]:
-    """The spec with the rates that were given, or that are found on a part of the training rows."""
+def _with_rates(spec: RunSpec, data: TaskData, checkpoint: Path | None, notify: Notify) -> tuple[RunSpec, Found]:
+    """The spec with the rates that were given, that it began with, or that are found on a part of the training rows."""
     if spec.learning_rate != AUTO:
         return spec, Found(spec)
-    alone = "several processes train it" if number_of_processes() > 1 else why_alone(spec)
-    if spec.joint is True and alone:
-        notify(f"The tries are trained one after the other: {alone}.")
-    at_once = spec.joint is not False and alone is None
-    found = search_rates(spec, data, partial(_train_tries, spec.joint == AUTO), at_once, notify)
+    if checkpoint is not None:
+        found = found_before(spec, spec_of(checkpoint))
+    else:
+        alone = "several processes train it" if number_of_processes() > 1 else why_alone(spec)
+        if spec.joint is True and alone:
+            notify(f"The tries are trained one after the other: {alone}.")
+        at_once = spec.joint is not False and alone is None
+        found = search_rates(spec, data, partial(_train_tries, spec.joint == AUTO), at_once, notify)
     _notify_all(notify, found.notes)
     return found.spec, found
 

@@ -39,11 +39,11 @@ def score(trainer: RunTrainer, job: Job, split: str) -> Scores:
 
 
 def _last_evaluation(trainer: RunTrainer, job: Job, split: str) -> dict[str, float] | None:
-    """What the evaluation after the last training step gave, if there was one and the weights are still those."""
-    if split not in job.eval_splits[:1] or trainer.args.load_best_model_at_end:
+    """What the evaluation after the last step gave, if it was of this split and the weights are still those."""
+    last = trainer.last_evaluation
+    if last is None or last.rows is not job.encoded[split] or trainer.args.load_best_model_at_end:
         return None
-    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_runtime" in entry), None)
-    return last if last and last["step"] == trainer.state.global_step else None
+    return last.values if last.step == trainer.state.global_step else None
 
 
 def remark(split: str, scores: Scores) -> str | None:

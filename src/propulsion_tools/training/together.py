@@ -201,7 +201,7 @@ def run_together(functions: Sequence[Callable[[Place], Result]], group: Together
 def why_alone(spec: RunSpec) -> str | None:
     """What keeps a resolved run from being one of several, as far as its spec tells, as a clause; None: nothing."""
     reasons = {
-        "the method trains by another way than gains": get_method(spec.method).family != "propulsion",
+        "the method trains by another way than gains": not get_method(spec.method).is_propulsion,
         "the base model is quantized": spec.load_in_8bit or spec.load_in_4bit,
         "device_map spreads the base model": spec.device_map,
         "gradient checkpointing runs parts of the network again": spec.gradient_checkpointing,

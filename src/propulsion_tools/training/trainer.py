@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +102,14 @@ def _waiting(job: Job) -> list[str]:
     return waiting if len(waiting) < len(trained) else []
 
 
+class Evaluation(NamedTuple):
+    """What was scored, after which step, and what came of it."""
+
+    rows: Any
+    step: int
+    values: dict[str, float]
+
+
 class RunTrainer(OpenTrainer):
     """Trains any of our methods.
 
@@ -121,6 +129,7 @@ class RunTrainer(OpenTrainer):
 
     Attributes:
         after_backward: Is called after the backward of each batch, which may have to be brought to its end.
+        last_evaluation: The last of this process; `compute_metrics` holds what was answered in it.
     """
 
     optimizer: torch.optim.Optimizer | None
@@ -159,6 +168,7 @@ class RunTrainer(OpenTrainer):
         self.method_optimizer = method_optimizer
         self._operations_of_a_token: int | None = None
         self.after_backward: Callable[[], None] = lambda: None
+        self.last_evaluation: Evaluation | None = None
         for noisy in (ProgressCallback, PrinterCallback):
             self.remove_callback(noisy)
         if not self.args.disable_tqdm:
@@ -324,14 +334,17 @@ class RunTrainer(OpenTrainer):
             return None
         return max(real_rows(state.remainder, rows, self.args.process_index), 1)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """An evaluation of `Trainer` that leaves the random numbers of training alone.
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """An evaluation of `Trainer` that leaves the random numbers of training alone, and is kept as the last.
 
         Its data loader draws one, so that a run resumed after an evaluation would differ from one resumed before it.
         """
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            return super().evaluate(*args, **kwargs)
+            values: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        self.last_evaluation = Evaluation(rows, self.state.global_step, values)
+        return values
 
     @property
     def step_clock(self) -> StepClock:
