@@ -393,11 +393,15 @@ class PropulsionModel(BaseTuner):
         modules_to_save = self.peft_config[owner].modules_to_save if owner else None
         changes: dict[str, Any] = {"modules_to_save": modules_to_save, "init_weights": True, "init_noise": 0.0}
         if any(getattr(other, field) != getattr(first, field) for other in others for field in WHERE):
-            weights = sorted(name for name, layer in steered.items() if isinstance(layer, ExpertWeight))
-            changes |= {**dict.fromkeys(WHERE), "target_modules": sorted(set(steered) - set(weights))}
-            changes["target_parameters"] = weights or None
+            stacked = sorted(name for name, layer in steered.items() if isinstance(layer, ExpertWeight))
+            changes |= {**dict.fromkeys(WHERE), "target_modules": sorted(set(steered) - set(stacked))}
+            changes["target_parameters"] = stacked or None
         self.peft_config[adapter_name] = replace(first, **changes)
-        self.inject_adapter(self.model, adapter_name)
+        try:
+            self.inject_adapter(self.model, adapter_name)
+        except Exception:
+            del self.peft_config[adapter_name]
+            raise
         for name, layer in steered.items():
             layer.propulsion_delta[adapter_name].weight.data.copy_(deltas[name])
             if adapter_name in layer.propulsion_bias:
