@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from threading import Lock, RLock
@@ -313,7 +313,7 @@ class _RowsOfTuner(Rows[str]):
 _ENTERED: ContextVar[_RowsOfTuner | None] = ContextVar("rows of a mixed batch", default=None)
 _REPLACING = RLock()  # a forward that one thread has replaced is put back before another replaces it
 # The compiler has one stance for all threads: the first call to come changes it, and the last to go changes it back.
-_STANCES: list[torch.compiler.set_stance] = []
+_STANCES: list[AbstractContextManager[Any]] = []
 _CHANGING = Lock()
 
 
