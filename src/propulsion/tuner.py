@@ -346,12 +346,13 @@ class PropulsionModel(BaseTuner):
         super().set_adapter(adapter_name, inference_mode=inference_mode)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Delete an adapter; as PEFT's, which may leave the head frozen of the adapter that is active afterwards."""
+        """Delete an adapter; as PEFT's, but if it was active, one of those left is afterwards, and its head not frozen."""
+        # PEFT asks the first layer alone who is left, and leaves nobody active if the others steer other layers.
         was_active = adapter_name in self.active_adapters
         super().delete_adapter(adapter_name)
-        if was_active and self.active_adapters:
-            frozen = all(self.peft_config[name].inference_mode for name in self.active_adapters)
-            self.set_adapter(self.active_adapters, inference_mode=frozen)
+        active = self.active_adapters or list(self.peft_config)[:1]
+        if was_active and active:
+            self.set_adapter(active, inference_mode=all(self.peft_config[name].inference_mode for name in active))
 
     def _check_known(self, adapter_names: Iterable[str]) -> None:
         for name in adapter_names:

@@ -327,6 +327,16 @@ def test_a_weighted_adapter_whose_name_is_refused_leaves_nothing() -> None:
     assert list(model.peft_config) == ["default"]
 
 
+def test_after_deleting_an_adapter_one_of_other_layers_is_active() -> None:
+    model = steered_model("roberta", task_type=None, target_modules=["query"])
+    model.add_adapter("second", config(task_type=None, target_modules=["key"]))
+    train_by_chance(model, "second", seed=5)
+    model.delete_adapter("default")
+    assert model.active_adapters == ["second"]
+    alone = result(model, batch("roberta"))
+    assert torch.equal(alone, result(model, batch("roberta"), adapter_names=["second"] * 3))
+
+
 def test_bad_weighted_adapters_are_refused() -> None:
     model = steered_model("roberta", task_type=None)
     model.add_adapter("degree2", config(task_type=None, degree=2))
