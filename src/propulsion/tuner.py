@@ -346,7 +346,7 @@ class PropulsionModel(BaseTuner):
         super().set_adapter(adapter_name, inference_mode=inference_mode)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Delete an adapter; as PEFT's, but if it was active, one of those left is afterwards, and its head not frozen."""
+        """Delete an adapter; as PEFT's, but if it was active, one of those left is then, and its head is not frozen."""
         # PEFT asks the first layer alone who is left, and leaves nobody active if the others steer other layers.
         was_active = adapter_name in self.active_adapters
         super().delete_adapter(adapter_name)
