@@ -19,6 +19,7 @@ from propulsion.mixed_batches import names_of_rows, with_rows
 from propulsion.pooling import pool, steer
 from propulsion.upstream.peft_private import device_and_dtype, quantization_of
 from propulsion.upstream.torch_private import SUBMODULES, is_recorded, is_watched, may_change_inputs
+from propulsion.upstream.transformers_private import is_called_by_own_code
 from propulsion.vectors import Beta, Delta
 
 
@@ -162,12 +163,16 @@ class PropulsionLayer(SeeThrough, MergeableLayer):
         if adapter_names is not None:
             return self._forward_mixed(self.base_layer(x, *args, **kwargs), x, adapter_names)
         output = self.base_layer(x, *args, **kwargs)
-        in_place = self._owns_output and not self._is_watched()
+        in_place = self._may_keep_result()
         for adapter_name in self.active_adapters:
             if adapter_name in self.propulsion_delta and adapter_name not in self.merged_adapters:
                 output = self._steer(output, adapter_name, in_place, x)
                 in_place, x = False, None  # the backward of the first product keeps its result
         return output
+
+    def _may_keep_result(self) -> bool:
+        """Whether the product may take the base layer's output's memory, and be kept there for the backward."""
+        return self._owns_output and not self._is_watched() and is_called_by_own_code()
 
     def _may_overwrite(self, output: Tensor) -> bool:
         """Whether the product without gradient may take the output's memory, where that is worth asking."""
@@ -220,7 +225,7 @@ class PropulsionLayer(SeeThrough, MergeableLayer):
         known = [name for name in dict.fromkeys(adapter_names) if name in self.propulsion_delta]
         if not known:
             return output
-        in_place = self._owns_output and not self._is_watched()
+        in_place = self._may_keep_result()
         if len(set(adapter_names)) == 1:
             return self._steer(output, known[0], in_place)
         output = with_rows(output, x, adapter_names)

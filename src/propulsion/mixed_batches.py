@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
 from functools import partial
+from threading import Lock, RLock
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -83,7 +85,7 @@ def by_name(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def steering_each_row(model: nn.Module, adapter_names: Sequence[str], repeats: bool) -> Iterator[None]:
-    """Let every layer of a model steer each row of the batch by the adapter of its name.
+    """Let every layer of a model steer each row of the batch by the adapter of its name, in calls of this thread.
 
     Args:
         model: The model with its adapters.
@@ -92,27 +94,53 @@ def steering_each_row(model: nn.Module, adapter_names: Sequence[str], repeats: b
             names has to be that of the model's inputs.
     """
     rows = _RowsOfTuner(adapter_names, model, repeats)
-    handles, replaced = [], []
-    for entry in entries(model):
-        handles.append(entry.register_forward_pre_hook(rows.enter, with_kwargs=True))
-        handles.append(entry.register_forward_hook(rows.leave, always_call=True))
-    for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
-            handles.append(module.register_forward_pre_hook(rows.pass_names, with_kwargs=True))
-        elif isinstance(module, ModulesToSaveWrapper):
-            handles.append(module.register_forward_hook(rows.forward_head, with_kwargs=True))
-        elif repeats_rows(module):  # whose rows cannot be steered one by one: it runs once for each adapter
-            replaced.append((module, vars(module).get("forward")))
+    repeating = [module for module in model.modules() if repeats_rows(module)]
+    with ExitStack() as undo:
+        undo.enter_context(without_graphs())
+        undo.callback(_ENTERED.reset, _ENTERED.set(rows))
+        for entry in entries(model):
+            undo.callback(entry.register_forward_pre_hook(rows.hook(rows.enter), with_kwargs=True).remove)
+            undo.callback(entry.register_forward_hook(rows.hook(rows.leave), always_call=True).remove)
+        for module in model.modules():
+            if isinstance(module, BaseTunerLayer):
+                undo.callback(module.register_forward_pre_hook(rows.hook(rows.pass_names), with_kwargs=True).remove)
+            elif isinstance(module, ModulesToSaveWrapper):
+                undo.callback(module.register_forward_hook(rows.hook(rows.forward_head), with_kwargs=True).remove)
+        if repeating:  # their rows cannot be steered one by one: they run once for each adapter
+            undo.enter_context(_REPLACING)
+        for module in repeating:
+            undo.callback(_put_back, module, vars(module).get("forward"))
             module.forward = partial(rows.forward_by_adapter, module.forward)
+        yield
+
+
+@contextmanager
+def without_graphs() -> Iterator[None]:
+    """Run compiled modules as they were written: a graph does not notice hooks that came or went since it was made.
+
+    Raises:
+        AdapterNameError: It is what `torch.compile` returned that was called, so that its graph runs already.
+    """
+    with _CHANGING:
+        try:
+            _STANCES.append(torch.compiler.set_stance("force_eager"))
+        except RuntimeError as error:
+            raise AdapterNameError(
+                "adapter_names cannot be used with what torch.compile has returned: call the model that it was given."
+            ) from error
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
-        for module, forward in replaced:
-            del module.forward
-            if forward is not None:
-                module.forward = forward
+        with _CHANGING:
+            stance = _STANCES.pop()
+            if not _STANCES:
+                stance.__exit__(None, None, None)
+
+
+def _put_back(module: nn.Module, forward: Callable[..., Any] | None) -> None:
+    del module.forward
+    if forward is not None:
+        module.forward = forward
 
 
 def entries(model: nn.Module) -> list[nn.Module]:
@@ -237,6 +265,15 @@ class Rows(Generic[Named]):
 class _RowsOfTuner(Rows[str]):
     """The rows of a model into which adapters were put."""
 
+    @property
+    def is_entered(self) -> bool:
+        """Whether it is the call with these rows that runs, and not that of another thread."""
+        return _ENTERED.get() is self
+
+    def hook(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A hook that leaves the calls of other threads alone."""
+        return lambda *args: function(*args) if self.is_entered else None
+
     def pass_names(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Hook before a steered layer's forward."""
         return args, {**kwargs, "adapter_names": self.rows}
@@ -253,6 +290,8 @@ class _RowsOfTuner(Rows[str]):
 
     def forward_by_adapter(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """In the place of a module's forward: runs it for the rows of one adapter after the other."""
+        if not self.is_entered:
+            return forward(*args, **kwargs)
 
         def run(name: str, *args: Any, **kwargs: Any) -> Any:
             all_names, self.rows = self.rows, NamesOfRows([name])
@@ -268,6 +307,14 @@ class _RowsOfTuner(Rows[str]):
             self.rows, next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         )
         return run_by_adapter(run, names, args, kwargs)
+
+
+# The rows of the call that this thread is in. A server may be in several, and hooks are the model's, not a thread's.
+_ENTERED: ContextVar[_RowsOfTuner | None] = ContextVar("rows of a mixed batch", default=None)
+_REPLACING = RLock()  # a forward that one thread has replaced is put back before another replaces it
+# The compiler has one stance for all threads: the first call to come changes it, and the last to go changes it back.
+_STANCES: list[AbstractContextManager[Any]] = []
+_CHANGING = Lock()
 
 
 def run_by_adapter(run: Callable[..., Any], names: Sequence[Any], args: Any, kwargs: Any) -> Any:

@@ -346,12 +346,13 @@ class PropulsionModel(BaseTuner):
         super().set_adapter(adapter_name, inference_mode=inference_mode)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Delete an adapter; as PEFT's, which may leave the head frozen of the adapter that is active afterwards."""
+        """Delete an adapter; as PEFT's, but if it was active, one of those left is then, and its head is not frozen."""
+        # PEFT asks the first layer alone who is left, and leaves nobody active if the others steer other layers.
         was_active = adapter_name in self.active_adapters
         super().delete_adapter(adapter_name)
-        if was_active and self.active_adapters:
-            frozen = all(self.peft_config[name].inference_mode for name in self.active_adapters)
-            self.set_adapter(self.active_adapters, inference_mode=frozen)
+        active = self.active_adapters or list(self.peft_config)[:1]
+        if was_active and active:
+            self.set_adapter(active, inference_mode=all(self.peft_config[name].inference_mode for name in active))
 
     def _check_known(self, adapter_names: Iterable[str]) -> None:
         for name in adapter_names:
@@ -393,11 +394,15 @@ class PropulsionModel(BaseTuner):
         modules_to_save = self.peft_config[owner].modules_to_save if owner else None
         changes: dict[str, Any] = {"modules_to_save": modules_to_save, "init_weights": True, "init_noise": 0.0}
         if any(getattr(other, field) != getattr(first, field) for other in others for field in WHERE):
-            weights = sorted(name for name, layer in steered.items() if isinstance(layer, ExpertWeight))
-            changes |= {**dict.fromkeys(WHERE), "target_modules": sorted(set(steered) - set(weights))}
-            changes["target_parameters"] = weights or None
+            stacked = sorted(name for name, layer in steered.items() if isinstance(layer, ExpertWeight))
+            changes |= {**dict.fromkeys(WHERE), "target_modules": sorted(set(steered) - set(stacked))}
+            changes["target_parameters"] = stacked or None
         self.peft_config[adapter_name] = replace(first, **changes)
-        self.inject_adapter(self.model, adapter_name)
+        try:
+            self.inject_adapter(self.model, adapter_name)
+        except Exception:
+            del self.peft_config[adapter_name]
+            raise
         for name, layer in steered.items():
             layer.propulsion_delta[adapter_name].weight.data.copy_(deltas[name])
             if adapter_name in layer.propulsion_bias:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
+from types import MethodType
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +14,13 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+from torch.nn import functional
+from transformers.models.llama import modeling_llama
 from transformers.pytorch_utils import Conv1D
 
 from propulsion import AdapterBank, PropulsionConfig, fixed_gains
 from propulsion.errors import LayerError, MergeError
+from propulsion.joint import JointBackbone
 from tests.propulsion.steered import batch, layers, relative_error, result, steered_model, train_by_chance
 
 
@@ -165,6 +170,76 @@ def test_a_watched_base_layer_is_not_overwritten() -> None:
         layer.base_layer.register_forward_hook(lambda module, args, output: expected.append(output.clone()))
         model(**inputs)
     assert torch.equal(seen[0], expected[0])
+
+
+class GatedInPlace(torch.autograd.Function):
+    """silu(a) ⊙ b as Liger's kernel has it: its backward writes the gradients over a and b, unseen by autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(a, b)
+        return functional.silu(a) * b
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        a, b = ctx.saved_tensors
+        share = torch.sigmoid(a)
+        of_a, of_b = grads[0] * b * share * (1 + a * (1 - share)), grads[0] * a * share
+        a.data.copy_(of_a)
+        b.data.copy_(of_b)
+        return a, b
+
+
+class RotatedInPlace(torch.autograd.Function):
+    """The rotation of queries and keys as Liger's kernel has it: over what it reads, unseen by autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.save_for_backward(*args[2:])
+        for old, new in zip(args, OWN_ROTATION(*args), strict=False):
+            old.data.copy_(new)
+        return args[0].data, args[1].data
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        return *OWN_ROTATION(*grads, cos, -sin), None, None
+
+
+OWN_ROTATION = modeling_llama.apply_rotary_pos_emb
+
+
+def use_kernels_in_place(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `Trainer(use_liger_kernel=True)` does to a model that has its adapter already."""
+
+    def forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(GatedInPlace.apply(self.gate_proj(x), self.up_proj(x)))
+
+    monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", lambda *args: RotatedInPlace.apply(*args))
+    for module in model.modules():
+        if isinstance(module, modeling_llama.LlamaMLP):
+            module.forward = MethodType(forward, module)
+
+
+@pytest.mark.parametrize("how", ["alone", "jointly"])
+def test_kernels_that_overwrite_what_they_read_change_no_gradient(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = steered_model("llama", degree=3).train()
+    own = [parameter for name, parameter in model.named_parameters() if "propulsion_delta" in name]
+
+    def gradients() -> list[torch.Tensor]:
+        inputs = batch("llama")
+        labels = inputs.pop("labels")
+        if how == "alone":
+            return list(torch.autograd.grad(model(**inputs, labels=labels).loss, own))
+        joint = JointBackbone([model])({0: inputs})
+        model.zero_grad()
+        joint.outputs[0].last_hidden_state.square().sum().backward()
+        joint.backward()
+        return [parameter.grad for parameter in own]
+
+    expected = gradients()
+    use_kernels_in_place(model, monkeypatch)
+    torch.testing.assert_close(gradients(), expected, rtol=1e-4, atol=1e-6)
 
 
 class RMSNorm(nn.Module):

@@ -305,6 +305,38 @@ def test_weighted_adapters_of_different_targets() -> None:
     assert relative_error(result(model, inputs), expected) < 1e-6
 
 
+def test_weighted_biases_of_different_targets() -> None:
+    fields = {"task_type": None, "train_bias": True}
+    model = steered_model("roberta", target_modules=["query"], **fields)
+    model.add_adapter("second", config(target_modules=["query", "key"], **fields))
+    train_by_chance(model, "second", seed=5)
+    model.add_weighted_adapter(["default", "second"], [0.5, 2.0], "both")
+    for name, layer in model.base_model.model.named_modules():
+        if name.endswith(("query", "key")):
+            one, two = (
+                layer.propulsion_bias[n].weight if n in layer.propulsion_bias else 0 for n in ("default", "second")
+            )
+            torch.testing.assert_close(layer.propulsion_bias["both"].weight, 0.5 * one + 2 * two)
+
+
+def test_a_weighted_adapter_whose_name_is_refused_leaves_nothing() -> None:
+    model = steered_model("roberta", target_modules=["query"])
+    for _ in range(2):
+        with pytest.raises(AdapterNameError, match="because it trains classifier"):
+            model.add_weighted_adapter(["default"], [1.0], "dense")
+    assert list(model.peft_config) == ["default"]
+
+
+def test_after_deleting_an_adapter_one_of_other_layers_is_active() -> None:
+    model = steered_model("roberta", task_type=None, target_modules=["query"])
+    model.add_adapter("second", config(task_type=None, target_modules=["key"]))
+    train_by_chance(model, "second", seed=5)
+    model.delete_adapter("default")
+    assert model.active_adapters == ["second"]
+    alone = result(model, batch("roberta"))
+    assert torch.equal(alone, result(model, batch("roberta"), adapter_names=["second"] * 3))
+
+
 def test_bad_weighted_adapters_are_refused() -> None:
     model = steered_model("roberta", task_type=None)
     model.add_adapter("degree2", config(task_type=None, degree=2))

@@ -6,6 +6,7 @@ import inspect
 import warnings
 from contextlib import nullcontext
 from tempfile import TemporaryDirectory
+from types import CellType, FunctionType
 from typing import Any
 
 import peft
@@ -35,7 +36,7 @@ from propulsion.layers import PropulsionLayer
 from propulsion.merging import MergeableLayer
 from propulsion.upstream import peft_private
 from tests.canaries import Canary, assert_alive, assert_mortal, without
-from tests.tiny_models import tiny_model
+from tests.tiny_models import tiny_inputs, tiny_model
 
 TORCH, PEFT, TRANSFORMERS = (f"propulsion.upstream.{name}_private" for name in ("torch", "peft", "transformers"))
 
@@ -340,6 +341,22 @@ def knows_its_own_code(private: Any) -> None:
     assert not private.is_own_code(nn.Linear(1, 1))
 
 
+def knows_who_calls(private: Any) -> None:
+    model, answers, own = tiny_model("llama", "base"), [], modeling_llama.apply_rotary_pos_emb
+    hook = FunctionType(  # as one of ours
+        (lambda *args: answers.append(private.is_called_by_own_code())).__code__,
+        {"__name__": "propulsion.layers"},
+        closure=(CellType(answers), CellType(private)),
+    )
+    model.layers[0].self_attn.q_proj.register_forward_hook(hook)
+    model(**tiny_inputs("llama", "base"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modeling_llama, "apply_rotary_pos_emb", lambda *args: own(*args))
+        model(**tiny_inputs("llama", "base"))
+    model.layers[0].self_attn.q_proj(torch.ones(1, 32))
+    assert answers == [True, False, False]
+
+
 def knows_how_experts_multiply(private: Any) -> None:
     model = tiny_model("mixtral", "base")
     model.set_experts_implementation("batched_mm")
@@ -458,6 +475,8 @@ CANARIES = [
     Canary("LlamaRMSNorm", TRANSFORMERS, knows_rms_norms, renamed(modeling_llama, "LlamaRMSNorm")),
     Canary("transformers.models", TRANSFORMERS, knows_its_own_code,
            without(modeling_bert.BertEncoder, "__module__", "transformers.elsewhere")),
+    Canary("apply_rotary_pos_emb", TRANSFORMERS, knows_who_calls,
+           without(modeling_llama, "apply_rotary_pos_emb", lambda *args: args[:2])),
     Canary("config._experts_implementation", TRANSFORMERS, knows_how_experts_multiply,
            without(PreTrainedModel, "set_experts_implementation", lambda self, name: None)),
     Canary("experts._is_expert_parallel", TRANSFORMERS, knows_spread_experts, with_another_flag),

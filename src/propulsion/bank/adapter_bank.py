@@ -17,7 +17,7 @@ from propulsion.bank.adapters import Adapter, Base
 from propulsion.bank.shelf import Entry, Shelf
 from propulsion.bank.steering import Batch, Steering
 from propulsion.errors import AdapterNameError, ConfigError
-from propulsion.mixed_batches import BASE_MODEL, batch_shape, by_name, check_adapter_names
+from propulsion.mixed_batches import BASE_MODEL, batch_shape, by_name, check_adapter_names, without_graphs
 from propulsion.targets import architecture_of, give_each_its_own, resolve_preset
 from propulsion.upstream.torch_private import has_compiled_parts
 
@@ -225,7 +225,7 @@ class AdapterBank:
         names = _flat(adapter_names, inputs) if is_packed else adapter_names
         check_adapter_names(names, self._shelf.entries, {} if is_packed else inputs)
         wanted = [name for name in dict.fromkeys(names) if name != BASE_MODEL]
-        with torch.no_grad(), self._shelf.in_use(wanted) as entries:
+        with without_graphs(), torch.no_grad(), self._shelf.in_use(wanted) as entries:
             of: dict[str, Entry | None] = {BASE_MODEL: None, **{entry.name: entry for entry in entries}}
             if is_packed and (scored := [entry.name for entry in entries if entry.modules]):
                 raise AdapterNameError(f"{scored[0]!r} has a head, which takes whole rows: give one name for each row.")

@@ -29,6 +29,7 @@ from propulsion.mixed_batches import NamesOfRows, names_of_rows, run_by_adapter
 from propulsion.pooling import steer
 from propulsion.targets import leaves_outputs_alone
 from propulsion.upstream.torch_private import is_watched_by_others
+from propulsion.upstream.transformers_private import is_called_by_own_code
 
 Inputs = Mapping[str, Any]
 _PADDED = ("input_ids", "attention_mask", "token_type_ids")
@@ -111,7 +112,7 @@ class JointBackbone:
         gain, negative, bias = (None if part is None else part.unsqueeze(1) for part in gains)
         if bias is not None:
             values = (values + bias).to(values.dtype)
-        in_place = owns and not whole and not is_watched_by_others(layer)
+        in_place = owns and not whole and not is_watched_by_others(layer) and is_called_by_own_code()
         pooled = gain.unsqueeze(0) if negative is None else torch.stack([gain, negative])  # type: ignore[union-attr]
         steered = steer(values, pooled, in_place)
         if not whole:

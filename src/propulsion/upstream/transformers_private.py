@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 from torch import nn
+
+_MODELS = "transformers.models."
+_AROUND_A_FORWARD = ("propulsion.", "torch.nn.modules.module")
 
 # Attention that repeats one row of a steered layer's output for the whole batch: DeBERTa's relative positions. By name,
 # because importing the models' code takes a second and more.
@@ -31,7 +36,25 @@ def is_rms_norm(module: nn.Module) -> bool:
 
 def is_own_code(module: nn.Module) -> bool:
     """Whether a module's forward is transformers' own, which our table of architectures was read off."""
-    return type(module).__module__.startswith("transformers.models.")
+    return type(module).__module__.startswith(_MODELS) and "forward" not in vars(module)
+
+
+def is_called_by_own_code() -> bool:
+    """Whether the layer whose forward or hook asks is called by transformers' own code for a model.
+
+    That can change after a model was made. Liger puts kernels in the place of a forward and of the function that
+    rotates queries and keys; they write their results over what they read, and autograd does not see it.
+    """
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_AROUND_A_FORWARD):
+        frame = frame.f_back
+    caller = frame.f_globals
+    if not caller.get("__name__", "").startswith(_MODELS):
+        return False
+    rotate = caller.get("apply_rotary_pos_emb")
+    if isinstance(rotate, nn.Module):  # what the package `kernels` makes of the function
+        return "forward" not in vars(rotate)
+    return rotate is None or getattr(rotate, "__globals__", {}).get("__name__", "").startswith(_MODELS)
 
 
 def experts_implementation(experts: nn.Module) -> str | None:

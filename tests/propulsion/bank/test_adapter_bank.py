@@ -222,6 +222,17 @@ def test_limits_that_are_none_are_refused(limits: dict[str, Any]) -> None:
         AdapterBank(tiny_model("roberta"), **limits)
 
 
+def test_a_model_that_is_compiled_later_gets_adapters_all_the_same() -> None:
+    base, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(2, 4)
+    bank = AdapterBank(copy.deepcopy(base))
+    bank.base_model.compile(backend="eager")
+    with torch.no_grad():
+        bank.base_model(x)
+    model = get_peft_model(copy.deepcopy(base), PropulsionConfig(target_modules=["0"], init_weights=False))
+    bank.add("a", model)
+    torch.testing.assert_close(bank(x, adapter_names=["a", "__base__"]), torch.stack([model(x)[0], base(x)[1]]))
+
+
 def test_a_model_with_adapters_compiled_or_nowhere_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"before torch\.compile"):
         AdapterBank(torch.compile(tiny_model("roberta")))
