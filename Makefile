@@ -45,7 +45,7 @@ kernels: $(STAMP)  ## run the Triton kernels in its interpreter and compile them
 
 $(PROGRAMS)/.installed: pyproject.toml constraints.txt constraints-integrations.txt
 	test -x $(PROGRAMS)/bin/python || $(PYTHON) -m venv $(PROGRAMS)
-	$(PROGRAMS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(PROGRAMS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,kernels]'
 	$(PROGRAMS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-integrations.txt
 	touch $@
 
