@@ -18,15 +18,17 @@ from propulsion_tools.methods.method_callback import KeepsTensors
 from propulsion_tools.training.finite_guard import gains, last_good
 from propulsion_tools.training.sharding import sharded_like, whole
 
-WINDOW = 20
-"""Steps over which a loss is averaged."""
-EVERY = 10
-"""Steps between two looks at the gains, and between two copies of what is trained."""
+WINDOW = 50
+"""Steps over which a loss is averaged: `group_by_length` sorts the rows of so many, from long ones to short ones."""
+LOOK_EVERY = 10
+"""Steps between two looks at the gains."""
+COPY_EVERY = 25
+"""Steps between two copies of what is trained."""
 COPIES = 2
 """Copies that are kept: the older one is from before the steps that led to a collapse."""
 LEARNED, LOST = 0.9, 0.98
 """A run has learned below this share of the loss of guessing, and has lost it again above that one."""
-ERRORS = 5
+ERRORS = 4
 """A loss is below another if it is so by more than this many standard errors of its mean."""
 LARGEST_GAIN = 30.0
 FACTOR = 1 / 3
@@ -109,11 +111,11 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         self.step_loss = 0.0
         if self.action == "ignore" or self._gave_up():
             return
-        reason = self._lost() or (self._wide_gain(kwargs["model"]) if state.global_step % EVERY == 0 else None)
+        reason = self._lost() or (self._wide_gain(kwargs["model"]) if state.global_step % LOOK_EVERY == 0 else None)
         if reason:
             self.collapsed(reason, args, state, kwargs["optimizer"], kwargs["lr_scheduler"])
             self.step_loss = 0.0
-        elif self.keeps_copies and state.global_step % EVERY == 0 and self._is_good():
+        elif self.keeps_copies and state.global_step % COPY_EVERY == 0 and self._is_good():
             self._copy(state.global_step, kwargs["optimizer"])
 
     def _mean(self) -> float | None:
@@ -144,8 +146,9 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         return None
 
     def _is_good(self) -> bool:
+        """Whether what is trained may be gone back to; after a recovery that is not known before the window is full."""
         mean = self._mean()
-        return mean is None or self.best is None or mean <= self.best + 0.1 * abs(self.best)
+        return self.best is None or (mean is not None and mean <= self.best + 0.1 * abs(self.best))
 
     def _copy(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         copy: Copy = {}
