@@ -356,8 +356,8 @@ def _values(file: Path, tolerance: float) -> Any:
 
 
 def _is_measured(key: str, tolerance: float) -> bool:
-    """Whether it is a time or a size; or how many runs were in one batch, which a kill parts."""
-    names = ("seconds", "peak_memory_bytes", "memory_bytes", "StepClock", *(["joint"] if tolerance else []))
+    """Whether it is a time or a size; or how many runs were in one batch, which a kill parts, and why not more."""
+    names = ("seconds", "peak_memory_bytes", "memory_bytes", "StepClock", *(["joint", "apart"] if tolerance else []))
     return key in names or key.endswith(("_runtime", "_per_second"))
 
 
