@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -299,3 +299,14 @@ def test_an_option_that_a_method_does_not_have_is_refused(name: str, value: obje
                 method.check(spec)
     get_method("propulsion").check(spec)
     get_method("propulsion-attn").check(spec)
+
+
+@pytest.mark.parametrize("method", ["bitfit", "head", "adapter", "propulsion", "lora"])
+def test_modules_to_save_are_named_by_their_ends_with_every_method(method: str) -> None:
+    spec = RunSpec(method=method, max_length=8, modules_to_save=("pooler",))
+    model = get_method(method).build(tiny_model("bert"), spec, Classification())
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad and "pooler" in name]
+    assert len(trained) == 2
+    wrong = replace(spec, modules_to_save=("poolr",))
+    with pytest.raises(OptionError, match=r"poolr.*pooler"):
+        get_method(method).build(tiny_model("bert"), wrong, Classification())

@@ -130,6 +130,22 @@ def test_where_every_rate_failed_none_is_marked_and_the_failures_are_those_of_ru
     assert "1 final run is still missing and 1 run failed, see below." in facts(Summary(grid, all_results(grid)))
 
 
+def test_a_row_without_the_seeds_that_failed_is_not_the_best(make_grid: MakeGrid) -> None:
+    grid = make_grid(methods=["head", "lora"], seeds=[1, 2])
+    made = Made(grid)
+    whole = made.all(head={"quality": 0.6}, lora={"quality": 0.95})
+    column = whole.columns[0]
+    assert whole.scores["lora", column].rank == 1
+    (run,) = [run for run in all_results(grid)[1].records if run[0].spec.seed == 2 and run[0].spec.method == "lora"]
+    failed = Path(run[0].folder)
+    (failed / RECORD_FILE).unlink()
+    write_failure(failed, Failure("the loss became nan", 2, 0.0))
+    summary = Summary(grid, all_results(grid))
+    assert summary.scores["lora", column].main is not None
+    assert summary.scores["lora", column].rank is None
+    assert summary.scores["head", column].rank == 1
+
+
 def test_the_most_frequent_answer_stands_in_every_table_of_scores(make_grid: MakeGrid) -> None:
     grid = make_grid(methods=["head", "lora"], learning_rates={"head": [1e-3, 2e-3]})
     made = Made(grid)

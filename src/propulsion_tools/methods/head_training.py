@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
+from propulsion.errors import near_misses
 from propulsion.heads import head_modules
 from propulsion.upstream.peft_private import name_in_base
+from propulsion_tools.errors import OptionError
 from propulsion_tools.records import RunSpec
 
 HEAD_LEARNING_RATE = 5e-3
@@ -18,17 +20,38 @@ A new head has everything to learn: on SST-2 in one epoch, 5e-3 gave 0.805 and 0
 
 
 def modules_to_save(model: PreTrainedModel, extra: tuple[str, ...] | None) -> list[str] | None:
-    """The modules that PEFT trains and saves in full: those of the head, and `extra`."""
+    """The modules that PEFT trains and saves in full: those of the head, and `extra`.
+
+    Raises:
+        OptionError: A name of `extra` is that of no module, which PEFT passes over.
+    """
+    for name in extra or ():
+        if not _named(model, name):
+            ends = dict.fromkeys(path.rpartition(".")[2] for path, _ in model.named_modules() if path)
+            raise OptionError(
+                f"--modules_to_save has {name!r}, which no module of a {type(model).__name__} is called."
+                f"{near_misses(name, ends)}"
+            )
     return list(dict.fromkeys([*head_modules(model), *(extra or ())])) or None
 
 
 def train_the_head_alone(model: PreTrainedModel, spec: RunSpec) -> list[str]:
-    """Freeze the backbone, keep the head and the spec's `modules_to_save` trainable, and return their names."""
+    """Freeze the backbone, keep the head and the spec's `modules_to_save` trainable, and return their names.
+
+    Raises:
+        OptionError: A name of `modules_to_save` is that of no module.
+    """
     model.requires_grad_(False)
     names = modules_to_save(model, spec.modules_to_save) or []
     for name in names:
-        model.get_submodule(name).requires_grad_(True)
+        for module in _named(model, name):
+            module.requires_grad_(True)
     return names
+
+
+def _named(model: nn.Module, end: str) -> list[nn.Module]:
+    """The modules whose names end like this, as PEFT finds them."""
+    return [module for name, module in model.named_modules() if name.endswith(end)]
 
 
 def count_parameters(model: nn.Module, heads: list[str]) -> dict[str, int]:

@@ -122,7 +122,7 @@ class Summary:
     def _scored(self, column: Column) -> dict[str, Score]:
         means = {row: _mean(self.result(row, column), column.metric) for row in self.rows}
         ranks = ranked(
-            {row: mean.mean for row, mean in means.items() if mean and self.method(row) != FULL},
+            {row: mean.mean for row, mean in means.items() if mean and self._is_ranked(row, column)},
             column.greater_is_better,
             lambda row, best: self.is_better(best, row, [column]),
         )
@@ -138,6 +138,10 @@ class Summary:
             )
             for row in self.rows
         }
+
+    def _is_ranked(self, row: str, column: Column) -> bool:
+        """Whether a row's mean may be the best: not that of full fine-tuning, nor one that lacks seeds that failed."""
+        return self.method(row) != FULL and not self.result(row, column).failures
 
     def _differences(self, column: Column, means: Mapping[str, float]) -> dict[str, Difference]:
         gaps = {}
