@@ -24,7 +24,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -101,18 +101,35 @@ class Bench:
         if status != DONE or (number != GROUP and label(self, folder) != DONE):
             raise RuntimeError(f"settings {number}: {(folder / 'log.txt').read_text()}")
 
-    def finish(self, number: int, folder: Path) -> str:
+    def finish(self, number: int, folder: Path, damaged: Collection[str] = ()) -> str:
         """Leave a command alone, and say whether what it leaves is as if it had never been disturbed.
 
         A run that came to its end nevertheless is not begun again.
+
+        Args:
+            number: The setting.
+            folder: Where it was disturbed.
+            damaged: Files that were damaged, and may be left so, as those of a checkpoint that nobody needs.
         """
-        is_over, tolerance = (folder / RUN / "record.json").is_file(), ROUNDING if number == GROUP else 0.0
-        status = DONE if is_over else runs.ended(runs.forked(folder, self.command(number)))
+        tolerance = ROUNDING if number == GROUP else 0.0
+        status = DONE if is_over(folder) else runs.ended(runs.forked(folder, self.command(number)))
         if status == REFUSED:
             return "refused"
         if status != DONE:
             return f"ended with {status}"
-        return "; ".join(runs.differences(self.reference(number) / RUN, folder / RUN, tolerance)) or "same"
+        found = runs.differences(self.reference(number) / RUN, folder / RUN, tolerance)
+        return "; ".join(line for line in found if not any(is_of(name, line) for name in damaged)) or "same"
+
+
+def is_over(folder: Path) -> bool:
+    """Whether a run came to its end."""
+    return (folder / RUN / "record.json").is_file()
+
+
+def is_of(damaged: str, line: str) -> bool:
+    """Whether a line of `differences` is about this file, by its own name or as one that a manifest lists."""
+    checkpoint, _, name = damaged.rpartition("/")
+    return line.endswith(damaged) or line.startswith(f"{checkpoint}/manifest.json: {name} ")
 
 
 def kill_trial(bench: Bench, draw: random.Random, folder: Path) -> Result:
@@ -128,6 +145,8 @@ def group_trial(bench: Bench, draw: random.Random, folder: Path) -> Result:
 def _killed(kind: str, number: int, bench: Bench, draw: random.Random, folder: Path) -> Result:
     ways = []
     for _ in range(1 + sum(draw.random() < AGAIN for _ in range(MOST_KILLS - 1))):
+        if is_over(folder):
+            break
         way, prepare, kill_after = _kill(*bench.length(number), draw)
         status = runs.ended(runs.forked(folder, bench.command(number), prepare), kill_after)
         if status in (BROKEN, REFUSED):
@@ -217,12 +236,14 @@ def checkpoint_trial(bench: Bench, draw: random.Random, folder: Path) -> Result:
     found = _checkpoints(folder)
     every = draw.random() < 0.3
     way = draw.choice(DAMAGES)
-    names = []
+    names: list[str] = []
+    damaged: list[str] = []
     for checkpoint in found if every else found[-1:]:
         file = draw.choice(sorted(path for path in checkpoint.iterdir() if path.is_file()))
         names.append(file.name)
         damage(file, way, draw)
-    outcome = bench.finish(number, folder)
+        damaged.append(file.relative_to(folder / RUN).as_posix())
+    outcome = bench.finish(number, folder, damaged)
     could_go_on = not every
     if outcome == "refused" and could_go_on:
         outcome = "refused, though another checkpoint was whole"

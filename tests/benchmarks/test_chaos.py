@@ -87,3 +87,22 @@ def test_a_run_that_differs_is_seen(bench: chaos.Bench, tmp_path: Path) -> None:
     assert chaos.figures([result])["kill"] == {
         "trials": 1, "same": 0, "refused": 0, "lost": 1, "ways": {"change": 1}, "kills": 1,
     }  # fmt: skip
+
+
+def test_what_a_trial_damaged_itself_is_not_lost_and_all_else_is(bench: chaos.Bench, tmp_path: Path) -> None:
+    shutil.copytree(bench.root / f"whole-{RECOVERS}" / "run", tmp_path / "run")
+    checkpoint = sorted((tmp_path / "run").glob("checkpoint-*"))[-1]
+    damaged = [f"{checkpoint.name}/manifest.json", f"{checkpoint.name}/optimizer.pt"]
+    (checkpoint / "optimizer.pt").unlink()
+    assert "optimizer.pt is missing" in bench.finish(RECOVERS, tmp_path)
+    (checkpoint / "manifest.json").unlink()
+    assert bench.finish(RECOVERS, tmp_path, damaged) == "same"
+    assert bench.finish(RECOVERS, tmp_path, damaged[:1]) == f"only one has {checkpoint.name}/optimizer.pt"
+    (tmp_path / "run/adapter_model.safetensors").unlink()
+    assert "adapter_model.safetensors" in bench.finish(RECOVERS, tmp_path, damaged)
+
+
+def test_a_run_that_has_ended_is_not_begun_again_to_be_killed(bench: chaos.Bench, tmp_path: Path) -> None:
+    assert bench.finish(RECOVERS, tmp_path) == "same"
+    result = chaos._killed("kill", RECOVERS, bench, random.Random(0), tmp_path)
+    assert result.outcome == chaos.NOTHING_DONE
