@@ -19,8 +19,9 @@ import chaos
 import chaos_runs as runs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-HEAD_FIRST, RECOVERS, BEST_FIRST = 4, 17, 12
-"""Settings: the head trains first, with dropout; the rate runs away, and is lowered; the first checkpoint is best."""
+HEAD_FIRST, RECOVERS, BEST_FIRST, SAVES_NONE = 4, 17, 12, 21
+"""Settings: the head trains first, with dropout; the rate runs away, and is lowered; the first checkpoint is best; no
+checkpoints."""
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chaos.Bench]:
     root, threads = tmp_path_factory.mktemp("chaos"), torch.get_num_threads()
     made = chaos.Bench(root, runs.make_subject(root))
     runs.preload(made.subject)  # or each of the forks below would import all of it
-    for number in (HEAD_FIRST, RECOVERS, BEST_FIRST):
+    for number in (HEAD_FIRST, RECOVERS, BEST_FIRST, SAVES_NONE):
         made.make_reference(number)
     yield made
     torch.set_num_threads(threads)
@@ -103,6 +104,6 @@ def test_what_a_trial_damaged_itself_is_not_lost_and_all_else_is(bench: chaos.Be
 
 
 def test_a_run_that_has_ended_is_not_begun_again_to_be_killed(bench: chaos.Bench, tmp_path: Path) -> None:
-    assert bench.finish(RECOVERS, tmp_path) == "same"
-    result = chaos._killed("kill", RECOVERS, bench, random.Random(0), tmp_path)
+    assert bench.finish(SAVES_NONE, tmp_path) == "same"
+    result = chaos._killed("kill", SAVES_NONE, bench, random.Random(0), tmp_path)
     assert result.outcome == chaos.NOTHING_DONE
