@@ -35,8 +35,9 @@ SAID_BY = {
     ("methods.head_only", ""): ("train", *GRIDS, *STUDIES),
     ("methods.layer_prefix", ""): ("train", *GRIDS, *STUDIES),
     ("methods.propulsion", ""): ("train", *GRIDS, *STUDIES),
-    # Only these are told arguments of a method, or a dropout.
+    # Only these are told arguments of a method, modules to train as well, or a dropout.
     ("methods.adalora", ""): ("train", *GRIDS),
+    ("methods.head_training", ""): ("train", *GRIDS),
     ("training.base_models", "dropout"): ("train", *GRIDS),
     # Only these read labels: `predict` has none, and `regress` reads what its run could read.
     ("tasks.columns", "label_column"): ("train", "evaluate", *GRIDS, *STUDIES),
