@@ -236,11 +236,9 @@ def checkpoint_trial(bench: Bench, draw: random.Random, folder: Path) -> Result:
     found = _checkpoints(folder)
     every = draw.random() < 0.3
     way = draw.choice(DAMAGES)
-    names: list[str] = []
     damaged: list[str] = []
     for checkpoint in found if every else found[-1:]:
         file = draw.choice(sorted(path for path in checkpoint.iterdir() if path.is_file()))
-        names.append(file.name)
         damage(file, way, draw)
         damaged.append(file.relative_to(folder / RUN).as_posix())
     outcome = bench.finish(number, folder, damaged)
@@ -248,7 +246,7 @@ def checkpoint_trial(bench: Bench, draw: random.Random, folder: Path) -> Result:
     if outcome == "refused" and could_go_on:
         outcome = "refused, though another checkpoint was whole"
     return Result(
-        "checkpoint", f"{names[-1]} {way}", outcome if outcome in ("same", "refused") else f"{number}: {outcome}"
+        "checkpoint", f"{file.name} {way}", outcome if outcome in ("same", "refused") else f"{number}: {outcome}"
     )
 
 

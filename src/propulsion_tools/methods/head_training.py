@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from propulsion.errors import near_misses
-from propulsion.heads import head_modules
+from propulsion.heads import head_modules, is_saved_whole
 from propulsion.upstream.peft_private import name_in_base
 from propulsion_tools.errors import OptionError
 from propulsion_tools.records import RunSpec
@@ -26,7 +26,7 @@ def modules_to_save(model: PreTrainedModel, extra: tuple[str, ...] | None) -> li
         OptionError: A name of `extra` is that of no module, which PEFT passes over.
     """
     for name in extra or ():
-        if not _named(model, name):
+        if not any(is_saved_whole(path, [name]) for path, _ in model.named_modules()):
             ends = dict.fromkeys(path.rpartition(".")[2] for path, _ in model.named_modules() if path)
             raise OptionError(
                 f"--modules_to_save has {name!r}, which no module of a {type(model).__name__} is called."
@@ -41,17 +41,10 @@ def train_the_head_alone(model: PreTrainedModel, spec: RunSpec) -> list[str]:
     Raises:
         OptionError: A name of `modules_to_save` is that of no module.
     """
-    model.requires_grad_(False)
     names = modules_to_save(model, spec.modules_to_save) or []
-    for name in names:
-        for module in _named(model, name):
-            module.requires_grad_(True)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(is_saved_whole(name, names))
     return names
-
-
-def _named(model: nn.Module, end: str) -> list[nn.Module]:
-    """The modules whose names end like this, as PEFT finds them."""
-    return [module for name, module in model.named_modules() if name.endswith(end)]
 
 
 def count_parameters(model: nn.Module, heads: list[str]) -> dict[str, int]:
