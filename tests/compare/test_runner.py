@@ -73,6 +73,35 @@ def test_a_search_goes_rung_by_rung_and_its_rates_are_those_of_the_final_runs(
     assert all_results(grid) == [result]
 
 
+@pytest.mark.parametrize("rates", [{}, {"learning_rates": [2e-3, 5e-3]}, {"learning_rates": "auto"}])
+def test_the_heads_rate_is_chosen_at_the_rate_that_was(rates: dict[str, Any], make_grid: MakeGrid) -> None:
+    grid = make_grid(
+        methods=["propulsion", "head"],
+        variants={"own": {"method": "propulsion", "head_learning_rate": 0.3}},
+        head_learning_rates={"all": [5e-3, 0.3, 1.0]},
+        settings={"max_steps": 6, "num_train_epochs": 9},
+        **rates,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(grid, Here(dies_after=2), Notes())
+    notes = Notes()
+    results = {result.cell.row: result for result in run_grid(grid, Here(), notes)}
+    assert len(notes.earlier) + len(notes.ran) == grid.runs
+    assert len(results["head"].selection) == grid.rate_count("head") - (grid.rate_count("head") == 1)
+    for row, usual in (("propulsion", 5e-3), ("own", 0.3)):
+        result = results[row]
+        assert result.chosen is not None
+        tried = [run.tried for run, _ in result.selection if run.tried]
+        at_first, at_last = tried[: grid.rate_count(row)], tried[grid.rate_count(row) :]
+        assert {item.head_learning_rate for item in at_first} == {usual}
+        assert {item.head_learning_rate for item in at_last} == {5e-3, 0.3, 1.0} - {usual}
+        assert {item.learning_rate for item in at_last} == {result.chosen.learning_rate}
+        merits = {item: merit(record) for item, (_, record) in zip(tried, result.selection, strict=True)}  # type: ignore[arg-type]
+        assert not any(merits[item].beats(merits[result.chosen]) for item in at_last)
+        assert all(run.spec.head_learning_rate == result.chosen.head_learning_rate for run, _ in result.records)
+    assert all_results(grid) == list(results.values())
+
+
 @pytest.mark.parametrize("runs", range(4))
 def test_killed_anywhere_and_started_again_runs_the_rest(runs: int, make_grid: MakeGrid) -> None:
     grid = make_grid(learning_rates=[2e-3, 5e-3], seeds=[1, 2], settings={"max_steps": 1})

@@ -96,6 +96,21 @@ def test_tries_are_told_by_the_rates_that_they_stand_for(make_grid: MakeGrid) ->
     }
 
 
+def test_tries_of_the_heads_rate_are_told_apart(make_grid: MakeGrid) -> None:
+    grid = make_grid(
+        methods=["lora", "head"], learning_rates=[5e-4, 1e-3], head_learning_rates={"lora": [2e-3, 5e-3, 0.1]}
+    )
+    summary = Made(grid).all(lora={"quality": 0.9}, head={"quality": 0.6})
+    assert "Other rates of the head" in table(summary, "rates").caption
+    cells = {row: cell for row, (cell,) in table(summary, "rates").rows}
+    told = [part.split(":")[0] for part in cells["lora"].below.split("; ")[0].split(" · ")]
+    assert told == [f"{rate} ({head} for the head)" for rate in ("0.0005", "0.001") for head in ("0.005",)] + [
+        f"{cells['lora'].text.split(' ')[0]} ({head} for the head)" for head in ("0.002", "0.1")
+    ]
+    assert cells["lora"].text in told
+    assert cells["head"].below.startswith("0.0005: ")
+
+
 def test_a_rate_among_runs_of_one_answer_is_no_choice_and_its_gain_does_not_stand_alone(make_grid: MakeGrid) -> None:
     grid = make_grid(methods=["head", "lora"], learning_rates=[5e-4, 1e-3], seeds=[1, 2])
     summary = Made(grid).all(head={"quality": 0.0}, lora={"quality": 0.9})

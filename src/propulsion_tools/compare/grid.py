@@ -33,6 +33,8 @@ class Grid:
             ``selection_fraction`` the final runs, too, are scored on training rows set aside: to choose settings.
         learning_rates: Rates to choose from, by label of a row or under ``all``, or `AUTO`: found around the method's
             own, which the other rows have.
+        head_learning_rates: Rates of the head to choose from, at the rate that was chosen, beside the usual one; by
+            label of a row or under ``all``. Rows whose head has no rate of its own pass them over.
         seeds: Seeds of the final runs.
         train_sizes: Values of ``max_train_samples``; None: what the settings say.
         selection: Fields of `RunSpec` for the runs that choose a rate, the seed and selection_fraction among them.
@@ -52,6 +54,7 @@ class Grid:
     tasks: Mapping[str, Settings]
     settings: Settings = field(default_factory=dict)
     learning_rates: Mapping[str, Rates] = field(default_factory=dict)
+    head_learning_rates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (42,)
     train_sizes: tuple[int | None, ...] = (None,)
     selection: Settings = field(default_factory=dict)
@@ -64,7 +67,8 @@ class Grid:
     def __post_init__(self) -> None:
         if not self.output_dir and (self.name in ("", "..") or Path(self.name).name != self.name):
             raise OptionError(f"name must name a folder in runs/, which {self.name!r} does not: or set output_dir.")
-        refuse_unknown(self.learning_rates, [*self.methods, EVERY_ROW], "row of the grid (in learning_rates)")
+        for key in ("learning_rates", "head_learning_rates"):
+            refuse_unknown(getattr(self, key), [*self.methods, EVERY_ROW], f"row of the grid (in {key})")
         for label, row in self.methods.items():
             get_method(str(row["method"]))
             check_settings(row, f"the row {label!r}")
@@ -90,7 +94,8 @@ class Grid:
         """How many runs there are, those that choose a learning rate included; none without seeds."""
         if not self.seeds:
             return 0
-        per_row = [(tried if (tried := self.rate_count(label)) > 1 else 0) + len(self.seeds) for label in self.methods]
+        tries = [self.rate_count(label) + len(self.head_rates(label)) for label in self.methods]
+        per_row = [(count if count > 1 else 0) + len(self.seeds) for count in tries]
         return sum(per_row) * len(self.tasks) * len(self.train_sizes)
 
     @property
@@ -106,6 +111,13 @@ class Grid:
     def rates(self, label: str) -> Rates:
         """The rates that are named for a row, or `AUTO`; none where the row has the method's own."""
         return self.learning_rates.get(label) or self.learning_rates.get(EVERY_ROW) or ()
+
+    def head_rates(self, label: str) -> tuple[float, ...]:
+        """The rates of the head that a row chooses from, beside the usual one."""
+        row = {**self.settings, **self.methods[label]}
+        usual = row.get("head_learning_rate") or get_method(str(row["method"])).head_learning_rate
+        named = self.head_learning_rates.get(label) or self.head_learning_rates.get(EVERY_ROW) or ()
+        return tuple(rate for rate in named if rate != usual) if usual else ()
 
     def rate_count(self, label: str) -> int:
         """How many rates there are to choose from, at most."""

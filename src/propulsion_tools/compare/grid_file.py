@@ -71,9 +71,9 @@ def grid_from(values: Mapping[str, Any], name: str) -> Grid:
     if twice := methods.keys() & variants.keys():
         raise OptionError(f"The row {min(twice)!r} is among the methods and among the variants: rename one.")
     parts |= {"methods": {**methods, **variants}, "tasks": _rows(parts.get("tasks", {}), "tasks", "task")}
-    rates = parts.get("learning_rates", {})
-    rates = rates if isinstance(rates, Mapping) else {EVERY_ROW: rates}
-    parts["learning_rates"] = {str(label): _rates(some) for label, some in rates.items()}
+    parts["learning_rates"] = {label: _rates(some) for label, some in _by_row(parts, "learning_rates").items()}
+    heads = _by_row(parts, "head_learning_rates")
+    parts["head_learning_rates"] = {label: _numbers(some, "head_learning_rates") for label, some in heads.items()}
     for key in ("seeds", "train_sizes"):
         if key in parts:
             parts[key] = _numbers(parts[key], key, int)
@@ -95,6 +95,11 @@ def _rows(words: Any, key: str, field: str) -> dict[str, Settings]:
     if not isinstance(words, Mapping) or not all(isinstance(row, Mapping | None) for row in words.values()):
         raise OptionError(f"{key} must be a list of names, or `label: {{{field}: name, ...}}` lines.")
     return {str(label): {field: str(label), **(row or {})} for label, row in words.items()}
+
+
+def _by_row(parts: Mapping[str, Any], key: str) -> dict[str, Any]:
+    said = parts.get(key, {})
+    return {str(label): some for label, some in (said if isinstance(said, Mapping) else {EVERY_ROW: said}).items()}
 
 
 def _rates(values: Any) -> Rates:

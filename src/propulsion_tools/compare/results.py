@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from propulsion_tools.compare.grid import Grid
 from propulsion_tools.compare.plan import Cell, Run, cells, final_runs, named_tries, selection_run, usual_rates
@@ -11,7 +11,7 @@ from propulsion_tools.compare.run_folders import Failure, Outcome
 from propulsion_tools.compare.run_store import RunStore
 from propulsion_tools.records import RunRecord
 from propulsion_tools.records.fields import AUTO
-from propulsion_tools.training.rate_plan import FAILED, Merit, Plan, Try, merit, plan, ranked
+from propulsion_tools.training.rate_plan import FAILED, Merit, Plan, Try, choose, merit, plan
 
 RunOutcome = tuple[Run, Outcome | None]
 
@@ -79,15 +79,20 @@ def cell_result(grid: Grid, cell: Cell, outcome: Callable[[Run], Outcome | None]
 
 
 def _search(grid: Grid, cell: Cell, outcome: Callable[[Try], Merit | None]) -> Plan:
-    """What the cell tries, and what it chose: among the rates that are named, or around the method's own."""
+    """What the cell tries, and what it chose: among the rates that are named, or around the method's own; then, at that
+    rate, among the head's."""
     usual = usual_rates(grid, cell)
     if grid.rates(cell.row) == AUTO:
-        return plan(usual.learning_rate, usual.head_learning_rate, outcome)
-    tries = named_tries(grid, cell)
-    if len(tries) == 1:
-        return Plan((), (), tries[0])
-    todo = tuple(item for item in tries if outcome(item) is None)
-    return Plan(tuple(tries), todo, None if todo else next(iter(ranked(tries, usual, outcome)), None))
+        search = plan(usual.learning_rate, usual.head_learning_rate, outcome)
+    else:
+        search = choose(named_tries(grid, cell), usual, outcome)
+    heads = grid.head_rates(cell.row)
+    if search.chosen is None or not heads:
+        return search
+    best = search.chosen
+    with_heads = dict.fromkeys([best, *(replace(best, head_learning_rate=rate) for rate in heads)])
+    last = choose(list(with_heads), usual, outcome)
+    return replace(last, tries=tuple(dict.fromkeys((*search.tries, *last.tries))))
 
 
 def _merit(outcome: Outcome | None) -> Merit | None:

@@ -17,12 +17,14 @@ class Tried:
 
     Attributes:
         rate: The learning rate that it stands for.
+        head_rate: That of the head; None: all tries had the same.
         is_chosen: Whether it is the try whose rates the final runs have.
         score: What it reached on the rows set aside; None: it failed, or is still to come.
         is_constant: Whether every row got the same answer, though not all have it.
     """
 
     rate: float
+    head_rate: float | None
     is_chosen: bool
     score: float | None
     is_constant: bool
@@ -37,8 +39,9 @@ class Choice:
 
     @property
     def chosen(self) -> str:
-        """The rate that was chosen, in words, or nothing."""
-        return rates_in_words(self.rate, None) if self.rate else ""
+        """The rates that were chosen, in words, or nothing."""
+        heads = [run.head_rate for run in self.tried if run.is_chosen]
+        return rates_in_words(self.rate, next(iter(heads), None)) if self.rate else ""
 
     @property
     def doubt(self) -> str:
@@ -63,9 +66,11 @@ def choice_of(store: RunStore, result: CellResult, metric: str) -> Choice:
         metric: The score that chooses.
     """
     tried = []
+    heads = {run.tried.head_learning_rate for run, _ in result.selection if run.tried is not None}
     for run, outcome in result.selection:
         score = next(iter(outcome.metrics.values()), {}).get(metric) if isinstance(outcome, RunRecord) else None
         constant = isinstance(outcome, RunRecord) and all_alike(read_answers(store, run, outcome))
         assert run.tried is not None  # as of every run that chooses
-        tried.append(Tried(run.tried.learning_rate, run.tried == result.chosen, score, constant))
+        head_rate = run.tried.head_learning_rate if len(heads) > 1 else None
+        tried.append(Tried(run.tried.learning_rate, head_rate, run.tried == result.chosen, score, constant))
     return Choice(result.rate, tuple(tried))

@@ -309,6 +309,8 @@ def rates_table(summary: Summary) -> Table:
     )
     if any(summary.grid.rates(row) == AUTO for row in summary.rows):
         caption += " Rates around the usual one were tried for a third of a run, at √3 times what is said."
+    if any(summary.grid.head_rates(row) for row in summary.rows):
+        caption += " Other rates of the head were tried at the rate that was chosen with the usual one."
     rows = []
     for row in summary.rows:
         cells = [_tried(summary, row, column) for column in summary.columns]
@@ -323,7 +325,8 @@ def _tried(summary: Summary, row: str, column: Column) -> TableCell:
     choice = summary.choice(row, column)
     scale = scale_of(column.metric)
     scores = [DASH if run.score is None else f"{scale * run.score:.1f}" for run in choice.tried]
-    parts = [f"{rates_in_words(run.rate, None)}: {score}" for run, score in zip(choice.tried, scores, strict=True)]
+    tried = zip(choice.tried, scores, strict=True)
+    parts = [f"{rates_in_words(run.rate, run.head_rate)}: {score}" for run, score in tried]
     below = " · ".join(parts) + (f"; {choice.doubt}" if choice.doubt else "")
     mark = 1 if choice.rate and not choice.doubt else None
     return TableCell(choice.chosen or DASH, choice.rate, mark, anchor(summary, row, column), below)

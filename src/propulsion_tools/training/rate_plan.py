@@ -14,7 +14,7 @@ better by more than chance loses to what is nearer to the method's usual rate, w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from propulsion_tools.records import RunRecord, RunSpec
@@ -112,14 +112,20 @@ def plan(rate: float, head_rate: float | None, outcome: Outcome) -> Plan:
     if todo := tuple(item for item in tries if outcome(item) is None):
         return Plan(tuple(tries), todo, None)
     tries.append(_at(usual, FACTOR**2 if ranked(tries, usual, outcome)[:1] == tries[1:] else 1 / FACTOR))
-    if outcome(tries[-1]) is None:
-        return Plan(tuple(tries), (tries[-1],), None)
-    return Plan(tuple(tries), (), next(iter(ranked(tries, usual, outcome)), None))
+    return choose(tries, usual, outcome)
+
+
+def choose(tries: Sequence[Try], usual: Try, outcome: Outcome) -> Plan:
+    """The best of these tries, once all have ended; one alone is chosen untried."""
+    if len(tries) == 1:
+        return Plan((), (), tries[0])
+    todo = tuple(item for item in tries if outcome(item) is None)
+    return Plan(tuple(tries), todo, None if todo else next(iter(ranked(tries, usual, outcome)), None))
 
 
 def ranked(tries: Iterable[Try], usual: Try, outcome: Outcome) -> list[Try]:
     """The tries that ended well, the best first; of two that are equal but for chance, the one nearer to the usual."""
-    near = sorted(tries, key=lambda item: (_distance(item, usual), item.learning_rate))
+    near = sorted(tries, key=lambda item: (_distance(item, usual), item.learning_rate, _of_heads(item, usual)))
     left = [item for item in near if (outcome(item) or FAILED).score > -math.inf]
     order = []
     while left:
@@ -138,6 +144,10 @@ def _merit(item: Try, outcome: Outcome) -> Merit:
 
 def _distance(item: Try, usual: Try) -> float:
     return round(abs(math.log(item.learning_rate / usual.learning_rate)), 6)
+
+
+def _of_heads(item: Try, usual: Try) -> float:
+    return abs(math.log((item.head_learning_rate or 1.0) / (usual.head_learning_rate or 1.0)))
 
 
 def _at(usual: Try, factor: float) -> Try:
