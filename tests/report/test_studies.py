@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 STUDIES = sorted(path.name for path in (ROOT / "docs" / "studies").iterdir())
-LARGE = ("minilm", "development")
+LARGE = ("minilm", "development", "candidates")
 
 
 @pytest.mark.parametrize(
