@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import random
+import signal
 import stat
 import sys
 from collections import Counter
@@ -26,6 +27,12 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from tests.processes import WithPeftAlone
 from tests.sentences import BAD, FILLER, GOOD
+
+
+def pytest_configure() -> None:
+    """Let an interrupt reach what the tests start: a shell's background jobs ignore it, and so do their children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
