@@ -20,6 +20,7 @@ from propulsion_tools.errors import ExportError, OptionError, ToolsError
 from propulsion_tools.export import checkpoints, merged
 from propulsion_tools.export.export import export
 from propulsion_tools.records.options import EXPORT_FORMATS, ExportOptions
+from propulsion_tools.upstream.bitsandbytes_private import keep_packing
 from tests.export.saved import save_adapter
 from tests.processes import WithPeftAlone
 from tests.propulsion.steered import batch, relative_error, result
@@ -57,7 +58,9 @@ def own_output(folder: Path, auto: str, inputs: dict[str, Tensor]) -> Tensor:
 
 def load(folder: Path, auto: str, **kwargs: Any) -> transformers.PreTrainedModel:
     labels = {"num_labels": 3} if auto == "cls" else {}
-    return getattr(transformers, AUTO[auto]).from_pretrained(folder, **labels, **kwargs).eval()
+    model: transformers.PreTrainedModel = getattr(transformers, AUTO[auto]).from_pretrained(folder, **labels, **kwargs)
+    keep_packing(model)
+    return model.eval()
 
 
 @pytest.mark.parametrize("form", EXPORT_FORMATS)

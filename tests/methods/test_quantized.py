@@ -14,6 +14,7 @@ from propulsion_tools.methods import get_method
 from propulsion_tools.records import RunSpec
 from propulsion_tools.training.resolve import resolve
 from propulsion_tools.training.trained_files import open_adapter, save_trained
+from propulsion_tools.upstream.bitsandbytes_private import keep_packing
 from tests.methods.test_methods import Classification
 from tests.tiny_models import tiny_inputs, tiny_model
 
@@ -33,6 +34,21 @@ def loftq_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_qlora_asks_for_four_bits() -> None:
     assert resolve(RunSpec(method="qlora")).load_in_4bit
     assert not resolve(RunSpec(method="lora")).load_in_4bit
+
+
+def test_a_forward_pass_does_not_repack_four_bits_on_a_cpu_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: True)
+    layer = bitsandbytes.nn.Linear4bit(128, 64, compute_dtype=torch.float32, quant_type="nf4").to("cpu").eval()
+    packed = layer.weight.data.clone()
+    keep_packing(layer)
+    with torch.no_grad():
+        layer(torch.ones(2, 128))
+    assert torch.equal(layer.weight.data, packed)
+    x = torch.ones(2, 128, requires_grad=True)
+    layer.train()(x).sum().backward()
+    weight = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    assert x.grad is not None
+    assert torch.allclose(x.grad[0], weight.float().sum(0), atol=1e-5)
 
 
 @torch.no_grad()

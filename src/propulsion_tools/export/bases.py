@@ -28,6 +28,7 @@ from propulsion_tools.records import RECORD_FILE, RunRecord
 from propulsion_tools.tasks import get_task
 from propulsion_tools.training.base_models import NO_CODE, SAFELY, explained, model_path, quiet_transformers
 from propulsion_tools.training.trained_files import ADAPTER_FILE
+from propulsion_tools.upstream.bitsandbytes_private import keep_packing
 
 AUTO_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -95,6 +96,7 @@ class Base:
                     f"The weights in {self.folder} lack {missing[0]}, and the adapter has not trained it: it would "
                     "start at random. Name the base model that the adapter was trained on with --model_name_or_path."
                 )
+            keep_packing(model)
             yield model.eval()
 
     def _is_large(self) -> bool:

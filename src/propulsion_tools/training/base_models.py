@@ -21,6 +21,7 @@ from propulsion_tools.methods.positions import position_offset
 from propulsion_tools.records import RunSpec
 from propulsion_tools.tasks import ModelKind, Setup
 from propulsion_tools.tasks.model_kinds import CAUSAL_LM, SEQ2SEQ_LM
+from propulsion_tools.upstream.bitsandbytes_private import keep_packing
 
 MINILM = "minilm"
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -218,6 +219,7 @@ def load_base(
             **SAFELY,
             **(_weights(spec, kind, path, model_kwargs) | model_kwargs),
         )
+    keep_packing(model)
     if model.config.get_text_config().pad_token_id is None:  # decoders find their last token by it
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return _with_what_is_fresh(model, info, spec.model_name_or_path)
