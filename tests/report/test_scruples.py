@@ -104,9 +104,9 @@ def test_tries_of_the_heads_rate_are_told_apart(make_grid: MakeGrid) -> None:
     assert "Other rates of the head" in table(summary, "rates").caption
     cells = {row: cell for row, (cell,) in table(summary, "rates").rows}
     told = [part.split(":")[0] for part in cells["lora"].below.split("; ")[0].split(" · ")]
-    assert told == [f"{rate} ({head} for the head)" for rate in ("0.0005", "0.001") for head in ("0.005",)] + [
-        f"{cells['lora'].text.split(' ')[0]} ({head} for the head)" for head in ("0.002", "0.1")
-    ]
+    chosen = cells["lora"].text.split(" ")[0]
+    rates = [("0.0005", "0.005"), ("0.001", "0.005"), (chosen, "0.002"), (chosen, "0.1")]
+    assert told == [f"{rate} ({head} for the head)" for rate, head in rates]
     assert cells["lora"].text in told
     assert cells["head"].below.startswith("0.0005: ")
 
