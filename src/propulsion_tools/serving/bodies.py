@@ -57,9 +57,9 @@ async def _bytes(request: Request, limits: ServeOptions) -> bytes:
 
 
 def _too_large(limits: ServeOptions) -> NoReturn:
-    # What is left of the body is not read: the connection cannot be used again.
+    # Without closing: uvicorn throws away what is still to come, and clients that send it first then read this answer.
     said = f"A body may have {limits.max_body_bytes} bytes: send less at a time."
-    raise ApiError(said, 413, "body_too_large", {"Connection": "close"})
+    raise ApiError(said, 413, "body_too_large")
 
 
 def _parsed(body: bytes) -> Any:
