@@ -42,6 +42,15 @@ def test_questions_about_one_context_stay_on_one_side() -> None:
     assert not set(parts["train"]["context"]) & set(parts["selection"]["context"])
 
 
+def test_a_limit_keeps_fewer_rows_to_score_and_the_same_to_train_on() -> None:
+    whole, few = (set_aside(data(400), 0.2, most).splits for most in (None, 20))
+    assert list(few["train"]) == list(whole["train"])
+    kept = few["selection"]["text"]
+    assert len(kept) == 20
+    assert [text for text in whole["selection"]["text"] if text in set(kept)] == list(kept)
+    assert list(set_aside(data(400), 0.2, 400).splits["selection"]) == list(whole["selection"])
+
+
 def test_too_few_rows_and_no_rows_are_refused() -> None:
     with pytest.raises(DataError, match="1 training rows are too few"):
         set_aside(data(1), 0.1)

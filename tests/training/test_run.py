@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,7 @@ def test_settings_are_chosen_without_the_validation_split(make_spec: MakeSpec, d
     shutil.copy(data_dir / "train.jsonl", tmp_path / "train.jsonl")
     (tmp_path / "validation.jsonl").write_text('{"text": "a", "label": "negative"}\n')
     record = train(make_spec(data_dir=str(tmp_path), selection_fraction=0.25, max_steps=2))
+    assert len(load_data(replace(record.spec, max_eval_samples=5)).splits["selection"]) == 5
     assert set(record.metrics) == {"selection"}
     rows = np.load(tmp_path / "run/eval_predictions.npz")
     assert 8 <= len(rows["selection_labels"]) <= 24

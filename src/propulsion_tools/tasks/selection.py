@@ -11,7 +11,7 @@ from propulsion_tools.tasks.raw_tables import unit_hash
 SELECTION = "selection"
 
 
-def set_aside(data: TaskData, fraction: float) -> TaskData:
+def set_aside(data: TaskData, fraction: float, most: int | None = None) -> TaskData:
     """Split the training rows in two by a hash of all that is in a row but its label, and drop every other split.
 
     Questions about the same context stay on one side.
@@ -19,6 +19,7 @@ def set_aside(data: TaskData, fraction: float) -> TaskData:
     Args:
         data: With a split named train, of any family.
         fraction: The share to set aside, above 0 and below 1; equal inputs stay on one side.
+        most: Keep at most so many of the rows that are set aside; those that are trained on stay the same.
 
     Returns:
         The splits ``train`` and ``selection``.
@@ -32,12 +33,16 @@ def set_aside(data: TaskData, fraction: float) -> TaskData:
     names = [name for name in sorted(rows.column_names) if name != "label"]
     inputs = [rows[name] for name in (["context"] if "context" in names else names)]
     keys = ["\n".join(map(str, values)) for values in zip(*inputs, strict=True)]
-    chosen = [unit_hash(f"{SELECTION}:{key}") < fraction for key in keys]
-    rest, aside = ([row for row, is_aside in enumerate(chosen) if is_aside == side] for side in (False, True))
+    places = [unit_hash(f"{SELECTION}:{key}") for key in keys]
+    rest = [row for row, place in enumerate(places) if place >= fraction]
+    aside = [row for row, place in enumerate(places) if place < fraction]
     if not rest or not aside:
         raise DataError(
             f"{len(keys)} training rows are too few to set a share of {fraction:g} aside: "
             "add rows, or raise selection_fraction."
         )
     note = f"{len(aside)} of {len(keys)} training rows, chosen by a hash, are set aside to choose settings on."
+    if most is not None and most < len(aside):
+        note = f"{note.removesuffix('.')}; {most} of them are kept."
+        aside = sorted(sorted(aside, key=lambda row: places[row])[:most])
     return replace(data, splits={"train": rows.select(rest), SELECTION: rows.select(aside)}, notes=(*data.notes, note))

@@ -28,7 +28,9 @@ def load_data(spec: RunSpec, training: bool = True) -> TaskData:
     """
     data = get_task(str(spec.task)).load(_source(spec, training))
     has_rows = training or "train" in data.splits  # other data on which a run is scored may have none to set aside
-    return set_aside(data, spec.selection_fraction) if spec.selection_fraction and has_rows else data
+    if not spec.selection_fraction or not has_rows:
+        return data
+    return set_aside(data, spec.selection_fraction, spec.max_eval_samples)
 
 
 class SharedRows:

@@ -85,7 +85,7 @@ def search_rates(spec: RunSpec, data: TaskData, train_all: TrainAll, together: b
     if anew and is_first():
         shutil.rmtree(folder, ignore_errors=True)
     method = get_method(spec.method)
-    rows = set_aside(data, spec.selection_fraction or SELECTION_FRACTION)
+    rows = set_aside(data, spec.selection_fraction or SELECTION_FRACTION, spec.max_eval_samples)
     usual = method.learning_rate(spec), spec.head_learning_rate
     ended: dict[Try, Outcome] = {}
     while todo := (search := plan(*usual, lambda item: _merit(ended[item]) if item in ended else None)).todo:
