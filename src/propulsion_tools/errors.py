@@ -5,7 +5,7 @@ ToolsError
 │   └── SchemaVersionError   a record was written under another version of its schema
 ├── DataError                the data cannot be trained on (also a ValueError)
 ├── NotFiniteError           the loss or a gain left the finite range (also an ArithmeticError)
-├── CollapseError            a training lost what it had learned (also an ArithmeticError)
+├── CollapseError            a training lost what it had learned, or could learn nothing (also an ArithmeticError)
 ├── GradientError            an output does not depend on the parameters in question (also a ValueError)
 ├── ExportError              what was written does not compute what it was written from (also a RuntimeError)
 ├── RunsFailedError          every run of a grid failed, or one of the demo's (also a RuntimeError)
@@ -48,7 +48,7 @@ class NotFiniteError(ToolsError, ArithmeticError):
 
 
 class CollapseError(ToolsError, ArithmeticError):
-    """A training lost what it had learned."""
+    """A training lost what it had learned, or could learn nothing any more."""
 
 
 class GradientError(ToolsError, ValueError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +31,13 @@ JUMP = 53
 
 
 class Jump(TrainerCallback):
-    """Sets a vector far off after a step, once."""
+    """Sets the vectors far off after a step, and after each one further until the last."""
 
-    def __init__(self, step: int, value: float = 50.0, again: bool = False) -> None:
-        self.step, self.value, self.again = step, value, again
+    def __init__(self, step: int, value: float = 50.0, last: float = 0) -> None:
+        self.step, self.value, self.last = step, value, last
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step or (self.again and state.global_step > self.step):
+        if state.global_step == self.step or self.step < state.global_step <= self.last:
             for name, parameter in kwargs["model"].named_parameters():
                 if "propulsion_delta" in name:
                     parameter.data.fill_(self.value)
@@ -65,7 +67,8 @@ class GoBackByHand(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         model, optimizer, scheduler = kwargs["model"], kwargs["optimizer"], kwargs["lr_scheduler"]
         if state.global_step == self.copied:
-            self.weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+            named = model.named_parameters()
+            self.weights = {n: p.detach().clone() for n, p in named if p.requires_grad or "propulsion_delta" in n}
             self.optimizer = copy.deepcopy(optimizer.state_dict())["state"]
         if state.global_step == self.restored:
             for name, weight in self.weights.items():
@@ -120,6 +123,52 @@ def test_killed_before_or_after_a_recovery_and_resumed_is_as_never_killed(
     assert_equal_adapters(tmp_path / "whole", tmp_path / "killed")
 
 
+SHORT = {**LONG, "learning_rate": 1e-5, "head_learning_rate": 1e-5}
+"""Nothing is learned in so few steps at such a rate."""
+
+
+def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, steps in (("WINDOW", 10), ("LOOK_EVERY", 2), ("COPY_EVERY", 5)):
+        monkeypatch.setattr(collapse, name, steps)
+
+
+def test_what_answers_all_rows_alike_before_it_has_learned_begins_again(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_often(monkeypatch)
+    original = trainer.RunTrainer
+    with_callback(monkeypatch, lambda: Jump(30, value=-1.0, last=34))  # gains of zero: the same comes out for all rows
+    record = train(make_spec(output_dir=str(tmp_path / "dead"), **SHORT))
+    (event,) = record.collapses
+    assert event["back_to"] == 5, "the last copy from before the adapter moves, at step 7"
+    assert event["step"] == 35, "three of the last five looks saw no gradient"
+    assert "nothing was learned" in event["reason"]
+    monkeypatch.setattr(trainer, "RunTrainer", original)
+    with_callback(monkeypatch, lambda: GoBackByHand(5, event["step"]))
+    train(make_spec(output_dir=str(tmp_path / "by hand"), **SHORT))
+    assert_equal_adapters(tmp_path / "dead", tmp_path / "by hand")
+    monkeypatch.setattr(trainer, "RunTrainer", original)
+    assert train(make_spec(output_dir=str(tmp_path / "smooth"), **SHORT)).collapses == ()
+
+
+@pytest.mark.parametrize("killed_at", [20, 33, 45])
+def test_killed_before_or_after_it_begins_again_and_resumed_is_as_never_killed(
+    killed_at: int, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_often(monkeypatch)
+    with_callback(monkeypatch, lambda: Jump(30, value=-1.0, last=34))
+    changes = {**SHORT, "save_strategy": "steps", "save_steps": 1}
+    whole = train(make_spec(output_dir=str(tmp_path / "whole"), **changes))
+    with monkeypatch.context() as killing:
+        kill_at(killing, killed_at)
+        with pytest.raises(KeyboardInterrupt):
+            train(make_spec(output_dir=str(tmp_path / "killed"), **changes))
+    resumed = train(make_spec(output_dir=str(tmp_path / "killed"), resume_from_checkpoint=True, **changes))
+    assert resumed.collapses == whole.collapses
+    assert len(whole.collapses) == 1
+    assert_equal_adapters(tmp_path / "whole", tmp_path / "killed")
+
+
 class FirstIsBest(TrainerCallback):
     """Lets a run end with its first checkpoint."""
 
@@ -169,12 +218,12 @@ def test_all_processes_undo_a_loss_that_is_not_finite_in_one(
 
 
 def test_recoveries_come_to_an_end(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_callback(monkeypatch, lambda: Jump(JUMP, again=True))
+    with_callback(monkeypatch, lambda: Jump(JUMP, last=math.inf))
     record = train(make_spec(**{**LONG, "max_steps": 90}))
     assert [event["back_to"] is None for event in record.collapses] == [False, False, False, True]
     assert "went on as it was" in [note for note in record.notes if "collapsed at" in note][-1]
     monkeypatch.undo()
-    with_callback(monkeypatch, lambda: Jump(JUMP, float("nan"), again=True))
+    with_callback(monkeypatch, lambda: Jump(JUMP, float("nan"), last=math.inf))
     with pytest.raises(NotFiniteError, match="Lower the learning rate"):
         train(make_spec(overwrite_output_dir=True, **LONG))
 
@@ -229,14 +278,22 @@ def test_fsdp_of_version_1_is_refused(make_spec: MakeSpec, monkeypatch: pytest.M
         trainer_of(make_spec())
 
 
-def seen(losses: list[float], loss_of_guessing: float | None, make_spec: MakeSpec) -> list[int]:
-    """The steps at which a run with these losses collapses."""
+def seen(
+    losses: list[float], loss_of_guessing: float | None, make_spec: MakeSpec, gradients: Iterable[float] = ()
+) -> list[int]:
+    """The steps at which a run with these losses, and these norms of the adapter's gradient, collapses."""
     run = trainer_of(make_spec())
-    watch = CollapseWatch(run.model, "recover", loss_of_guessing)
+    adapter = [name for name, _ in run.model.named_parameters() if "propulsion_delta" in name]
+    watch = CollapseWatch(run.model, "recover", loss_of_guessing, adapter)
     run.create_optimizer_and_scheduler(len(losses))
     kwargs = {"model": run.model, "optimizer": run.optimizer, "lr_scheduler": run.lr_scheduler}
     watch.on_train_begin(run.args, run.state, run.control, **kwargs)
-    for step, loss in enumerate(losses, 1):
+    first = run.model.get_parameter(adapter[0])
+    for step, (loss, norm) in enumerate(zip_longest(losses, gradients), 1):
+        if norm is not None:
+            first.grad = torch.zeros_like(first)
+            first.grad[0, 0] = norm
+            watch.on_pre_optimizer_step(run.args, run.state, run.control)
         run.state.global_step = step
         watch.add(loss / 2)  # two batches a step
         watch.add(loss / 2)
@@ -275,6 +332,25 @@ def sorted_by_length(losses: list[float], slope: float) -> list[float]:
 )
 def test_what_is_a_collapse(losses: list[float], guessing: float | None, steps: int, make_spec: MakeSpec) -> None:
     assert len(seen(losses, guessing, make_spec)) == steps
+
+
+@pytest.mark.parametrize(
+    ("losses", "gradients", "steps"),
+    [
+        (wave(0.69, 300), [0.0] * 40 + [0.5] * 80 + [0.005] * 180, 1),
+        (wave(0.69, 300), [0.0] * 40 + [0.5] * 80 + [0.0] * 180, 1),  # gains of zero
+        (wave(0.69, 300), [0.0] * 40 + [0.5] * 80 + [0.05] * 180, 0),  # slow
+        (wave(0.69, 300), [0.0] * 40 + [0.5] * 80 + [50.0] * 30 + [0.5] * 150, 0),  # large for a while
+        (wave(0.69, 300), [0.0] * 40 + [0.5] * 120 + [0.005] * 20 + [0.5] * 120, 0),  # small for a while
+        (wave(0.69, 120) + wave(0.3, 180), [0.0] * 40 + [0.5] * 80 + [0.005] * 180, 0),  # learned all there is
+        (wave(0.69, 300), [0.0] * 300, 0),  # there is no adapter, or DeepSpeed keeps the gradients to itself
+        (wave(0.69, 300), [0.5] * 80 + [float("nan")] * 220, 0),  # as fp16's scaler makes them
+    ],
+)
+def test_gradients_that_are_gone_before_anything_was_learned_are_a_collapse(
+    losses: list[float], gradients: list[float], steps: int, make_spec: MakeSpec
+) -> None:
+    assert len(seen(losses, 0.69, make_spec, gradients)) == steps
 
 
 def test_the_loss_of_guessing_is_that_of_the_shares(make_spec: MakeSpec) -> None:

@@ -240,7 +240,7 @@ class RunSpec(Checked):
     )
     on_collapse: str = _update(
         "recover",
-        "when the loss is lost or a gain runs away: recover (go back, and on at a third of the rate), stop or ignore",
+        "when a run can learn nothing any more: recover (go back, and on at a third of the rate), stop or ignore",
         one_of("recover", "stop", "ignore"),
         argument=NONE,
         before="ignore",

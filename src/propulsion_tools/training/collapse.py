@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from propulsion_tools.errors import CollapseError
 from propulsion_tools.methods.method_callback import KeepsTensors
 from propulsion_tools.training.finite_guard import gains, last_good
-from propulsion_tools.training.sharding import sharded_like, whole
+from propulsion_tools.training.processes import sum_over_processes
+from propulsion_tools.training.sharding import local, sharded_like, whole
 
 WINDOW = 50
 """Steps over which a loss is averaged: `group_by_length` sorts the rows of so many, from long ones to short ones."""
@@ -30,6 +33,8 @@ LEARNED, LOST = 0.9, 0.98
 """A run has learned below this share of the loss of guessing, and has lost it again above that one."""
 ERRORS = 4
 """A loss is below another if it is so by more than this many standard errors of its mean."""
+GONE = 0.05
+"""Below this share of the adapter's first gradients, its gradients are gone: whatever comes in, the same goes out."""
 LARGEST_GAIN = 30.0
 FACTOR = 1 / 3
 MOST_RECOVERIES = 3
@@ -38,7 +43,7 @@ MOST_BYTES = 32 * 2**20
 
 Copy = dict[str, Tensor]
 _TEXT = "state"
-_STATE = ("losses", "loss_of_guessing", "best", "has_learned", "events")
+_STATE = ("losses", "gradients", "loss_of_guessing", "best", "has_learned", "events")
 
 
 class CollapseWatch(TrainerCallback, KeepsTensors):
@@ -48,18 +53,23 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         model: What is trained.
         action: recover, stop or ignore.
         loss_of_guessing: The loss of answering with the labels' shares or mean; None: that of the first steps.
+        adapter: Names of what is trained and not fresh.
     """
 
     file = "collapse.safetensors"
     of_the_run = True
 
-    def __init__(self, model: nn.Module, action: str, loss_of_guessing: float | None) -> None:
+    def __init__(
+        self, model: nn.Module, action: str, loss_of_guessing: float | None, adapter: Sequence[str] = ()
+    ) -> None:
         self.action, self.loss_of_guessing = action, loss_of_guessing
-        self.model = model
+        self.model, self.adapter = model, adapter
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]
         self.keeps_copies = action == "recover" and _bytes(self.trained().values()) <= MOST_BYTES
         self.copies: deque[tuple[int, Copy]] = deque(maxlen=COPIES)
+        self.start: tuple[int, Copy] | None = None  # from before the adapter moved
         self.losses: list[float] = []
+        self.gradients: list[float] = []  # of the first looks at the adapter, and of the last
         self.step_loss: float | None = 0.0
         self.best: float | None = None
         self.has_learned = False
@@ -76,22 +86,29 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
     def tensors(self) -> dict[str, Tensor]:
         if self.action == "ignore":
             return {}
+        start = [] if self.start is None else [self.start]
         state = {name: getattr(self, name) for name in _STATE}
+        state |= {"start": [step for step, _ in start], "copies": [step for step, _ in self.copies]}
         text = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
-        return {_TEXT: text} | {f"{step}|{name}": tensor for step, copy in self.copies for name, tensor in copy.items()}
+        copies = dict([*start, *self.copies])
+        return {_TEXT: text} | {
+            f"{step}|{name}": tensor for step, copy in copies.items() for name, tensor in copy.items()
+        }
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         if _TEXT not in tensors:  # of a run that began before runs were watched
             return
-        for name, value in json.loads(bytes(tensors[_TEXT].tolist())).items():
-            setattr(self, name, value)
+        state = json.loads(bytes(tensors[_TEXT].tolist()))
+        for name in _STATE:
+            setattr(self, name, state[name])
         if self.action == "recover" and not self.keeps_copies:
             return
         copies: dict[int, Copy] = {}
         for key in tensors.keys() - {_TEXT}:
             step, name = key.split("|", 1)
             copies.setdefault(int(step), {})[name] = tensors[key]
-        self.copies = deque(sorted(copies.items()), maxlen=COPIES)
+        self.copies = deque(((step, copies[step]) for step in state["copies"]), maxlen=COPIES)
+        self.start = next(((step, copies[step]) for step in state["start"]), None)
 
     def add(self, loss: float) -> None:
         """Count in the loss of a batch, over all processes; those of a step add up to its own."""
@@ -105,6 +122,26 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         if self.keeps_copies and not self.copies:
             self._copy(state.global_step, kwargs["optimizer"])
 
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.action == "ignore" or self.has_learned or state.global_step % LOOK_EVERY:
+            return
+        norm = self._gradient(args.device)
+        if math.isfinite(norm) and (norm or self.gradients):  # while the adapter waits, it has none
+            looks = WINDOW // LOOK_EVERY
+            self.gradients = [*self.gradients[:looks], *self.gradients[looks:][1 - looks :], norm]
+
+    def _gradient(self, device: torch.device) -> float:
+        """The norm of the adapter's gradient, over all processes; 0 where there is none."""
+        found = [p.grad for name in self.adapter if (p := self.model.get_parameter(name)).grad is not None]
+        if not found:
+            return 0.0
+        norm = get_total_norm([local(gradient) for gradient in found]).item()
+        if not any(isinstance(gradient, DTensor) for gradient in found):
+            return norm
+        return math.sqrt(sum_over_processes(norm**2, device))
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.step_loss is not None:
             self.losses = [*self.losses[1 - WINDOW :], self.step_loss]
@@ -112,8 +149,11 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         if self.action == "ignore" or self._gave_up():
             return
         reason = self._lost() or (self._wide_gain(kwargs["model"]) if state.global_step % LOOK_EVERY == 0 else None)
+        back_to = None
+        if reason is None and (reason := self._stuck()):
+            back_to = self.start
         if reason:
-            self.collapsed(reason, args, state, kwargs["optimizer"], kwargs["lr_scheduler"])
+            self.collapsed(reason, args, state, kwargs["optimizer"], kwargs["lr_scheduler"], back_to)
             self.step_loss = 0.0
         elif self.keeps_copies and state.global_step % COPY_EVERY == 0 and self._is_good():
             self._copy(state.global_step, kwargs["optimizer"])
@@ -134,6 +174,18 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
             below = mean + ERRORS * statistics.stdev(self.losses) / WINDOW**0.5
             self.has_learned = max(mean / LEARNED, below) < self.loss_of_guessing
         return None
+
+    def _stuck(self) -> str | None:
+        """Whether nothing was learned and nothing can be any more, in words."""
+        looks, mean, guessing = WINDOW // LOOK_EVERY, self._mean(), self.loss_of_guessing
+        if self.has_learned or mean is None or guessing is None or mean < LEARNED * guessing:
+            return None
+        if len(self.gradients) < 2 * looks:
+            return None
+        first, last = (statistics.median(part) for part in (self.gradients[:looks], self.gradients[looks:]))
+        if last >= GONE * first:
+            return None
+        return f"nothing was learned, and the gradients fell from {first:.2g} to {last:.2g}"
 
     def _wide_gain(self, model: nn.Module) -> str | None:
         found = gains(model)
@@ -157,6 +209,8 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
             for key, value in optimizer.state.get(parameter, {}).items():
                 copy[f"{key}|{name}"] = _copied(value) if isinstance(value, Tensor) else torch.tensor(value)
         self.copies.append((step, copy))
+        if not self.gradients and not self.events:
+            self.start = self.copies[-1]
 
     def _gave_up(self) -> bool:
         """Whether a collapse could not be mended: then nobody looks any more."""
@@ -173,6 +227,7 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         state: TrainerState,
         optimizer: torch.optim.Optimizer,
         scheduler: Any,
+        back_to: tuple[int, Copy] | None = None,
     ) -> None:
         """Do what is to be done about a collapse.
 
@@ -182,6 +237,7 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
             state: Of the run.
             optimizer: Its optimizer; the gradients are cleared where it goes back.
             scheduler: Its schedule.
+            back_to: The step and the copy to go back to; None: the older of the last ones.
 
         Raises:
             CollapseError: The run is to stop.
@@ -193,14 +249,14 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
             )
         event = {"step": state.global_step, "reason": reason, "back_to": None, "factor": 1.0}
         if self.can_go_back():
-            event |= {"back_to": self.copies[0][0], "factor": FACTOR}
-            self._go_back(optimizer)
+            step, copy = back_to or self.copies[0]
+            event |= {"back_to": step, "factor": FACTOR}
+            self._go_back(step, copy, optimizer)
             slow_down(optimizer, scheduler)
         self.events.append(event)
-        self.losses, self.step_loss = [], None  # a step that was undone has no loss
+        self.losses, self.gradients, self.step_loss = [], [], None  # a step that was undone has no loss
 
-    def _go_back(self, optimizer: torch.optim.Optimizer) -> None:
-        step, copy = self.copies[0]
+    def _go_back(self, step: int, copy: Copy, optimizer: torch.optim.Optimizer) -> None:
         with torch.no_grad():
             for name, parameter in self.trained().items():
                 parameter.copy_(sharded_like(copy[f"weight|{name}"], parameter))

@@ -65,7 +65,7 @@ def make_trainer(job: Job, **overrides: Any) -> RunTrainer:
     """
     spec, method = job.spec, get_method(job.spec.method)
     watched = next(iter(job.eval_splits), None)
-    waiting = _waiting(job)
+    adapter, waiting = _adapter(job)
     share = spec.head_first if waiting else 0.0
     hooks = method.callbacks(job.model, spec)
     for hook in hooks:
@@ -78,7 +78,7 @@ def make_trainer(job: Job, **overrides: Any) -> RunTrainer:
         heads=job.heads,
         head_learning_rate=spec.head_learning_rate,
         head_first=HeadFirst(job.model, waiting, share),
-        collapse_watch=CollapseWatch(job.model, spec.on_collapse, loss_of_guessing(job)),
+        collapse_watch=CollapseWatch(job.model, spec.on_collapse, loss_of_guessing(job), adapter),
         method_optimizer=method.optimizer,
         task=job.task,
         setup=job.setup,
@@ -94,12 +94,12 @@ def make_trainer(job: Job, **overrides: Any) -> RunTrainer:
     )
 
 
-def _waiting(job: Job) -> list[str]:
-    """The trained parameters that wait for the fresh part of the network; none, where all or none of it is fresh."""
+def _adapter(job: Job) -> tuple[list[str], list[str]]:
+    """The trained parameters that are not fresh, and those of them that wait for what is: none, where nothing is."""
     fresh = tuple(f"{name}." for name in job.fresh)
     trained = [name for name, parameter in job.model.named_parameters() if parameter.requires_grad]
-    waiting = [name for name in trained if not name_in_base(name).startswith(fresh)]
-    return waiting if len(waiting) < len(trained) else []
+    adapter = [name for name in trained if not name_in_base(name).startswith(fresh)]
+    return adapter, adapter if len(adapter) < len(trained) else []
 
 
 class Evaluation(NamedTuple):
