@@ -49,7 +49,7 @@ GOOD: dict[str, Any] = {"methods": ["head", "lora"], "tasks": ["docstrings"]}
         ({"seeds": [1.5]}, "whole numbers"),
         ({"seeds": [1, 1]}, "twice"),
         ({"seeds": list(range(6000))}, "12,000 runs"),
-        ({"seeds": list(range(6000)), "head_learning_rates": [1e-2]}, "at the best of them 1 more of the head"),
+        ({"seeds": list(range(6000)), "head_learning_rates": [1e-2]}, "1 more rate of the head"),
         ({"learning_rates": {"lora": [-1]}}, "above 0"),
         ({"learning_rates": {"lor": [1e-3]}}, "'lora'"),
         ({"selection": {"selection_fraction": 0}}, "above 0"),

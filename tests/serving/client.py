@@ -86,7 +86,7 @@ class Client:
 @contextlib.contextmanager
 def running(engine: Engine, key: str | None = None, is_local: bool = False) -> Iterator[Client]:
     """An engine on a free port."""
-    quiet = {"log_level": "critical", "access_log": False, "lifespan": "off", "timeout_keep_alive": 1}
+    quiet = {"log_level": "critical", "access_log": False, "lifespan": "off"}
     config = uvicorn.Config(build_app(engine, key, is_local), port=0, **quiet, **PROTOCOL)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -104,7 +104,7 @@ class Grid:
         most = max(map(self.rate_count, self.methods), default=1)
         heads = max((len(self.head_rates(label)) for label in self.methods), default=0)
         rates = f"up to {most} learning rates to choose from, " if most > 1 else ""
-        rates += f"and at the best of them {heads} more of the head, " if heads else ""
+        rates += f"{heads} more rate{'' if heads == 1 else 's'} of the head, " if heads else ""
         sizes = f" × {len(self.train_sizes)} sizes" if len(self.train_sizes) > 1 else ""
         counts = (("method", self.methods), ("task", self.tasks), ("seed", self.seeds))
         methods, tasks, seeds = (f"{len(some)} {name}{'' if len(some) == 1 else 's'}" for name, some in counts)

@@ -32,34 +32,35 @@ async def read(request: Request, schema: type[S], limits: ServeOptions) -> S:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         # A page in a browser can send other types to this machine without being asked, and this one it cannot.
         raise ApiError("Send JSON, with the header Content-Type: application/json.", 415, "not_json")
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared[:20]) > limits.max_body_bytes:
-        _too_large(limits)
+    most, declared = limits.max_body_bytes, request.headers.get("content-length", "0")
+    is_large = declared.isdecimal() and int(declared[:20]) > most
+    if is_large and request.headers.get("expect"):  # the client waits for a word before it sends
+        raise _too_large(most)
+    body = bytearray()
     try:
-        body = await asyncio.wait_for(_bytes(request, limits), limits.body_timeout)
+        await asyncio.wait_for(_fill(body, request, most + 1), limits.body_timeout)
     except asyncio.TimeoutError as error:
-        raise ApiError("The body has taken too long.", 408, "slow_body", {"Connection": "close"}) from error
+        if not is_large and len(body) <= most:
+            raise ApiError("The body has taken too long.", 408, "slow_body", {"Connection": "close"}) from error
     except ClientDisconnect as error:
         raise ApiError("The client hung up.", 400, "no_body") from error
+    if is_large or len(body) > most:
+        raise _too_large(most)
     try:
-        return schema.model_validate(_parsed(body))
+        return schema.model_validate(_parsed(bytes(body)))
     except ValidationError as error:
         raise ApiError(_mistakes(error), 422, "bad_input") from error
 
 
-async def _bytes(request: Request, limits: ServeOptions) -> bytes:
-    body = bytearray()
+async def _fill(body: bytearray, request: Request, most: int) -> None:
+    """Read a body to its end and keep so much: clients that send all of it first would meet a broken connection."""
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > limits.max_body_bytes:
-            _too_large(limits)
-    return bytes(body)
+        body += chunk[: most - len(body)]
 
 
-def _too_large(limits: ServeOptions) -> NoReturn:
-    # Without closing: uvicorn throws away what is still to come, and clients that send it first then read this answer.
-    said = f"A body may have {limits.max_body_bytes} bytes: send less at a time."
-    raise ApiError(said, 413, "body_too_large")
+def _too_large(most: int) -> ApiError:
+    said = f"A body may have {most} bytes: send less at a time."
+    return ApiError(said, 413, "body_too_large", {"Connection": "close"})
 
 
 def _parsed(body: bytes) -> Any:

@@ -44,5 +44,6 @@ def set_aside(data: TaskData, fraction: float, most: int | None = None) -> TaskD
     note = f"{len(aside)} of {len(keys)} training rows, chosen by a hash, are set aside to choose settings on."
     if most is not None and most < len(aside):
         note = f"{note.removesuffix('.')}; {most} of them are kept."
-        aside = sorted(sorted(aside, key=lambda row: places[row])[:most])
+        whole = {row: unit_hash("\n".join(str(rows[row][name]) for name in names)) for row in aside}
+        aside = sorted(sorted(aside, key=lambda row: whole[row])[:most])
     return replace(data, splits={"train": rows.select(rest), SELECTION: rows.select(aside)}, notes=(*data.notes, note))

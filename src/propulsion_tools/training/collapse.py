@@ -34,7 +34,7 @@ LEARNED, LOST = 0.9, 0.98
 ERRORS = 4
 """A loss is below another if it is so by more than this many standard errors of its mean."""
 GONE = 0.05
-"""Below this share of the adapter's first gradients, its gradients are gone: whatever comes in, the same goes out."""
+"""Below this share of the adapter's first gradients, its gradients are gone: whatever goes in, the same comes out."""
 LARGEST_GAIN = 30.0
 FACTOR = 1 / 3
 MOST_RECOVERIES = 3
@@ -44,6 +44,7 @@ MOST_BYTES = 32 * 2**20
 Copy = dict[str, Tensor]
 _TEXT = "state"
 _STATE = ("losses", "gradients", "loss_of_guessing", "best", "has_learned", "events")
+_STEPS = ("copies", "start")
 
 
 class CollapseWatch(TrainerCallback, KeepsTensors):
@@ -53,7 +54,7 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         model: What is trained.
         action: recover, stop or ignore.
         loss_of_guessing: The loss of answering with the labels' shares or mean; None: that of the first steps.
-        adapter: Names of what is trained and not fresh.
+        adapter: Names of what is trained and not fresh, whose gradients are watched too.
     """
 
     file = "collapse.safetensors"
@@ -67,7 +68,8 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]
         self.keeps_copies = action == "recover" and _bytes(self.trained().values()) <= MOST_BYTES
         self.copies: deque[tuple[int, Copy]] = deque(maxlen=COPIES)
-        self.start: tuple[int, Copy] | None = None  # from before the adapter moved
+        self.start: tuple[int, Copy] | None = None  # from before the adapter moved, as long as nothing is learned
+        self.waits = False
         self.losses: list[float] = []
         self.gradients: list[float] = []  # of the first looks at the adapter, and of the last
         self.step_loss: float | None = 0.0
@@ -88,7 +90,7 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
             return {}
         start = [] if self.start is None else [self.start]
         state = {name: getattr(self, name) for name in _STATE}
-        state |= {"start": [step for step, _ in start], "copies": [step for step, _ in self.copies]}
+        state |= {name: [step for step, _ in kept] for name, kept in zip(_STEPS, (self.copies, start), strict=True)}
         text = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
         copies = dict([*start, *self.copies])
         return {_TEXT: text} | {
@@ -100,15 +102,16 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
             return
         state = json.loads(bytes(tensors[_TEXT].tolist()))
         for name in _STATE:
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, getattr(self, name)))
         if self.action == "recover" and not self.keeps_copies:
             return
         copies: dict[int, Copy] = {}
         for key in tensors.keys() - {_TEXT}:
             step, name = key.split("|", 1)
             copies.setdefault(int(step), {})[name] = tensors[key]
-        self.copies = deque(((step, copies[step]) for step in state["copies"]), maxlen=COPIES)
-        self.start = next(((step, copies[step]) for step in state["start"]), None)
+        of_copies, of_start = (state.get(name, usual) for name, usual in zip(_STEPS, (sorted(copies), ()), strict=True))
+        self.copies = deque(((step, copies[step]) for step in of_copies), maxlen=COPIES)
+        self.start = next(((step, copies[step]) for step in of_start), None)
 
     def add(self, loss: float) -> None:
         """Count in the loss of a batch, over all processes; those of a step add up to its own."""
@@ -118,25 +121,36 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.step_loss = 0.0
+        self.step_loss, self.waits = 0.0, self._waits()
         if self.keeps_copies and not self.copies:
-            self._copy(state.global_step, kwargs["optimizer"])
+            self.start = self._copy(state.global_step, kwargs["optimizer"])
+            self.copies.append(self.start)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.action == "ignore" or self.has_learned or state.global_step % LOOK_EVERY:
+        if self.action == "ignore" or state.global_step % LOOK_EVERY or not self._is_guessing():
             return
         norm = self._gradient(args.device)
-        if math.isfinite(norm) and (norm or self.gradients):  # while the adapter waits, it has none
+        if norm is not None and math.isfinite(norm):
             looks = WINDOW // LOOK_EVERY
             self.gradients = [*self.gradients[:looks], *self.gradients[looks:][1 - looks :], norm]
 
-    def _gradient(self, device: torch.device) -> float:
-        """The norm of the adapter's gradient, over all processes; 0 where there is none."""
+    def _is_guessing(self) -> bool:
+        """Whether the loss is that of guessing and never was clearly below; above it a head still finds its level."""
+        mean, guessing = self._mean(), self.loss_of_guessing
+        if self.has_learned or mean is None or guessing is None:
+            return False
+        return LEARNED <= mean / guessing <= 1 / LEARNED
+
+    def _waits(self) -> bool:
+        return any(not self.model.get_parameter(name).requires_grad for name in self.adapter[:1])
+
+    def _gradient(self, device: torch.device) -> float | None:
+        """The norm of the adapter's gradient, over all processes; None where it has none, as while it waits."""
         found = [p.grad for name in self.adapter if (p := self.model.get_parameter(name)).grad is not None]
         if not found:
-            return 0.0
+            return None
         norm = get_total_norm([local(gradient) for gradient in found]).item()
         if not any(isinstance(gradient, DTensor) for gradient in found):
             return norm
@@ -146,17 +160,21 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         if self.step_loss is not None:
             self.losses = [*self.losses[1 - WINDOW :], self.step_loss]
         self.step_loss = 0.0
+        waited, self.waits = self.waits, self._waits()
         if self.action == "ignore" or self._gave_up():
             return
         reason = self._lost() or (self._wide_gain(kwargs["model"]) if state.global_step % LOOK_EVERY == 0 else None)
-        back_to = None
-        if reason is None and (reason := self._stuck()):
-            back_to = self.start
-        if reason:
-            self.collapsed(reason, args, state, kwargs["optimizer"], kwargs["lr_scheduler"], back_to)
+        stuck = None if reason else self._stuck()
+        if reason or stuck:
+            how = kwargs["optimizer"], kwargs["lr_scheduler"]
+            self.collapsed(reason or str(stuck), args, state, *how, from_start=bool(stuck))
             self.step_loss = 0.0
         elif self.keeps_copies and state.global_step % COPY_EVERY == 0 and self._is_good():
-            self._copy(state.global_step, kwargs["optimizer"])
+            self.copies.append(self._copy(state.global_step, kwargs["optimizer"]))
+        if self.has_learned:
+            self.start = None
+        elif self.keeps_copies and waited and not self.waits:
+            self.start = self._copy(state.global_step, kwargs["optimizer"])
 
     def _mean(self) -> float | None:
         return sum(self.losses) / WINDOW if len(self.losses) == WINDOW else None
@@ -177,12 +195,13 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
 
     def _stuck(self) -> str | None:
         """Whether nothing was learned and nothing can be any more, in words."""
-        looks, mean, guessing = WINDOW // LOOK_EVERY, self._mean(), self.loss_of_guessing
-        if self.has_learned or mean is None or guessing is None or mean < LEARNED * guessing:
+        looks = WINDOW // LOOK_EVERY
+        if len(self.gradients) < 2 * looks or not self._is_guessing():
             return None
-        if len(self.gradients) < 2 * looks:
-            return None
-        first, last = (statistics.median(part) for part in (self.gradients[:looks], self.gradients[looks:]))
+        first = sorted(self.gradients[:looks])[
+            -2
+        ]  # two looks are enough, if it dies at once, and one may be an outlier
+        last = statistics.median(self.gradients[looks:])
         if last >= GONE * first:
             return None
         return f"nothing was learned, and the gradients fell from {first:.2g} to {last:.2g}"
@@ -202,15 +221,13 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         mean = self._mean()
         return self.best is None or (mean is not None and mean <= self.best + 0.1 * abs(self.best))
 
-    def _copy(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+    def _copy(self, step: int, optimizer: torch.optim.Optimizer) -> tuple[int, Copy]:
         copy: Copy = {}
         for name, parameter in self.trained().items():
             copy[f"weight|{name}"] = _copied(parameter)
             for key, value in optimizer.state.get(parameter, {}).items():
                 copy[f"{key}|{name}"] = _copied(value) if isinstance(value, Tensor) else torch.tensor(value)
-        self.copies.append((step, copy))
-        if not self.gradients and not self.events:
-            self.start = self.copies[-1]
+        return step, copy
 
     def _gave_up(self) -> bool:
         """Whether a collapse could not be mended: then nobody looks any more."""
@@ -227,7 +244,7 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         state: TrainerState,
         optimizer: torch.optim.Optimizer,
         scheduler: Any,
-        back_to: tuple[int, Copy] | None = None,
+        from_start: bool = False,
     ) -> None:
         """Do what is to be done about a collapse.
 
@@ -237,24 +254,26 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
             state: Of the run.
             optimizer: Its optimizer; the gradients are cleared where it goes back.
             scheduler: Its schedule.
-            back_to: The step and the copy to go back to; None: the older of the last ones.
+            from_start: Nothing since the start is worth going back to.
 
         Raises:
             CollapseError: The run is to stop.
         """
         if self.action == "stop":
+            kept = "No checkpoint is better." if from_start else last_good(args)
             raise CollapseError(
-                f"Training collapsed at step {state.global_step}: {reason}. {last_good(args)} Lower the learning rate "
+                f"Training collapsed at step {state.global_step}: {reason}. {kept} Lower the learning rate "
                 f"(it was {args.learning_rate:g})."
             )
         event = {"step": state.global_step, "reason": reason, "back_to": None, "factor": 1.0}
-        if self.can_go_back():
-            step, copy = back_to or self.copies[0]
+        if self.can_go_back() and (copied := self.start if from_start else self.copies[0]):
+            step, copy = copied
             event |= {"back_to": step, "factor": FACTOR}
             self._go_back(step, copy, optimizer)
             slow_down(optimizer, scheduler)
         self.events.append(event)
-        self.losses, self.gradients, self.step_loss = [], [], None  # a step that was undone has no loss
+        self.losses, self.step_loss = [], None  # a step that was undone has no loss
+        self.gradients = self.gradients[: WINDOW // LOOK_EVERY]
 
     def _go_back(self, step: int, copy: Copy, optimizer: torch.optim.Optimizer) -> None:
         with torch.no_grad():

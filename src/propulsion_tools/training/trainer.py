@@ -70,6 +70,7 @@ def make_trainer(job: Job, **overrides: Any) -> RunTrainer:
     hooks = method.callbacks(job.model, spec)
     for hook in hooks:
         hook.head_first = share
+    watched_too = [] if hooks else adapter  # hooks change more than what is trained: there is no way back to the start
     callbacks = [StepClock(), *hooks]
     if spec.early_stopping_patience and watched and spec.eval_strategy != "no":
         callbacks.append(EarlyStoppingCallback(spec.early_stopping_patience))
@@ -78,7 +79,7 @@ def make_trainer(job: Job, **overrides: Any) -> RunTrainer:
         heads=job.heads,
         head_learning_rate=spec.head_learning_rate,
         head_first=HeadFirst(job.model, waiting, share),
-        collapse_watch=CollapseWatch(job.model, spec.on_collapse, loss_of_guessing(job), adapter),
+        collapse_watch=CollapseWatch(job.model, spec.on_collapse, loss_of_guessing(job), watched_too),
         method_optimizer=method.optimizer,
         task=job.task,
         setup=job.setup,
