@@ -35,7 +35,7 @@ async def read(request: Request, schema: type[S], limits: ServeOptions) -> S:
     most, declared = limits.max_body_bytes, request.headers.get("content-length", "0")
     is_large = declared.isdecimal() and int(declared[:20]) > most
     if is_large and request.headers.get("expect"):  # the client waits for a word before it sends
-        raise _too_large(most)
+        _too_large(most)
     body = bytearray()
     try:
         await asyncio.wait_for(_fill(body, request, most + 1), limits.body_timeout)
@@ -45,7 +45,7 @@ async def read(request: Request, schema: type[S], limits: ServeOptions) -> S:
     except ClientDisconnect as error:
         raise ApiError("The client hung up.", 400, "no_body") from error
     if is_large or len(body) > most:
-        raise _too_large(most)
+        _too_large(most)
     try:
         return schema.model_validate(_parsed(bytes(body)))
     except ValidationError as error:
@@ -58,9 +58,9 @@ async def _fill(body: bytearray, request: Request, most: int) -> None:
         body += chunk[: most - len(body)]
 
 
-def _too_large(most: int) -> ApiError:
+def _too_large(most: int) -> NoReturn:
     said = f"A body may have {most} bytes: send less at a time."
-    return ApiError(said, 413, "body_too_large", {"Connection": "close"})
+    raise ApiError(said, 413, "body_too_large", {"Connection": "close"})
 
 
 def _parsed(body: bytes) -> Any:
