@@ -22,7 +22,7 @@ from torch.testing import assert_close
 from propulsion_tools.cli import main
 from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord, RunSpec, write_atomically
 from propulsion_tools.records.options import EvaluateOptions, PredictOptions
-from propulsion_tools.training import processes
+from propulsion_tools.training import collapse, processes
 from propulsion_tools.training.evaluate import evaluate
 from propulsion_tools.training.predict import predict
 from propulsion_tools.training.run import train
@@ -86,6 +86,10 @@ FSDP2 = {
 }
 
 
+LOOKS = 3, 1
+"""Steps over which a loss is averaged, and between two looks at the gradients: the runs have eight."""
+
+
 def sharded(words: list[str]) -> None:
     """The command, in processes that share the model's parameters.
 
@@ -99,7 +103,14 @@ def sharded(words: list[str]) -> None:
             self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
 
     AcceleratorState.__init__ = sharding_on_the_cpu
+    collapse.WINDOW, collapse.LOOK_EVERY = LOOKS
     assert main(words) == 0
+
+
+def gradients_seen(run: Path) -> list[float]:
+    """The norms of the adapter's gradient that a run has kept."""
+    (last,) = run.glob("checkpoint-6/collapse.safetensors")
+    return list(json.loads(bytes(load_file(last)["state"].tolist()))["gradients"])
 
 
 def asked(run: Path, rows: Path, output: Path) -> None:
@@ -126,8 +137,10 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 @pytest.mark.slow
 def test_sharded_by_fsdp2_trains_saves_resumes_and_answers_as_one_process(
-    make_spec: Callable[..., RunSpec], tmp_path: Path
+    make_spec: Callable[..., RunSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name, steps in zip(("WINDOW", "LOOK_EVERY"), LOOKS, strict=True):
+        monkeypatch.setattr(collapse, name, steps)
     # 60 rows in batches of 16: the last one is filled with rows of others where processes share it.
     changes = {"dropout": 0.0, "head_first": 0.4, "logging_steps": 1, "max_train_samples": 60, "max_eval_samples": 27}
     changes |= {
@@ -142,6 +155,9 @@ def test_sharded_by_fsdp2_trains_saves_resumes_and_answers_as_one_process(
     shared = make_spec(output_dir=str(tmp_path / "shared"), **changes)
     together(sharded, words_of(shared), **FSDP2)
     assert_same_run(tmp_path / "alone", tmp_path / "shared")
+    norms = gradients_seen(tmp_path / "alone")
+    assert len(norms) > 1
+    assert gradients_seen(tmp_path / "shared") == pytest.approx(norms, rel=1e-4)
     configurations = [(tmp_path / name / "adapter_config.json").read_text() for name in ("alone", "shared")]
     assert configurations[0] == configurations[1]
     # From two processes to one, in the middle of an epoch, and from one to two.
