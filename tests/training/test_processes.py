@@ -144,6 +144,8 @@ def test_sharded_by_fsdp2_trains_saves_resumes_and_answers_as_one_process(
     # 60 rows in batches of 16: the last one is filled with rows of others where processes share it.
     changes = {"dropout": 0.0, "head_first": 0.4, "logging_steps": 1, "max_train_samples": 60, "max_eval_samples": 27}
     changes |= {
+        "num_vectors": 2,  # one for each process
+        "init_noise": 0.01,
         "save_strategy": "steps",
         "save_steps": 3,
         "save_total_limit": 9,
