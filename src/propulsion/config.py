@@ -224,7 +224,7 @@ class PropulsionConfig(PeftConfig):
         if self.num_vectors > 1 and start_alike and len(set(self.degrees_of(self.degree))) == 1:
             warnings.warn(
                 f"num_vectors={self.num_vectors}, but nothing tells the vectors of a layer apart: they get equal "
-                "gradients and stay equal. Set init_noise (e.g. 0.01), or give each vector a degree of its own.",
+                "gradients and stay equal. Set init_noise (e.g. 0.001), or give each vector a degree of its own.",
                 stacklevel=4,
             )
 

@@ -15,7 +15,7 @@ from propulsion_tools.records.options import AblateOptions
 
 DEGREES = (0, 1, 5, 10, 15, 20, 25, 35, 50, 75, 100, 150, 200, 500)
 VECTORS = (1, 2, 3, 5, 10, 15, 20)
-NOISE = 0.02
+NOISE = 0.001
 """What tells the vectors of one layer apart: without it they would stay equal for ever."""
 
 

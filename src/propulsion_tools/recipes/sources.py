@@ -136,7 +136,7 @@ LLM_PROPULSION = {
     "degree": Value(15, "the paper, section 4.3"),
     "num_vectors": Value(5, "the paper, section 4.3"),
     "pooling": Value("mean", "the paper, appendix F.1: the best on average"),
-    "init_noise": Value(0.01, "ours: vectors that start equal stay equal"),
+    "init_noise": Value(0.001, "ours: vectors that start equal stay equal"),
 }
 APPENDIX_K_DEGREE = Value(15, "ours: what section 4.3 takes for large models, the appendix is silent")
 
