@@ -194,6 +194,7 @@ def test_what_does_not_apply_to_a_model_is_refused_with_the_reason(  # type: ign
         (("head", "full", "bitfit", "mam", "p-tuning"), {"exclude_modules": ("dense",)}, "exclude_modules"),
         (("head", "full", "bitfit", "propetl-prefix"), {"layers_to_transform": 1}, "layers_to_transform"),
         (("lora-fa",), {"optim": "sgd"}, "optim"),
+        (("lora-fa",), {"adam_beta1": 0.8}, "adam_beta1"),
         (("lora-fa",), {"adam_beta2": 0.98}, "adam_beta2"),
         (("lora-fa",), {"adam_epsilon": 1e-6}, "adam_epsilon"),
     ],

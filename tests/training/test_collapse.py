@@ -152,6 +152,45 @@ def test_what_answers_all_rows_alike_before_it_has_learned_begins_again(
     assert train(make_spec(output_dir=str(tmp_path / "smooth"), **SHORT)).collapses == ()
 
 
+class LazyOptimizer(torch.optim.Optimizer):
+    """Momentum whose state is made at a parameter's first step, with a constant and with what says that it has none."""
+
+    def __init__(self, params: Iterable[Any], lr: float, **kwargs: Any) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state.update(mean=torch.zeros_like(parameter), scale=torch.tensor(0.5), rest=None, steps=0)
+                state["mean"].lerp_(parameter.grad, 0.1)
+                state["steps"] += 1
+                parameter.sub_(group["lr"] * state["mean"] / state["scale"] / (1 - 0.9 ** state["steps"]))
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_optimizers_that_make_their_state_late_recover_too(
+    learns: bool, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = staticmethod(lambda args, model=None: (LazyOptimizer, {"lr": args.learning_rate}))
+    monkeypatch.setattr(OpenTrainer, "get_optimizer_cls_and_kwargs", taken)
+    if not learns:
+        look_often(monkeypatch)
+    jump = Jump(JUMP) if learns else Jump(30, value=-1.0, last=34)
+    original = trainer.RunTrainer
+    with_callback(monkeypatch, lambda: jump)
+    record = train(make_spec(output_dir=str(tmp_path / "jumped"), **LONG if learns else SHORT))
+    (event,) = record.collapses
+    monkeypatch.setattr(trainer, "RunTrainer", original)
+    with_callback(monkeypatch, lambda: GoBackByHand(25 if learns else 6, event["step"]))
+    train(make_spec(output_dir=str(tmp_path / "by hand"), **LONG if learns else SHORT))
+    assert_equal_adapters(tmp_path / "jumped", tmp_path / "by hand")
+
+
 def test_stop_names_no_checkpoint_where_none_has_learned(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     look_often(monkeypatch)
     with_callback(monkeypatch, lambda: Jump(30, value=-1.0, last=34))

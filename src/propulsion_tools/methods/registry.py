@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # so that a name that is not there is refused before these ar
     from propulsion_tools.methods.method_callback import MethodCallback
 
 TARGETS = ("target_modules", "exclude_modules", "layers_to_transform")
-OF_THE_OPTIMIZER = ("optim", "adam_beta2", "adam_epsilon")
+OF_THE_OPTIMIZER = ("optim", "adam_beta1", "adam_beta2", "adam_epsilon")
 
 
 class HasTaskType(Protocol):

@@ -226,7 +226,8 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         for name, parameter in self.trained().items():
             copy[f"weight|{name}"] = _copied(parameter)
             for key, value in optimizer.state.get(parameter, {}).items():
-                copy[f"{key}|{name}"] = _copied(value) if isinstance(value, Tensor) else torch.tensor(value)
+                if value is not None:  # as some optimizers say that they need none
+                    copy[f"{key}|{name}"] = _copied(value) if isinstance(value, Tensor) else torch.tensor(value)
         return step, copy
 
     def _gave_up(self) -> bool:
@@ -281,8 +282,11 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
                 parameter.copy_(sharded_like(copy[f"weight|{name}"], parameter))
                 parameter.grad = None
                 state = optimizer.state.get(parameter, {})
-                for key, value in list(state.items()):
-                    _restore(state, key, value, copy.get(f"{key}|{name}"))
+                then = {key: copy[of] for key in state if (of := f"{key}|{name}") in copy}
+                if not then:
+                    optimizer.state.pop(parameter, None)  # which makes it anew, at values of its own
+                for key, value in then.items():
+                    _restore(state, key, value)
         self.copies = deque([(step, copy)], maxlen=COPIES)
 
 
@@ -291,12 +295,13 @@ def _copied(tensor: Tensor) -> Tensor:
     return whole(tensor.detach()).clone()
 
 
-def _restore(state: dict[str, Any], key: str, now: Any, then: Tensor | None) -> None:
-    """A value of an optimizer's state as it was; one that there was none of begins anew."""
+def _restore(state: dict[str, Any], key: str, then: Tensor) -> None:
+    """A value of an optimizer's state as it was."""
+    now = state[key]
     if isinstance(now, Tensor):
-        now.zero_() if then is None else now.copy_(sharded_like(then, now))
+        now.copy_(sharded_like(then, now))
     else:
-        state[key] = type(now)(0 if then is None else then.item())
+        state[key] = type(now)(then.item())
 
 
 def slow_down(optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
