@@ -70,6 +70,23 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 85 <= hits <= 100
 
 
+def test_seeds_that_differ_widen_an_interval_and_those_that_do_not_leave_it() -> None:
+    gaps = np.random.default_rng(0).normal(0.03, 0.01, 1000)
+    zero = np.zeros(1000)
+    rows_alone = difference(gaps, zero, 0.03, "peer")
+    assert difference(gaps, zero, 0.03, "peer", [[0.53, 0.53], [0.5, 0.5]]) == rows_alone
+    assert difference(gaps, zero, 0.03, "peer", [[0.53], [0.5]]) == rows_alone
+    assert rows_alone.is_clear
+    apart = difference(
+        gaps, zero, 0.03, "peer", [[0.51, 0.55], [0.48, 0.52]]
+    )  # 0.02² for each mean, 0.01² for the rows
+    assert not apart.is_clear
+    assert apart.high - apart.low == pytest.approx(2 * 1.96 * 0.03, rel=0.05)
+    assert apart.p == pytest.approx(0.32, abs=0.03)  # 0.03 is one standard error
+    mirrored = difference(zero, gaps, -0.03, "peer", [[0.48, 0.52], [0.51, 0.55]])
+    assert (mirrored.low, mirrored.high) == pytest.approx((-apart.high, -apart.low))
+
+
 def test_one_seed_has_no_deviation() -> None:
     assert mean_of([0.5]).std is None
     assert mean_of([0.5, 0.7]).std == pytest.approx(0.1414, abs=1e-4)

@@ -35,10 +35,10 @@ def half_width(
         None where neither is known.
     """
     if drawn:
-        return _normal(comparisons) * math.sqrt(float(np.var(np.mean(drawn, axis=0))) + _of_seeds(seeds)) + row
+        return _normal(comparisons) * math.sqrt(float(np.var(np.mean(drawn, axis=0))) + of_seeds(seeds)) + row
     if min(map(len, seeds)) < 2:
         return None
-    return _t(sum(map(len, seeds)) - len(seeds), comparisons) * math.sqrt(_of_seeds(seeds))
+    return _t(sum(map(len, seeds)) - len(seeds), comparisons) * math.sqrt(of_seeds(seeds))
 
 
 def around(drawn: Sequence[np.ndarray] | None, seeds: Sequence[float]) -> tuple[float, float] | None:
@@ -55,16 +55,16 @@ def around(drawn: Sequence[np.ndarray] | None, seeds: Sequence[float]) -> tuple[
         return None
     if drawn:
         ends = np.quantile(np.mean(drawn, axis=0), (0.025, 0.975)) - statistics.fmean(seeds)
-        of_seeds = _normal(1) ** 2 * _of_seeds([seeds])
-        down, up = (math.sqrt(max(0.0, end) ** 2 + of_seeds) for end in (-float(ends[0]), float(ends[1])))
+        variance = _normal(1) ** 2 * of_seeds([seeds])
+        down, up = (math.sqrt(max(0.0, end) ** 2 + variance) for end in (-float(ends[0]), float(ends[1])))
         return down, up
     if len(seeds) < 2:
         return None
-    width = _t(len(seeds) - 1) * math.sqrt(_of_seeds([seeds]))
+    width = _t(len(seeds) - 1) * math.sqrt(of_seeds([seeds]))
     return width, width
 
 
-def _of_seeds(rows: Sequence[Sequence[float]]) -> float:
+def of_seeds(rows: Sequence[Sequence[float]]) -> float:
     """The variance of a mean over seeds, added over rows."""
     return sum(statistics.variance(values) / len(values) for values in rows if len(values) > 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from propulsion_tools.errors import UnknownNameError
+from propulsion_tools.report.noise import of_seeds
 from propulsion_tools.tasks.metrics import Score, streamed
 
 RESAMPLES = 1000
+SEED_QUANTILES = 101
+"""Points of the normal distribution that stands for other seeds; an odd number, so that one of them is 0."""
 Rows = Mapping[str, np.ndarray]
 """``labels`` and ``answers`` of one run, or what each row scored by the name of the score, each of shape (rows,)."""
 
@@ -37,9 +41,9 @@ class Difference:
     Attributes:
         peer: The other.
         mean: Its score taken from ours.
-        low: The 2.5 % quantile of the bootstrap.
+        low: The 2.5 % quantile of the bootstrap, to which the noise of the seeds is added.
         high: The 97.5 % quantile.
-        p: Two-sided: how often a resample has the other sign, times two.
+        p: Two-sided: how often it has the other sign, times two.
     """
 
     peer: str
@@ -104,16 +108,26 @@ def _score(metric: str) -> Score | None:
         return None
 
 
-def difference(mine: np.ndarray, other: np.ndarray, observed: float, peer: str) -> Difference:
-    """The paired bootstrap of two methods.
+def difference(
+    mine: np.ndarray, other: np.ndarray, observed: float, peer: str, seeds: Sequence[Sequence[float]] = ()
+) -> Difference:
+    """The paired bootstrap of two methods over the rows, with the noise of the seeds on top (as in `half_width`).
 
     Args:
         mine: From `resampled`, shape (count,).
         other: The peer's, of the same resamples.
         observed: The difference of the scores themselves.
         peer: Its name.
+        seeds: The scores of both by seed; without two of one, or none: the runs are taken as they are.
     """
-    gaps = mine - other
+    gaps = (mine - other)[:, None] + math.sqrt(of_seeds(seeds)) * _standard_normal()
     low, high = np.quantile(gaps, (0.025, 0.975))
-    tail = min((gaps <= 0).sum(), (gaps >= 0).sum()) + 1
-    return Difference(peer, observed, float(low), float(high), min(1.0, float(2 * tail / (len(gaps) + 1))))
+    tail = min((gaps <= 0).mean(), (gaps >= 0).mean()) + 1 / len(mine)
+    return Difference(peer, observed, float(low), float(high), min(1.0, float(2 * tail * len(mine) / (len(mine) + 1))))
+
+
+def _standard_normal() -> np.ndarray:
+    """Points with the quantiles of the normal distribution, and variance 1."""
+    ranks = (np.arange(SEED_QUANTILES) + 0.5) / SEED_QUANTILES
+    points = np.array([statistics.NormalDist().inv_cdf(rank) for rank in ranks])
+    return points / points.std()

@@ -149,7 +149,8 @@ class Summary:
             peer = self.best_peer(row, column, means)
             mine, other = self._drawn(row, column), self._drawn(peer, column) if peer else None
             if peer and mine is not None and other is not None and self._is_paired(row, peer, column):
-                gaps[row] = difference(mine, other, means[row] - means[peer], peer)
+                seeds = [self._by_seed(name, [column]) for name in (row, peer)]
+                gaps[row] = difference(mine, other, means[row] - means[peer], peer, seeds)
         return gaps
 
     def best_peer(self, row: str | None, column: Column, means: Mapping[str, float]) -> str | None:

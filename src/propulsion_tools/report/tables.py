@@ -203,10 +203,11 @@ def _average(summary: Summary, row: str) -> TableCell:
 
 
 def differences_table(summary: Summary) -> Table:
-    """Each row against its best peer, by paired bootstrap."""
+    """Each row against its best peer, by paired bootstrap and the spread of the seeds."""
+    seeds = " and the spread of the seeds" if len(summary.grid.seeds) > 1 else ""
     caption = (
         "Points that each method is ahead of (+) or behind (−) the best of the others, with the 95 % interval of a "
-        f"paired bootstrap over the rows of {summary.scored_rows} (1,000 resamples, the same for all). Full "
+        f"paired bootstrap over the rows of {summary.scored_rows} (1,000 resamples, the same for all){seeds}. Full "
         "fine-tuning is nobody's peer, and forms of Propulsion are compared with the best that is none. Coloured where "
         "the interval leaves out 0 and nothing speaks against the comparison; with this many, a few do so by chance."
     )
