@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -240,6 +241,14 @@ def test_queries_and_values_are_the_usual_targets(make) -> None:  # type: ignore
     names = {name.rpartition(".")[2] for name in target_names(make(), RunSpec())}
     wanted = {bert: {"query", "value"}, distilbert: {"q_lin", "v_lin"}, deberta: {"query_proj", "value_proj"}}
     assert names == wanted.get(make, {"c_attn"})
+
+
+@pytest.mark.parametrize(("name", "head"), [("llama", "lm"), ("gpt2", "lm"), ("t5", "lm"), ("llama", "cls")])
+def test_all_linear_means_what_it_means_in_peft(name: str, head: str) -> None:
+    ours = target_names(tiny_model(name, head), RunSpec(target_modules="all-linear"))
+    task = {"lm": "CAUSAL_LM", "cls": "SEQ_CLS"}[head]
+    peft = get_peft_model(tiny_model(name, head), LoraConfig(target_modules="all-linear", task_type=task))
+    assert set(ours) == set(peft.base_model.targeted_module_names)
 
 
 @pytest.mark.parametrize("targets", [None, ("k_lin", "ffn.lin2"), "mlp"])

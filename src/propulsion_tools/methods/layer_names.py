@@ -46,7 +46,9 @@ def target_names(model: PreTrainedModel, spec: RunSpec, default: tuple[str, ...]
         matching = set(resolve_preset(model, str(spec.target_modules)))
         _warn_of_experts(model, str(spec.target_modules))
     elif spec.target_modules == ALL_LINEAR:
-        matching = {name for name in names if isinstance(model.get_submodule(name), nn.Linear | Conv1D)}
+        output = model.get_output_embeddings()  # which PEFT leaves out as well
+        layers = {name: model.get_submodule(name) for name in names}
+        matching = {n for n, layer in layers.items() if isinstance(layer, nn.Linear | Conv1D) and layer is not output}
     else:
         check_every_entry_matches(names, spec.target_modules)
         matching = {name for name in names if _matches(name, spec.target_modules)}
