@@ -105,6 +105,24 @@ def record_of(accuracy: float, **more: Any) -> RunRecord:
     return replace(record, rows={"selection": 400}, majority={"selection": {"accuracy": 0.67}}, **more)
 
 
+@pytest.mark.parametrize(("loss", "chosen"), [(0.562, 0.5), (0.61, 1.0)])
+@pytest.mark.parametrize("task", ["svamp", "mrpc"])
+def test_where_texts_are_generated_the_loss_decides_a_tie(task: str, loss: float, chosen: float) -> None:
+    """SVAMP, 102 rows of which 7 and 10 were answered well: as good as equal, and the losses are not."""
+
+    def outcome(item: Try) -> Merit:
+        scores = {RATE: (0.069, 0.615), RATE / 2: (0.098, loss), 2 * RATE: (0.07, 0.699)}[item.learning_rate]
+        scored = dict(zip(("accuracy", "loss"), scores, strict=True))
+        record = replace(record_of(0.0), spec=RunSpec(task=task), metrics={"selection": scored})
+        return merit(replace(record, rows={"selection": 102}, majority={}))
+
+    found = plan(RATE, None, outcome).chosen
+    assert found is not None
+    assert found.learning_rate == (chosen if task == "svamp" else 1.0) * RATE
+    worse_score = replace(outcome(Try(RATE / 2, None, SHARE)), score=0.0)
+    assert outcome(Try(RATE, None, SHARE)).beats(worse_score), "scores come first"
+
+
 def test_what_never_learned_is_no_better_than_what_learned_and_collapsed() -> None:
     """MRPC, whose tries at twice and four times the rate gave one answer for every row."""
     event = {"step": 280, "reason": "the loss rose", "back_to": 160, "factor": 1 / 3}

@@ -8,7 +8,8 @@
 Every try goes through a whole schedule of its own. A short run bears a higher rate than a long one: its best rate falls
 with about the root of the length (docs/log.md, "The search for a rate"). So a try of a third of the run is trained at
 √3 times the rate that it stands for; compared at the same rates, thirds choose what fails in the whole. What is not
-better by more than chance loses to what is nearer to the method's usual rate, which was found in long runs.
+better by more than chance loses to what is nearer to the method's usual rate, which was found in long runs; where texts
+are generated, whose scores are coarse on a few rows, the loss decides before.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass, replace
 
 from propulsion_tools.records import RunRecord, RunSpec
 from propulsion_tools.tasks import get_task
+from propulsion_tools.tasks.generation import Generation
 from propulsion_tools.tasks.selection import SELECTION
 
 FACTOR = 2.0
@@ -27,6 +29,9 @@ MOST_TRIES = 3
 SELECTION_FRACTION = 0.15
 BETTER_BY = 0.5
 """A score between 0 and 1 of n rows is better if it is so by more than this share of 1/√n, a standard error at most."""
+
+LOSS_BETTER_BY = 0.02
+"""A loss per token is lower if it is so by more than this share of it."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +68,23 @@ class Merit:
         loss: Minus the loss.
         is_sound: Whether nothing collapsed, and it learned more than the most frequent answer.
         margin: By how much another score has to be better to be so not by chance.
+        loss_margin: By how much a loss has to be lower to decide where the scores do not; infinity: it does not.
     """
 
     score: float
     loss: float
     is_sound: bool
     margin: float
+    loss_margin: float = math.inf
 
     def beats(self, other: Merit) -> bool:
         """Whether it is better by more than chance."""
         if self.is_sound != other.is_sound:
             return self.is_sound
         margin = max(self.margin, other.margin)
-        if not margin and self.score == other.score:
-            return self.loss > other.loss
-        return self.score > other.score + margin
+        if abs(self.score - other.score) <= margin:
+            return self.loss > other.loss + (max(self.loss_margin, other.loss_margin) if margin else 0.0)
+        return self.score > other.score
 
 
 FAILED = Merit(-math.inf, -math.inf, False, 0.0)
@@ -173,6 +180,7 @@ def merit(record: RunRecord) -> Merit:
         loss=-math.inf if loss is None else -loss,
         is_sound=has_learned and not record.collapses,
         margin=BETTER_BY / math.sqrt(rows) if rows and is_share else 0.0,
+        loss_margin=LOSS_BETTER_BY * abs(loss) if isinstance(task, Generation) and loss is not None else math.inf,
     )
 
 
