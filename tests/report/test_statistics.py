@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from propulsion_tools.report.front import front
+from propulsion_tools.report.noise import half_width
 from propulsion_tools.report.statistics import Rows, difference, mean_of, resampled
 from propulsion_tools.report.summary import ranked
 from propulsion_tools.tasks.metrics import streamed
@@ -77,14 +78,34 @@ def test_seeds_that_differ_widen_an_interval_and_those_that_do_not_leave_it() ->
     assert difference(gaps, zero, 0.03, "peer", [[0.53, 0.53], [0.5, 0.5]]) == rows_alone
     assert difference(gaps, zero, 0.03, "peer", [[0.53], [0.5]]) == rows_alone
     assert rows_alone.is_clear
-    apart = difference(
-        gaps, zero, 0.03, "peer", [[0.51, 0.55], [0.48, 0.52]]
-    )  # 0.02² for each mean, 0.01² for the rows
+    seeds = [[0.51, 0.55, 0.53] * 40, [0.48, 0.52, 0.5] * 40]
+    as_certain = difference(gaps, zero, 0.03, "peer", seeds)  # of 120 seeds: hardly more than the rows
+    assert as_certain.is_clear
+    assert as_certain.high - as_certain.low > rows_alone.high - rows_alone.low
+    apart = difference(gaps, zero, 0.03, "peer", [[0.51, 0.55], [0.48, 0.52]])  # 0.02² for each mean, and t has 4.3
     assert not apart.is_clear
-    assert apart.high - apart.low == pytest.approx(2 * 1.96 * 0.03, rel=0.05)
-    assert apart.p == pytest.approx(0.32, abs=0.03)  # 0.03 is one standard error
+    assert apart.high - apart.low == pytest.approx(2 * 4.3 * 0.0283, rel=0.1)
     mirrored = difference(zero, gaps, -0.03, "peer", [[0.48, 0.52], [0.51, 0.55]])
     assert (mirrored.low, mirrored.high) == pytest.approx((-apart.high, -apart.low))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("of_rows", [0.003, 0.01])
+def test_with_seeds_the_interval_covers_the_truth_as_often_as_it_says(of_rows: float, count: int) -> None:
+    """Two methods that are equal, whose means differ by the rows that are in the split and by their seeds."""
+    random = np.random.default_rng(count)
+    zero, hits, within = np.zeros(1000), 0, 0
+    for _ in range(300):
+        off = random.normal(0, of_rows)
+        mine, theirs = (random.normal(0.8, 0.02, count) for _ in range(2))
+        observed = off + mine.mean() - theirs.mean()
+        drawn = random.normal(observed, of_rows, 1000)
+        hits += not difference(drawn, zero, observed, "equal", [list(mine), list(theirs)]).is_clear
+        width = half_width([drawn], [list(mine), list(theirs)])
+        assert width is not None
+        within += abs(observed) <= width
+    assert hits >= 0.91 * 300  # 95 % less three standard errors
+    assert within >= 0.91 * 300
 
 
 def test_one_seed_has_no_deviation() -> None:

@@ -70,15 +70,13 @@ class GoBackByHand(TrainerCallback):
         if state.global_step == self.copied:
             named = model.named_parameters()
             self.weights = {n: p.detach().clone() for n, p in named if p.requires_grad or "propulsion_delta" in n}
-            self.optimizer = copy.deepcopy(optimizer.state_dict())["state"]
+            self.optimizer = copy.deepcopy(optimizer.state_dict())
         if state.global_step == self.restored:
             for name, weight in self.weights.items():
                 model.get_parameter(name).data.copy_(weight)
-            groups = optimizer.state_dict()["param_groups"]
-            for group in groups:
-                group["lr"] /= 3
-                group["initial_lr"] /= 3
-            optimizer.load_state_dict({"state": self.optimizer, "param_groups": groups})
+            for group, now in zip(self.optimizer["param_groups"], optimizer.param_groups, strict=True):
+                group.update({name: now[name] / 3 for name in ("lr", "initial_lr")})
+            optimizer.load_state_dict(self.optimizer)
             inner = getattr(scheduler, "scheduler", scheduler)
             inner.base_lrs = [rate / 3 for rate in inner.base_lrs]
 
@@ -153,14 +151,15 @@ def test_what_answers_all_rows_alike_before_it_has_learned_begins_again(
 
 
 class LazyOptimizer(torch.optim.Optimizer):
-    """Momentum whose state is made at a parameter's first step, with a constant and with what says that it has none."""
+    """Momentum whose state is made at a parameter's first step, with a constant and a None; its groups count."""
 
     def __init__(self, params: Iterable[Any], lr: float, **kwargs: Any) -> None:
-        super().__init__(params, {"lr": lr})
+        super().__init__(params, {"lr": lr, "count": 0, "name": "a group"})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
         for group in self.param_groups:
+            group["count"] += 1
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
@@ -169,11 +168,12 @@ class LazyOptimizer(torch.optim.Optimizer):
                     state.update(mean=torch.zeros_like(parameter), scale=torch.tensor(0.5), rest=None, steps=0)
                 state["mean"].lerp_(parameter.grad, 0.1)
                 state["steps"] += 1
-                parameter.sub_(group["lr"] * state["mean"] / state["scale"] / (1 - 0.9 ** state["steps"]))
+                step = state["mean"] / state["scale"] / (1 - 0.9 ** state["steps"]) * (1 + 1 / group["count"])
+                parameter.sub_(group["lr"] * step)
 
 
 @pytest.mark.parametrize("learns", [False, True])
-def test_optimizers_that_make_their_state_late_recover_too(
+def test_optimizers_that_make_their_state_late_and_count_in_their_groups_recover_too(
     learns: bool, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = staticmethod(lambda args, model=None: (LazyOptimizer, {"lr": args.learning_rate}))
@@ -189,6 +189,23 @@ def test_optimizers_that_make_their_state_late_recover_too(
     with_callback(monkeypatch, lambda: GoBackByHand(25 if learns else 6, event["step"]))
     train(make_spec(output_dir=str(tmp_path / "by hand"), **LONG if learns else SHORT))
     assert_equal_adapters(tmp_path / "jumped", tmp_path / "by hand")
+
+
+def test_state_that_came_after_the_copy_does_not_stay(make_spec: MakeSpec) -> None:
+    run = trainer_of(make_spec())
+    watch, optimizer = run.collapse_watch, run.create_optimizer()
+    one, other = (run.model.get_parameter(name) for name in watch.names[:2])
+    projector = object()
+    optimizer.state[one] = {"mean": torch.zeros(2), "slow": None, "projector": projector}
+    optimizer.state[other] = {"mean": torch.zeros(2), "steps": 3, "slow": torch.ones(2)}
+    step, copied = watch._copy(5, optimizer)
+    optimizer.state[one] = {"mean": torch.ones(2), "slow": torch.full((2,), math.nan), "projector": projector}
+    optimizer.state[other] = {"mean": torch.ones(2), "steps": 4, "slow": None}
+    watch._go_back(step, copied, optimizer)
+    assert one not in optimizer.state
+    assert optimizer.state[other]["steps"] == 3
+    assert optimizer.state[other]["mean"].tolist() == [0, 0]
+    assert optimizer.state[other]["slow"].tolist() == [1, 1]
 
 
 def test_stop_names_no_checkpoint_where_none_has_learned(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from propulsion_tools.errors import NotFiniteError, OptionError
@@ -121,6 +121,26 @@ def test_where_texts_are_generated_the_loss_decides_a_tie(task: str, loss: float
     assert found.learning_rate == (chosen if task == "svamp" else 1.0) * RATE
     worse_score = replace(outcome(Try(RATE / 2, None, SHARE)), score=0.0)
     assert outcome(Try(RATE, None, SHARE)).beats(worse_score), "scores come first"
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.1, 1)), min_size=3, max_size=3))
+@example([(0.5, 0.6), (0.46, 0.58), (0.42, 0.56)])  # each as good as the one before, at a lower loss
+@example([(0.5, 0.56), (0.46, 0.54), (0.53, 0.6)])
+def test_no_rate_is_chosen_for_its_loss_that_loses_by_its_score(tries: list[tuple[float, float]]) -> None:
+    merits = dict(zip((RATE, RATE * 2, RATE * 4), tries, strict=True))
+    merits[RATE / 2] = merits[RATE * 4]
+
+    def outcome(item: Try) -> Merit:
+        score, loss = merits[item.learning_rate]
+        return Merit(score, -loss, True, 0.0495, 0.02 * loss)
+
+    found = plan(RATE, None, outcome)
+    assert found.chosen is not None
+    best = outcome(found.chosen)
+    others = [outcome(item) for item in found.tries]
+    assert not any(other.beats(best) for other in others)
+    unbeaten = [one for one in others if not any(other.beats(one) for other in others)]
+    assert best.loss >= max(one.loss for one in unbeaten) * 1.02 - 1e-12  # losses are below 0 here
 
 
 def test_what_never_learned_is_no_better_than_what_learned_and_collapsed() -> None:

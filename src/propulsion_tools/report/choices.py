@@ -8,7 +8,7 @@ from propulsion_tools.compare.results import CellResult
 from propulsion_tools.compare.run_store import RunStore
 from propulsion_tools.records import RunRecord
 from propulsion_tools.report.answers import all_alike, read_answers
-from propulsion_tools.training.rate_plan import rates_in_words
+from propulsion_tools.training.rate_plan import FAILED, Merit, merit, rates_in_words
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Tried:
         is_chosen: Whether it is the try whose rates the final runs have.
         score: What it reached on the rows set aside; None: it failed, or is still to come.
         is_constant: Whether every row got the same answer, though not all have it.
+        merit: What it was chosen by.
     """
 
     rate: float
@@ -28,6 +29,7 @@ class Tried:
     is_chosen: bool
     score: float | None
     is_constant: bool
+    merit: Merit = FAILED
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Choice:
             return ""
         if all(run.is_constant for run in scored):
             return "no choice: every rate gave one answer for every row"
-        if sum(run.score == mine.score for run in scored) > 1:
+        alike = [run.merit for run in scored if run.score == mine.score]
+        if sum(merit.is_level(mine.merit) or not merit.loss_counts for merit in alike) > 1:
             return "a tie of rates"
         return "chosen although it gave one answer for every row" if mine.is_constant else ""
 
@@ -72,5 +75,6 @@ def choice_of(store: RunStore, result: CellResult, metric: str) -> Choice:
         constant = isinstance(outcome, RunRecord) and all_alike(read_answers(store, run, outcome))
         assert run.tried is not None  # as of every run that chooses
         head_rate = run.tried.head_learning_rate if len(heads) > 1 else None
-        tried.append(Tried(run.tried.learning_rate, head_rate, run.tried == result.chosen, score, constant))
+        found = merit(outcome) if isinstance(outcome, RunRecord) else FAILED
+        tried.append(Tried(run.tried.learning_rate, head_rate, run.tried == result.chosen, score, constant, found))
     return Choice(result.rate, tuple(tried))

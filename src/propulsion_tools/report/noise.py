@@ -34,11 +34,11 @@ def half_width(
     Returns:
         None where neither is known.
     """
-    if drawn:
-        return _normal(comparisons) * math.sqrt(float(np.var(np.mean(drawn, axis=0))) + of_seeds(seeds)) + row
-    if min(map(len, seeds)) < 2:
+    if not drawn and min(map(len, seeds)) < 2:
         return None
-    return _t(sum(map(len, seeds)) - len(seeds), comparisons) * math.sqrt(of_seeds(seeds))
+    of_rows, of_seeds = _of_rows(drawn), SeedNoise.of(seeds)
+    width = _t(of_seeds.freedom_beside(of_rows), comparisons) * math.sqrt(of_rows + of_seeds.variance)
+    return width + (row if drawn else 0.0)
 
 
 def around(drawn: Sequence[np.ndarray] | None, seeds: Sequence[float]) -> tuple[float, float] | None:
@@ -51,22 +51,55 @@ def around(drawn: Sequence[np.ndarray] | None, seeds: Sequence[float]) -> tuple[
     Returns:
         None where neither is known.
     """
-    if not seeds:
+    if not seeds or (not drawn and len(seeds) < 2):
         return None
-    if drawn:
-        ends = np.quantile(np.mean(drawn, axis=0), (0.025, 0.975)) - statistics.fmean(seeds)
-        variance = _normal(1) ** 2 * of_seeds([seeds])
-        down, up = (math.sqrt(max(0.0, end) ** 2 + variance) for end in (-float(ends[0]), float(ends[1])))
-        return down, up
-    if len(seeds) < 2:
-        return None
-    width = _t(len(seeds) - 1) * math.sqrt(of_seeds([seeds]))
-    return width, width
+    of_rows, of_seeds = _of_rows(drawn), SeedNoise.of([seeds])
+    ends = np.quantile(np.mean(drawn, axis=0), (0.025, 0.975)) - statistics.fmean(seeds) if drawn else np.zeros(2)
+    usual = _t(math.inf)
+    scale = _t(of_seeds.freedom_beside(of_rows)) / usual
+    down, up = (
+        scale * math.sqrt(max(0.0, end) ** 2 + usual**2 * of_seeds.variance)
+        for end in (-float(ends[0]), float(ends[1]))
+    )
+    return down, up
 
 
-def of_seeds(rows: Sequence[Sequence[float]]) -> float:
-    """The variance of a mean over seeds, added over rows."""
-    return sum(statistics.variance(values) / len(values) for values in rows if len(values) > 1)
+def _of_rows(drawn: Sequence[np.ndarray] | None) -> float:
+    return float(np.var(np.mean(drawn, axis=0))) if drawn else 0.0
+
+
+@dataclass(frozen=True)
+class SeedNoise:
+    """How much a mean over seeds, or the difference of two such means, says of other seeds.
+
+    Attributes:
+        variance: Of the mean, or of the difference; 0 where no row has two seeds.
+        freedom: Degrees of freedom of that estimate: with two seeds of two rows, 2.
+    """
+
+    variance: float
+    freedom: int
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[float]]) -> SeedNoise:
+        """From the scores of each row, by seed."""
+        several = [values for values in rows if len(values) > 1]
+        variance = sum(statistics.variance(values) / len(values) for values in several)
+        return cls(variance, sum(len(values) - 1 for values in several))
+
+    def freedom_beside(self, known: float) -> float:
+        """The degrees of freedom of the sum of this variance and one that is known (Satterthwaite)."""
+        if not self.variance:
+            return math.inf
+        return self.freedom * ((known + self.variance) / self.variance) ** 2
+
+    def points(self, count: int) -> np.ndarray:
+        """So many values with the quantiles of Student's t, as far apart as other seeds may be; in order, around 0."""
+        if not self.variance:
+            return np.zeros(1)
+        ranks = (np.arange(count) + 0.5) / count
+        values: np.ndarray = require("scipy.stats", "train").t.ppf(ranks, self.freedom)
+        return math.sqrt(self.variance) * values
 
 
 @dataclass(frozen=True)
@@ -120,10 +153,6 @@ def _logs(values: Sequence[float]) -> list[float]:
     return [math.log(max(value, 1e-12)) for value in values]
 
 
-def _t(freedom: int, comparisons: int = 1) -> float:
-    """The quantile of Student's t that holds 95 % on both sides, in all comparisons together."""
+def _t(freedom: float, comparisons: int = 1) -> float:
+    """The quantile of Student's t that holds 95 % on both sides, in all comparisons together; normal at infinity."""
     return float(require("scipy.stats", "train").t.ppf(1 - 0.025 / comparisons, freedom))
-
-
-def _normal(comparisons: int) -> float:
-    return statistics.NormalDist().inv_cdf(1 - 0.025 / comparisons)

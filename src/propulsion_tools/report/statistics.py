@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from propulsion_tools.errors import UnknownNameError
-from propulsion_tools.report.noise import of_seeds
+from propulsion_tools.report.noise import SeedNoise
 from propulsion_tools.tasks.metrics import Score, streamed
 
 RESAMPLES = 1000
-SEED_QUANTILES = 101
-"""Points of the normal distribution that stands for other seeds; an odd number, so that one of them is 0."""
+SEED_POINTS = 101
+"""Points of the distribution that stands for other seeds."""
 Rows = Mapping[str, np.ndarray]
 """``labels`` and ``answers`` of one run, or what each row scored by the name of the score, each of shape (rows,)."""
 
@@ -120,14 +119,7 @@ def difference(
         peer: Its name.
         seeds: The scores of both by seed; without two of one, or none: the runs are taken as they are.
     """
-    gaps = (mine - other)[:, None] + math.sqrt(of_seeds(seeds)) * _standard_normal()
+    gaps = (mine - other)[:, None] + SeedNoise.of(seeds).points(SEED_POINTS)
     low, high = np.quantile(gaps, (0.025, 0.975))
     tail = min((gaps <= 0).mean(), (gaps >= 0).mean()) + 1 / len(mine)
     return Difference(peer, observed, float(low), float(high), min(1.0, float(2 * tail * len(mine) / (len(mine) + 1))))
-
-
-def _standard_normal() -> np.ndarray:
-    """Points with the quantiles of the normal distribution, and variance 1."""
-    ranks = (np.arange(SEED_QUANTILES) + 0.5) / SEED_QUANTILES
-    points = np.array([statistics.NormalDist().inv_cdf(rank) for rank in ranks])
-    return points / points.std()

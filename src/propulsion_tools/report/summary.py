@@ -23,6 +23,7 @@ from propulsion_tools.report.noise import around, half_width
 from propulsion_tools.report.paper_scores import paper_score
 from propulsion_tools.report.statistics import Difference, Mean, Rows, difference, mean_of, resampled
 from propulsion_tools.tasks import get_task
+from propulsion_tools.tasks.generation import Generation
 
 FULL = "full"
 FORGETTING = "forgetting"
@@ -39,6 +40,7 @@ class Column:
     metric: str
     others: tuple[str, ...]
     greater_is_better: bool = True
+    is_generated: bool = False
 
     @property
     def name(self) -> str:
@@ -91,7 +93,8 @@ class Summary:
             for name in _scores(record)
             if name not in ("loss", task.main_metric)
         ]
-        return Column(label, size, task.main_metric, tuple(dict.fromkeys(names)), task.greater_is_better)
+        others, generated = tuple(dict.fromkeys(names)), isinstance(task, Generation)
+        return Column(label, size, task.main_metric, others, task.greater_is_better, generated)
 
     @cached_property
     def rows(self) -> list[str]:
@@ -219,6 +222,11 @@ class Summary:
         reach = around(drawn if len(drawn) == len(columns) else None, self._by_seed(row, columns))
         scale = scale_of(columns[0].metric)
         return None if reach is None else (scale * reach[0], scale * reach[1])
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether any cell has runs of two seeds."""
+        return any(len(result.records) > 1 for result in self.results.values())
 
     def _by_seed(self, row: str, columns: Sequence[Column]) -> list[float]:
         """The mean over columns of their main metrics, seed by seed; nothing where one is missing."""

@@ -204,7 +204,7 @@ def _average(summary: Summary, row: str) -> TableCell:
 
 def differences_table(summary: Summary) -> Table:
     """Each row against its best peer, by paired bootstrap and the spread of the seeds."""
-    seeds = " and the spread of the seeds" if len(summary.grid.seeds) > 1 else ""
+    seeds = " and the spread of the seeds" if summary.has_seeds else ""
     caption = (
         "Points that each method is ahead of (+) or behind (−) the best of the others, with the 95 % interval of a "
         f"paired bootstrap over the rows of {summary.scored_rows} (1,000 resamples, the same for all){seeds}. Full "
@@ -303,10 +303,12 @@ def seconds(value: float) -> str:
 
 def rates_table(summary: Summary) -> Table:
     """Which learning rates were tried, and which was chosen."""
+    generated = any(column.is_generated for column in summary.columns)
+    by_loss = ", and before that, where texts are generated, to what has the lower loss" if generated else ""
     caption = (
         f"Each rate was trained once and scored on {summary.selection_fraction:.0%} of the training rows, which were "
         "set aside; the chosen one is bold, unless that was no choice. What is better only by chance loses to what is "
-        "nearer to the method's usual rate. The validation split had no part in this."
+        f"nearer to the method's usual rate{by_loss}. The validation split had no part in this."
     )
     if any(summary.grid.rates(row) == AUTO for row in summary.rows):
         caption += " Rates around the usual one were tried for a third of a run, at √3 times what is said."

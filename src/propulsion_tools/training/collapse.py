@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,9 @@ Copy = dict[str, Tensor]
 _TEXT = "state"
 _STATE = ("losses", "gradients", "loss_of_guessing", "best", "has_learned", "events")
 _STEPS = ("copies", "start")
+_NUMBERS = {bool: torch.bool, int: torch.int64, float: torch.float64}
+_RATES = ("lr", "initial_lr", "scheduled_lr")
+"""Of an optimizer's groups; the rest is what it counts there, and what never changes."""
 
 
 class CollapseWatch(TrainerCallback, KeepsTensors):
@@ -225,9 +228,12 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
         copy: Copy = {}
         for name, parameter in self.trained().items():
             copy[f"weight|{name}"] = _copied(parameter)
-            for key, value in optimizer.state.get(parameter, {}).items():
-                if value is not None:  # as some optimizers say that they need none
-                    copy[f"{key}|{name}"] = _copied(value) if isinstance(value, Tensor) else torch.tensor(value)
+            for key, value in _values(optimizer.state.get(parameter, {})).items():
+                copy[f"{key}|{name}"] = value
+        for index, group in enumerate(optimizer.param_groups):
+            for key, value in _values(group).items():
+                if key not in _RATES:
+                    copy[f"group {index}|{key}"] = value
         return step, copy
 
     def _gave_up(self) -> bool:
@@ -283,10 +289,15 @@ class CollapseWatch(TrainerCallback, KeepsTensors):
                 parameter.grad = None
                 state = optimizer.state.get(parameter, {})
                 then = {key: copy[of] for key in state if (of := f"{key}|{name}") in copy}
-                if not then:
-                    optimizer.state.pop(parameter, None)  # which makes it anew, at values of its own
+                if any(value is not None and key not in then for key, value in state.items()):
+                    optimizer.state.pop(parameter)  # it came later, and is made anew at values of its own
+                    continue
                 for key, value in then.items():
                     _restore(state, key, value)
+            for index, group in enumerate(optimizer.param_groups):
+                for key in list(group):
+                    if (then_at := copy.get(f"group {index}|{key}")) is not None:
+                        _restore(group, key, then_at)
         self.copies = deque([(step, copy)], maxlen=COPIES)
 
 
@@ -295,11 +306,22 @@ def _copied(tensor: Tensor) -> Tensor:
     return whole(tensor.detach()).clone()
 
 
+def _values(state: Mapping[str, Any]) -> Copy:
+    """What there is of numbers and tensors, copied."""
+    return {
+        key: _copied(value) if isinstance(value, Tensor) else torch.tensor(value, dtype=_NUMBERS[type(value)])
+        for key, value in state.items()
+        if isinstance(value, Tensor) or type(value) in _NUMBERS
+    }
+
+
 def _restore(state: dict[str, Any], key: str, then: Tensor) -> None:
     """A value of an optimizer's state as it was."""
     now = state[key]
     if isinstance(now, Tensor):
         now.copy_(sharded_like(then, now))
+    elif now is None:
+        state[key] = then.clone()
     else:
         state[key] = type(now)(then.item())
 

@@ -68,23 +68,32 @@ class Merit:
         loss: Minus the loss.
         is_sound: Whether nothing collapsed, and it learned more than the most frequent answer.
         margin: By how much another score has to be better to be so not by chance.
-        loss_margin: By how much a loss has to be lower to decide where the scores do not; infinity: it does not.
+        loss_margin: By how much a loss has to be lower to decide where no score does; infinity: it does not.
     """
 
     score: float
     loss: float
     is_sound: bool
     margin: float
-    loss_margin: float = math.inf
+    loss_margin: float = 0.0
 
     def beats(self, other: Merit) -> bool:
-        """Whether it is better by more than chance."""
+        """Whether its score is better by more than chance."""
         if self.is_sound != other.is_sound:
             return self.is_sound
-        margin = max(self.margin, other.margin)
-        if abs(self.score - other.score) <= margin:
-            return self.loss > other.loss + (max(self.loss_margin, other.loss_margin) if margin else 0.0)
-        return self.score > other.score
+        return self.score > other.score + max(self.margin, other.margin)
+
+    @property
+    def loss_counts(self) -> bool:
+        """Whether a lower loss decides between scores that are alike but for chance."""
+        return 0 < self.loss_margin < math.inf
+
+    def is_level(self, other: Merit) -> bool:
+        """Whether neither score nor loss tells the two apart."""
+        if self.beats(other) or other.beats(self):
+            return False
+        lower = max(self, other, key=lambda item: item.loss)
+        return min(self.loss, other.loss) >= lower.loss - lower.loss_margin
 
 
 FAILED = Merit(-math.inf, -math.inf, False, 0.0)
@@ -136,12 +145,11 @@ def ranked(tries: Iterable[Try], usual: Try, outcome: Outcome) -> list[Try]:
     left = [item for item in near if (outcome(item) or FAILED).score > -math.inf]
     order = []
     while left:
-        best = left[0]
-        for item in left[1:]:
-            if _merit(item, outcome).beats(_merit(best, outcome)):
-                best = item
-        order.append(best)
-        left.remove(best)
+        merits = {item: _merit(item, outcome) for item in left}
+        unbeaten = [item for item in left if not any(other.beats(merits[item]) for other in merits.values())]
+        lowest = max((merits[item] for item in unbeaten), key=lambda merit: merit.loss)
+        order.append(next(item for item in unbeaten if merits[item].is_level(lowest)))
+        left.remove(order[-1])
     return order
 
 
@@ -174,13 +182,15 @@ def merit(record: RunRecord) -> Merit:
     guessed = _number(record.majority.get(SELECTION, {}).get(task.main_metric))
     rows = record.rows.get(SELECTION, 0)
     is_share = score is not None and abs(score) <= 1
+    margin = BETTER_BY / math.sqrt(rows) if rows and is_share else 0.0
+    generated = isinstance(task, Generation) and loss is not None
     has_learned = score is None or guessed is None or sign * score > sign * guessed
     return Merit(
         score=-math.inf if score is None else sign * score,
         loss=-math.inf if loss is None else -loss,
         is_sound=has_learned and not record.collapses,
-        margin=BETTER_BY / math.sqrt(rows) if rows and is_share else 0.0,
-        loss_margin=LOSS_BETTER_BY * abs(loss) if isinstance(task, Generation) and loss is not None else math.inf,
+        margin=margin,
+        loss_margin=0.0 if not margin else LOSS_BETTER_BY * abs(loss or 0.0) if generated else math.inf,
     )
 
 
