@@ -16,6 +16,7 @@ from propulsion_tools.training.arguments import training_arguments
 from propulsion_tools.training.build import build
 from propulsion_tools.training.data import load_data
 from propulsion_tools.training.resolve import resolve
+from propulsion_tools.training.trainer import make_trainer
 
 KNOWN = {item.name for item in fields(TrainingArguments)}
 
@@ -65,3 +66,10 @@ def test_fields_arrive_under_their_names(make_spec: Callable[..., RunSpec]) -> N
     with pytest.raises(DataError, match="reduce_lr_on_plateau needs a validation split"):
         training_arguments(follows)
     assert training_arguments(follows, eval_strategy="no").eval_strategy == "no"  # of a finished run
+
+
+def test_whole_numbers_of_a_file_arrive_as_the_floats_that_they_stand_for(make_spec: Callable[..., RunSpec]) -> None:
+    spec = resolve(make_spec(adam_beta1=0, weight_decay=0))
+    trainer = make_trainer(build(spec, load_data(spec)))
+    assert isinstance(trainer.args.weight_decay, float)
+    assert trainer.create_optimizer().defaults["betas"] == (0.0, 0.999)  # an integer is refused here

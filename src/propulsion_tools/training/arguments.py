@@ -10,7 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from propulsion_tools.errors import DataError
-from propulsion_tools.records import RUN_FACTS
+from propulsion_tools.records import RUN_FACTS, RunSpec
 from propulsion_tools.records.fields import Argument
 from propulsion_tools.training.build import Job
 from propulsion_tools.training.device import uses_cpu
@@ -26,9 +26,11 @@ def training_arguments(job: Job, **overrides: Any) -> TrainingArguments:
     Raises:
         DataError: The best checkpoint is asked for, or a schedule that follows the score, without a split to score.
     """
-    spec = job.spec
-    arguments = {name: getattr(spec, name) for name, facts in RUN_FACTS.items() if facts.argument is Argument.SAME}
-    arguments = {**arguments, **_named_by_release(job), **_derived(job), **overrides}
+    spec, usual = job.spec, RunSpec()
+    same = {name: getattr(spec, name) for name, facts in RUN_FACTS.items() if facts.argument is Argument.SAME}
+    # A file may say 0 for 0.0, which torch does not take for one of AdamW's βs.
+    floats = {name: float(value) for name, value in same.items() if isinstance(getattr(usual, name), float)}
+    arguments = {**same, **floats, **_named_by_release(job), **_derived(job), **overrides}
     if arguments["eval_strategy"] != "no" and not job.eval_splits:
         if spec.load_best_model_at_end or spec.early_stopping_patience or spec.save_strategy == "best":
             raise DataError("Finding the best checkpoint needs a validation split, and the data has none.")
