@@ -66,7 +66,8 @@ class Merit:
     Attributes:
         score: The main metric, its sign such that more is better; minus infinity where the try failed.
         loss: Minus the loss.
-        is_sound: Whether nothing collapsed, and it learned more than the most frequent answer.
+        is_sound: Whether nothing collapsed, and it learned more than the most frequent answer (which, where texts are
+            generated, a row or two decide: there the loss tells).
         margin: By how much another score has to be better to be so not by chance.
         loss_margin: By how much a loss has to be lower to decide where no score does; infinity: it does not.
     """
@@ -184,7 +185,7 @@ def merit(record: RunRecord) -> Merit:
     is_share = score is not None and abs(score) <= 1
     margin = BETTER_BY / math.sqrt(rows) if rows and is_share else 0.0
     generated = isinstance(task, Generation) and loss is not None
-    has_learned = score is None or guessed is None or sign * score > sign * guessed
+    has_learned = generated or score is None or guessed is None or sign * score > sign * guessed
     return Merit(
         score=-math.inf if score is None else sign * score,
         loss=-math.inf if loss is None else -loss,
