@@ -18,6 +18,7 @@ from propulsion_tools.compare.results import all_results
 from propulsion_tools.compare.run_folders import Failure, forget_failure, write_failure
 from propulsion_tools.records import PREDICTIONS_FILE, RECORD_FILE, RunRecord
 from propulsion_tools.report.ablation_figure import ablation_figure
+from propulsion_tools.report.choices import Choice, Tried
 from propulsion_tools.report.figures import figures
 from propulsion_tools.report.front import front, is_a_line
 from propulsion_tools.report.noise import MachineNoise, around, half_width
@@ -26,6 +27,7 @@ from propulsion_tools.report.summary import Summary, ranked
 from propulsion_tools.report.tables import Table, facts, tables
 from propulsion_tools.report.write import markdown, rows_as_csv, write_report
 from propulsion_tools.training.console import MAJORITY
+from propulsion_tools.training.rate_plan import Merit
 from tests.grids import MakeGrid
 from tests.records.test_run_record import example
 
@@ -381,3 +383,13 @@ def test_a_place_goes_to_all_who_are_not_behind() -> None:
     values = {"a": 0.9, "b": 0.85, "c": 0.7, "d": 0.65, "e": 0.1}
     assert ranked(values, True, behind) == {"a": 1, "b": 1, "c": 2, "d": 2}
     assert ranked(values, True, lambda row, best: False) == {}
+
+
+@pytest.mark.parametrize(
+    ("other_loss", "loss_margin", "doubt"),
+    [(0.62, 0.01, ""), (0.565, 0.01, "a tie of rates"), (0.62, math.inf, "a tie of rates")],
+)
+def test_equal_scores_are_no_tie_where_the_loss_has_decided(other_loss: float, loss_margin: float, doubt: str) -> None:
+    chosen, other = (Merit(0.07, -loss, True, 0.05, loss_margin) for loss in (0.56, other_loss))
+    tried = Tried(5e-4, None, True, 0.07, False, chosen), Tried(1e-3, None, False, 0.07, False, other)
+    assert Choice(5e-4, tried).doubt == doubt

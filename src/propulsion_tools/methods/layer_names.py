@@ -6,6 +6,7 @@ import re
 import warnings
 from dataclasses import replace
 
+from peft import LoraConfig
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -21,6 +22,7 @@ from propulsion.targets import (
     layer_index,
     resolve_preset,
 )
+from propulsion.upstream.peft_private import name_all_linear
 from propulsion_tools.records import RunSpec
 
 QUERY_VALUE = ("query", "value")
@@ -46,9 +48,9 @@ def target_names(model: PreTrainedModel, spec: RunSpec, default: tuple[str, ...]
         matching = set(resolve_preset(model, str(spec.target_modules)))
         _warn_of_experts(model, str(spec.target_modules))
     elif spec.target_modules == ALL_LINEAR:
-        output = model.get_output_embeddings()  # which PEFT leaves out as well
-        layers = {name: model.get_submodule(name) for name in names}
-        matching = {n for n, layer in layers.items() if isinstance(layer, nn.Linear | Conv1D) and layer is not output}
+        of_peft = LoraConfig(target_modules=ALL_LINEAR)
+        name_all_linear(of_peft, model)
+        matching = set(of_peft.target_modules or ())
     else:
         check_every_entry_matches(names, spec.target_modules)
         matching = {name for name in names if _matches(name, spec.target_modules)}

@@ -29,7 +29,7 @@ class Tried:
     is_chosen: bool
     score: float | None
     is_constant: bool
-    merit: Merit = FAILED
+    merit: Merit
 
 
 @dataclass(frozen=True)
