@@ -48,7 +48,16 @@ class Made:
         right = np.random.default_rng(seed).random(len(self.labels)) < quality
         return np.where(right, self.labels, 1 - self.labels)
 
-    def write(self, run: Run, quality: float, memory: int = 100, size: int = 1000, old: bool = False) -> None:
+    def write(
+        self,
+        run: Run,
+        quality: float,
+        memory: int = 100,
+        size: int = 1000,
+        old: bool = False,
+        device: str = "cpu",
+        joint: int = 0,
+    ) -> None:
         split = "validation" if run.is_final else "selection"
         answers = self.answers(quality, int(run.spec.seed))
         score = float((answers == self.labels).mean())
@@ -61,6 +70,8 @@ class Made:
             peak_memory_bytes=memory * MIB,
             adapter_bytes=4 * size,
             majority={} if old else most,
+            environment={"versions": {}, "device": device, "threads": 1},
+            joint=joint,
         )
         folder = Path(run.folder)
         folder.mkdir(parents=True)
@@ -262,6 +273,48 @@ def test_no_front_goes_through_differences_of_memory_within_the_noise(make_grid:
     assert "score: ia3." in memory.caption  # the only one that is ahead of the others in anything
     assert all(t["error_x"]["array"][0] > 10 for t in memory.variants[""] if t["name"] in qualities)
     assert "±" in dict(table(summary, "costs").rows)["head"][4].text
+
+
+CARD = "cuda (Some Card)"
+
+
+@pytest.mark.parametrize("elsewhere", [{"device": CARD}, {"joint": 3}])
+def test_times_and_memory_of_two_places_are_not_compared(elsewhere: dict[str, Any], make_grid: MakeGrid) -> None:
+    grid = make_grid(methods=["head", "lora", "ia3"], seeds=[1, 2])
+    made = Made(grid)
+    for result in all_results(grid):
+        for run, _ in result.final:
+            if result.cell.row == "ia3":  # a tenth of the memory and of the time, but elsewhere
+                made.write(run, 0.8, memory=10, **elsewhere)
+            elif result.cell.row == "lora" and run.spec.seed == 2:
+                made.write(run, 0.7, memory=20, **elsewhere)
+            else:
+                made.write(run, 0.7, memory=100)
+    summary = Summary(grid, all_results(grid))
+    costs = table(summary, "costs")
+    rows = {row: dict(zip(costs.headings, cells, strict=True)) for row, cells in costs.rows}
+    assert [rows[row]["peak memory"].value for row in rows] == [100 * MIB, 100 * MIB, None]
+    assert [rows[row]["training"].value for row in rows] == [10, 10, None]
+    assert all(cells["adapter"].text == "1,000" for cells in rows.values())  # what is counted is the same everywhere
+    assert "3 of 6 runs" in costs.caption
+    assert "on cpu, 1 thread" in costs.caption
+    drawn = {figure.name: figure for figure in figures(summary)}
+    assert drawn["bar-training"].variants[""][0]["y"] == ["head", "lora"]
+    assert "3 of 6 runs" in drawn["bar-training"].caption
+    points = [trace["name"] for trace in drawn["score-memory"].variants[""] if trace.get("mode") == "markers"]
+    assert points == ["head", "lora"]
+    assert not summary.is_cheaper("ia3", "head", "peak_bytes")
+    lines = [line for line in csv.DictReader(rows_as_csv(summary).splitlines()) if line["peak_bytes"]]
+    assert {line["method"] for line in lines} == {"head", "lora"}
+
+
+def test_runs_of_one_place_are_all_measured(make_grid: MakeGrid) -> None:
+    grid = make_grid(methods=["head", "lora"], seeds=[1, 2])
+    summary = Made(grid).all(head={"quality": 0.6, "joint": 2}, lora={"quality": 0.7, "joint": 2})
+    costs = table(summary, "costs")
+    assert all(cells[4].value == 100 * MIB for _, cells in costs.rows)
+    assert "of 4 runs" not in costs.caption
+    assert "in one batch of 2, of the whole batch" in costs.caption
 
 
 def test_every_axis_has_numbers_and_a_logarithmic_one_has_no_bars(make_grid: MakeGrid) -> None:

@@ -39,8 +39,9 @@ def dots(summary: Summary, costs: dict[str, Costs], title: str, read: Callable[[
 def bars(summary: Summary, costs: dict[str, Costs], title: str, cost: str, scale: float, name: str) -> Figure:
     """Figure 3 of the paper, right: one bar for each row, from zero, with its interval."""
     colours = {row: look.colour for row, look in looks(summary).items()}
-    values = {row: scale * getattr(of, cost) for row, of in costs.items()}
-    widths = {row: (values[row] * of.widths[cost],) * 2 for row, of in costs.items() if cost in of.widths}
+    known = {row: of.measured for row, of in costs.items() if of.measured}
+    values = {row: scale * getattr(of, cost) for row, of in known.items()}
+    widths = {row: (values[row] * of.widths[cost],) * 2 for row, of in known.items() if cost in of.widths}
     made = {
         **_bar(list(values), list(values.values())),
         "marker": {"color": [colours[row] for row in values]},
@@ -55,7 +56,7 @@ def bars(summary: Summary, costs: dict[str, Costs], title: str, cost: str, scale
     return Figure(
         f"bar-{name}",
         title,
-        f"The median over a row's final runs. {_spread_words(bool(widths))}",
+        f"The median over a row's final runs. {_spread_words(bool(widths))}{summary.where_measured}",
         layout,
         {"": [made] if values else []},
         _bar_height(values),
@@ -72,10 +73,11 @@ def _spread_words(known: bool) -> str:
 
 def memory(summary: Summary, costs: dict[str, Costs]) -> Figure:
     """Figure 4: weights against what training adds to them."""
-    rows = [row for row, cost in costs.items() if cost.weight_bytes]
+    known = {row: cost.measured for row, cost in costs.items() if cost.weight_bytes and cost.measured}
+    rows = list(known)
     parts = (
         ("weights", "#0072B2", [costs[row].weight_bytes / MEBI for row in rows]),
-        ("gradients, optimizer and activations", "#009E73", [costs[row].training_bytes / MEBI for row in rows]),
+        ("gradients, optimizer and activations", "#009E73", [known[row].training_bytes / MEBI for row in rows]),
     )
     traces = [
         {
@@ -90,14 +92,13 @@ def memory(summary: Summary, costs: dict[str, Costs]) -> Figure:
         for name, colour, values in parts
     ]
     widths = [
-        (traces[1]["x"][place] * of.widths.get("training_bytes", 0.0),) * 2
-        for place, of in enumerate(costs[row] for row in rows)
+        (traces[1]["x"][place] * of.widths.get("training_bytes", 0.0),) * 2 for place, of in enumerate(known.values())
     ]
     if any(map(any, widths)):
         traces[1]["error_x"] = interval(widths, GREY)
     layout = _bar_layout({"rangemode": "tozero"})
     layout |= {"barmode": "stack", "uniformtext": {"minsize": 11, "mode": "hide"}}
-    caption = "The libraries' own memory, the same for all, is left out."
+    caption = f"The libraries' own memory, the same for all, is left out.{summary.where_measured}"
     shown = {"": traces if rows else []}
     return Figure("bar-memory", "Memory while training (MiB)", caption, layout, shown, _bar_height(rows))
 

@@ -15,23 +15,31 @@ MEASURED: Mapping[str, Callable[[RunRecord], float]] = {
     "peak_bytes": lambda record: record.peak_memory_bytes,
     "training_bytes": lambda record: max(0, record.peak_memory_bytes - record.memory_bytes.get("start", 0)),
 }
-"""What the machine's noise is in, by the names of `Costs`."""
+"""What the machine's noise is in, by the names of `Measured`."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Medians of what is measured, over the runs of a row in one place."""
+
+    train_seconds: float
+    step_seconds: float
+    peak_bytes: int
+    training_bytes: int
+    widths: Mapping[str, float] = field(default_factory=dict)
+    """Half of the 95 % interval as a share, by the names above; none where there is one run."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Medians over a row's final runs, with what the machine's noise makes of them."""
+    """What a row costs: counts, which are the same everywhere, and what was measured in the place that is compared."""
 
     adapter: int
     head: int
-    train_seconds: float
-    step_seconds: float
-    peak_bytes: int
     weight_bytes: int
-    training_bytes: int
     adapter_bytes: int
-    widths: Mapping[str, float] = field(default_factory=dict)
-    """Half of the 95 % interval as a share, of the costs that are measured, by name; none where there is one run."""
+    measured: Measured | None
+    """None where the row has no run in that place."""
 
     @property
     def trainable(self) -> int:
@@ -46,39 +54,65 @@ Noise = Mapping[str, MachineNoise]
 """Of the costs in `MEASURED` that are known for two equal runs."""
 
 
+def machine_of(record: RunRecord) -> str:
+    """The device that a run was trained on, and the threads, in words."""
+    count = record.environment["threads"]
+    return f"{record.environment.get('device', 'unknown')}, {count} thread{'' if count == 1 else 's'}"
+
+
+def place_of(record: RunRecord) -> str:
+    """Where a run was measured, in words: times and memory of two places cannot be compared.
+
+    On a GPU the threads of its host do not matter.
+    """
+    device = str(record.environment.get("device", ""))
+    machine = device if device.startswith("cuda") else machine_of(record)
+    return f"{machine}, in one batch of {record.joint}, of the whole batch" if record.joint else machine
+
+
 def measured(by_column: Records, name: str) -> Groups:
     """One of the costs in `MEASURED` of each run."""
     return [[MEASURED[name](record) for record in group] for group in by_column]
 
 
 def noise_of(rows: Sequence[Records]) -> Noise:
-    """The noise of the machine in each measured cost, from all rows of a grid."""
+    """The noise of the machine in each measured cost, from all rows of a grid in one place."""
     found = {name: MachineNoise.of([group for row in rows for group in measured(row, name)]) for name in MEASURED}
     return {name: noise for name, noise in found.items() if noise is not None}
 
 
-def costs_of(by_column: Records, noise: Noise) -> Costs | None:
+def costs_of(by_column: Records, in_place: Records, noise: Noise) -> Costs | None:
     """The costs of a row; None of no run.
 
     Args:
         by_column: Its runs.
+        in_place: Those of them whose times and memory can be compared with those of other rows.
         noise: That of the grid.
     """
     records = [record for group in by_column for record in group]
     if not records:
         return None
-
-    def middle(read: Callable[[RunRecord], float]) -> float:
-        return statistics.median(read(record) for record in records)
-
     return Costs(
-        int(middle(lambda record: record.parameters["adapter"])),
-        int(middle(lambda record: record.parameters["head"])),
-        middle(MEASURED["train_seconds"]),
-        middle(MEASURED["step_seconds"]),
-        int(middle(MEASURED["peak_bytes"])),
-        int(middle(lambda record: record.memory_bytes.get("weights", 0))),
-        int(middle(MEASURED["training_bytes"])),
-        int(middle(lambda record: record.adapter_bytes)),
+        int(_middle(records, lambda record: record.parameters["adapter"])),
+        int(_middle(records, lambda record: record.parameters["head"])),
+        int(_middle(records, lambda record: record.memory_bytes.get("weights", 0))),
+        int(_middle(records, lambda record: record.adapter_bytes)),
+        _measured_of(in_place, noise),
+    )
+
+
+def _measured_of(by_column: Records, noise: Noise) -> Measured | None:
+    records = [record for group in by_column for record in group]
+    if not records:
+        return None
+    return Measured(
+        _middle(records, MEASURED["train_seconds"]),
+        _middle(records, MEASURED["step_seconds"]),
+        int(_middle(records, MEASURED["peak_bytes"])),
+        int(_middle(records, MEASURED["training_bytes"])),
         {name: of.width(measured(by_column, name)) for name, of in noise.items()},
     )
+
+
+def _middle(records: Sequence[RunRecord], read: Callable[[RunRecord], float]) -> float:
+    return statistics.median(read(record) for record in records)

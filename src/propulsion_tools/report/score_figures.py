@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from propulsion_tools.report.costs import MEBI, Costs
@@ -26,13 +27,15 @@ def score_against_parameters(summary: Summary, costs: dict[str, Costs]) -> Figur
 
 def score_against_memory(summary: Summary, costs: dict[str, Costs]) -> Figure:
     """The same for memory, which has noise of its own."""
-    peaks = {row: cost.peak_bytes / MEBI for row, cost in costs.items()}
-    errors = {row: (peaks[row] * width,) * 2 for row, of in costs.items() if (width := of.widths.get("peak_bytes"))}
+    known = {row: cost.measured for row, cost in costs.items() if cost.measured}
+    peaks = {row: of.peak_bytes / MEBI for row, of in known.items()}
+    errors = {row: (peaks[row] * width,) * 2 for row, of in known.items() if (width := of.widths.get("peak_bytes"))}
 
     def less(one: str, other: str) -> bool:
         return summary.is_cheaper(one, other, "peak_bytes")
 
-    return _scatter(summary, peaks, errors, less, "peak memory (MiB)", {}, "Score against peak memory", "memory")
+    made = _scatter(summary, peaks, errors, less, "peak memory (MiB)", {}, "Score against peak memory", "memory")
+    return replace(made, caption=made.caption + summary.where_measured)
 
 
 def _scatter(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from propulsion_tools.methods import get_method
 from propulsion_tools.records import RunRecord
 from propulsion_tools.report.answers import all_alike, are_paired, read_answers
 from propulsion_tools.report.choices import Choice, choice_of
-from propulsion_tools.report.costs import Costs, Noise, Records, costs_of, measured, noise_of
+from propulsion_tools.report.costs import Costs, Noise, Records, costs_of, measured, noise_of, place_of
 from propulsion_tools.report.noise import around, half_width
 from propulsion_tools.report.paper_scores import paper_score
 from propulsion_tools.report.statistics import Difference, Mean, Rows, difference, mean_of, resampled
@@ -299,20 +300,40 @@ class Summary:
 
     def costs(self, row: str) -> Costs | None:
         """What a row costs; None where none of its runs finished."""
-        return costs_of(self._by_column(row), self.noise)
+        return costs_of(self._by_column(row), self._in_place(row), self.noise)
 
     @cached_property
     def noise(self) -> Noise:
         """By how much runs that differ in their seed alone differ in what they cost."""
-        return noise_of(list(map(self._by_column, self.rows)))
+        return noise_of(list(map(self._in_place, self.rows)))
+
+    @cached_property
+    def place(self) -> str | None:
+        """Where times and memory are compared: where the most rows have runs, then the most runs; None of no run."""
+        places = {row: list(map(place_of, self.records(row))) for row in self.rows}
+        runs = Counter(place for of in places.values() for place in of)
+        return max(runs, key=lambda place: (sum(place in of for of in places.values()), runs[place]), default=None)
+
+    @property
+    def where_measured(self) -> str:
+        """Which runs times and memory are of, as a sentence after another; empty where all ran alone in one place."""
+        records = [record for row in self.rows for record in self.records(row)]
+        here = sum(place_of(record) == self.place for record in records)
+        if here == len(records) and not any(record.joint for record in records):
+            return ""
+        which = "all runs" if here == len(records) else f"the {here} of {len(records)} runs"
+        return f" Times and memory are those of {which} on {self.place}."
 
     def is_cheaper(self, one: str, other: str, name: str) -> bool:
         """Whether a measured cost (one of `MEASURED`) of a row is less than another's beyond the noise."""
-        mine, theirs = (measured(self._by_column(row), name) for row in (one, other))
+        mine, theirs = (measured(self._in_place(row), name) for row in (one, other))
         return name in self.noise and self.noise[name].is_less(mine, theirs)
 
     def _by_column(self, row: str) -> Records:
         return [[record for _, record in self.result(row, column).records] for column in self.columns]
+
+    def _in_place(self, row: str) -> Records:
+        return [[record for record in group if place_of(record) == self.place] for group in self._by_column(row)]
 
     @property
     def selection_fraction(self) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from propulsion_tools.records import RunRecord
 from propulsion_tools.records.fields import AUTO
-from propulsion_tools.report.costs import Costs
+from propulsion_tools.report.costs import Measured, machine_of
 from propulsion_tools.report.rerun_commands import anchor
 from propulsion_tools.report.statistics import Mean
 from propulsion_tools.report.summary import Column, Score, Summary, places_of, scale_of
@@ -73,8 +75,7 @@ def facts(summary: Summary) -> list[str]:
         sentences.append(f"{' and '.join(left)}.")
     if joint := sum(record.joint > 0 for record in records):
         sentences.append(
-            f"{joint} of the final runs {'was' if joint == 1 else 'were'} trained in one batch with others: their time "
-            "and memory are those of the whole batch."
+            f"{joint} of the final runs {'was' if joint == 1 else 'were'} trained in one batch with others."
         )
     return [*sentences, *grid.notes, *_where(records)]
 
@@ -84,13 +85,8 @@ def _models(records: list[RunRecord]) -> str:
     return f"Base model {', '.join(models)}. " if models else ""
 
 
-def _threads(record: RunRecord) -> str:
-    count = record.environment["threads"]
-    return "1 thread" if count == 1 else f"{count} threads"
-
-
 def _where(records: list[RunRecord]) -> list[str]:
-    places = dict.fromkeys(f"{record.environment.get('device', 'unknown')}, {_threads(record)}" for record in records)
+    places = dict.fromkeys(map(machine_of, records))
     versions = dict.fromkeys(
         ", ".join(f"{name} {version}" for name, version in record.environment["versions"].items()) for record in records
     )
@@ -270,7 +266,7 @@ def costs_table(summary: Summary) -> Table:
         "Medians over the final runs. Training is the time in optimizer steps, without evaluation. Peak memory is the "
         "largest resident set of the process while training (on a GPU, what was allocated); training memory is its "
         "growth since before the first step: gradients, optimizer states and activations. After ±, half of the 95 % "
-        "interval, by how much runs differ that only the seed tells apart, over all rows."
+        f"interval, by how much runs differ that only the seed tells apart, over all rows.{summary.where_measured}"
     )
     headings = ["adapter", "head", "training", "one step", "peak memory", "weights", "training memory", "file"]
     rows = []
@@ -281,19 +277,22 @@ def costs_table(summary: Summary) -> Table:
             cells = [
                 TableCell(f"{cost.adapter:,}", cost.adapter),
                 TableCell(f"{cost.head:,}", cost.head),
-                TableCell(seconds(cost.train_seconds) + _width(cost, "train_seconds"), cost.train_seconds),
-                TableCell(f"{1000 * cost.step_seconds:.0f} ms{_width(cost, 'step_seconds')}", cost.step_seconds),
-                TableCell(size(cost.peak_bytes) + _width(cost, "peak_bytes"), cost.peak_bytes),
+                _measured(cost.measured, "train_seconds", seconds),
+                _measured(cost.measured, "step_seconds", lambda value: f"{1000 * value:.0f} ms"),
+                _measured(cost.measured, "peak_bytes", size),
                 TableCell(size(cost.weight_bytes), cost.weight_bytes),
-                TableCell(size(cost.training_bytes) + _width(cost, "training_bytes"), cost.training_bytes),
+                _measured(cost.measured, "training_bytes", size),
                 TableCell(size(cost.adapter_bytes), cost.adapter_bytes),
             ]
             rows.append((row, [TableCell(c.text, c.value, link=link) for c in cells]))
     return Table("costs", "Costs", caption, headings, rows)
 
 
-def _width(cost: Costs, name: str) -> str:
-    return f" ± {100 * cost.widths[name]:.0f} %" if name in cost.widths else ""
+def _measured(costs: Measured | None, name: str, words: Callable[[Any], str]) -> TableCell:
+    if costs is None:
+        return TableCell(DASH)
+    width = f" ± {100 * costs.widths[name]:.0f} %" if name in costs.widths else ""
+    return TableCell(words(getattr(costs, name)) + width, getattr(costs, name))
 
 
 def seconds(value: float) -> str:

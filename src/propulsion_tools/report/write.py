@@ -12,6 +12,7 @@ from typing import Any
 from propulsion_tools.compare.grid import Grid
 from propulsion_tools.compare.results import CellResult
 from propulsion_tools.records import write_atomically
+from propulsion_tools.report.costs import MEASURED
 from propulsion_tools.report.drawing import Figure
 from propulsion_tools.report.page import page
 from propulsion_tools.report.rerun_commands import commands
@@ -100,7 +101,8 @@ def _csv_rows(summary: Summary, row: str, column: Any) -> list[dict[str, Any]]:
         common |= {"learning_rate": chosen.learning_rate, "head_learning_rate": chosen.head_learning_rate}
     if cost:
         common |= {"adapter_parameters": cost.adapter, "head_parameters": cost.head}
-        common |= {name: getattr(cost, name) for name in COSTS}
+        sources = {name: cost.measured if name in MEASURED else cost for name in COSTS}
+        common |= {name: getattr(source, name) for name, source in sources.items() if source}
     means = {column.metric: score.main, **score.others}
     rows = [
         {**common, "metric": name, "mean": mean.mean, "std": mean.std, "seeds": mean.count}
