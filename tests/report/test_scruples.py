@@ -24,7 +24,7 @@ from propulsion_tools.report.front import front, is_a_line
 from propulsion_tools.report.noise import MachineNoise, around, half_width
 from propulsion_tools.report.score_figures import score_against_memory, score_against_parameters
 from propulsion_tools.report.summary import Summary, ranked
-from propulsion_tools.report.tables import Table, facts, tables
+from propulsion_tools.report.tables import Table, TableCell, facts, tables
 from propulsion_tools.report.write import markdown, rows_as_csv, write_report
 from propulsion_tools.training.console import MAJORITY
 from propulsion_tools.training.rate_plan import Merit
@@ -56,6 +56,7 @@ class Made:
         size: int = 1000,
         old: bool = False,
         device: str = "cpu",
+        threads: int = 1,
         joint: int = 0,
     ) -> None:
         split = "validation" if run.is_final else "selection"
@@ -70,7 +71,7 @@ class Made:
             peak_memory_bytes=memory * MIB,
             adapter_bytes=4 * size,
             majority={} if old else most,
-            environment={"versions": {}, "device": device, "threads": 1},
+            environment={"versions": {}, "device": device, "threads": threads},
             joint=joint,
         )
         folder = Path(run.folder)
@@ -278,26 +279,33 @@ def test_no_front_goes_through_differences_of_memory_within_the_noise(make_grid:
 CARD = "cuda (Some Card)"
 
 
-@pytest.mark.parametrize("elsewhere", [{"device": CARD}, {"joint": 3}])
+def costs_by_row(summary: Summary) -> dict[str, dict[str, TableCell]]:
+    costs = table(summary, "costs")
+    return {row: dict(zip(costs.headings, cells, strict=True)) for row, cells in costs.rows}
+
+
+@pytest.mark.parametrize("elsewhere", [{"device": CARD}, {"threads": 2}, {"joint": 3}])
 def test_times_and_memory_of_two_places_are_not_compared(elsewhere: dict[str, Any], make_grid: MakeGrid) -> None:
-    grid = make_grid(methods=["head", "lora", "ia3"], seeds=[1, 2])
+    grid = make_grid(methods=["ia3", "head", "lora"], seeds=[1, 2])
     made = Made(grid)
     for result in all_results(grid):
         for run, _ in result.final:
             if result.cell.row == "ia3":  # a tenth of the memory and of the time, but elsewhere
                 made.write(run, 0.8, memory=10, **elsewhere)
             elif result.cell.row == "lora" and run.spec.seed == 2:
-                made.write(run, 0.7, memory=20, **elsewhere)
+                made.write(run, 0.7, memory=20, device=CARD, joint=2)
             else:
                 made.write(run, 0.7, memory=100)
     summary = Summary(grid, all_results(grid))
-    costs = table(summary, "costs")
-    rows = {row: dict(zip(costs.headings, cells, strict=True)) for row, cells in costs.rows}
-    assert [rows[row]["peak memory"].value for row in rows] == [100 * MIB, 100 * MIB, None]
-    assert [rows[row]["training"].value for row in rows] == [10, 10, None]
+    costs, rows = table(summary, "costs"), costs_by_row(summary)
+    assert {row: cells["peak memory"].value for row, cells in rows.items()} == {
+        "ia3": None,
+        "head": 100 * MIB,
+        "lora": 100 * MIB,
+    }
+    assert [cells["training"].value for cells in rows.values()] == [None, 10, 10]
     assert all(cells["adapter"].text == "1,000" for cells in rows.values())  # what is counted is the same everywhere
-    assert "3 of 6 runs" in costs.caption
-    assert "on cpu, 1 thread" in costs.caption
+    assert "the 3 of 6 runs that were made on cpu, 1 thread." in costs.caption
     drawn = {figure.name: figure for figure in figures(summary)}
     assert drawn["bar-training"].variants[""][0]["y"] == ["head", "lora"]
     assert "3 of 6 runs" in drawn["bar-training"].caption
@@ -308,13 +316,35 @@ def test_times_and_memory_of_two_places_are_not_compared(elsewhere: dict[str, An
     assert {line["method"] for line in lines} == {"head", "lora"}
 
 
-def test_runs_of_one_place_are_all_measured(make_grid: MakeGrid) -> None:
+def test_times_are_compared_over_the_tasks_that_all_have_there(make_grid: MakeGrid) -> None:
+    grid = make_grid(methods=["head", "lora", "ia3"], tasks={"a": {"task": "sst2"}, "b": {"task": "mrpc"}}, seeds=[1])
+    made = Made(grid)
+    for result in all_results(grid):
+        for run, _ in result.final:
+            alone_elsewhere = result.cell.row == "ia3" and result.cell.task == "b"
+            made.write(run, 0.7, memory=100 if run.cell.task == "a" else 300, device="cpu" if alone_elsewhere else CARD)
+    summary = Summary(grid, all_results(grid))
+    # Two rows with both tasks are more than three with one, whose median would be of another task.
+    assert [cells["peak memory"].value for cells in costs_by_row(summary).values()] == [200 * MIB, 200 * MIB, None]
+    assert f"the 4 of 6 runs that were made on {CARD}." in table(summary, "costs").caption
+
+
+def test_on_a_card_the_threads_of_the_host_do_not_matter(make_grid: MakeGrid) -> None:
+    grid = make_grid(methods=["head", "lora"], seeds=[1])
+    summary = Made(grid).all(
+        head={"quality": 0.6, "device": CARD, "threads": 2}, lora={"quality": 0.7, "device": CARD, "threads": 3}
+    )
+    assert all(cells["peak memory"].value == 100 * MIB for cells in costs_by_row(summary).values())
+    assert "Times and memory are" not in table(summary, "costs").caption
+
+
+def test_a_grid_without_a_run_that_was_alone_has_counts_alone(make_grid: MakeGrid) -> None:
     grid = make_grid(methods=["head", "lora"], seeds=[1, 2])
     summary = Made(grid).all(head={"quality": 0.6, "joint": 2}, lora={"quality": 0.7, "joint": 2})
-    costs = table(summary, "costs")
-    assert all(cells[4].value == 100 * MIB for _, cells in costs.rows)
-    assert "of 4 runs" not in costs.caption
-    assert "in one batch of 2, of the whole batch" in costs.caption
+    assert all(cells["peak memory"].value is None for cells in costs_by_row(summary).values())
+    assert "No run was alone" in table(summary, "costs").caption
+    assert any("left out" in fact for fact in facts(summary))
+    assert not {"bar-training", "bar-step", "bar-memory", "score-memory"} & {made.name for made in figures(summary)}
 
 
 def test_every_axis_has_numbers_and_a_logarithmic_one_has_no_bars(make_grid: MakeGrid) -> None:

@@ -20,7 +20,7 @@ MEASURED: Mapping[str, Callable[[RunRecord], float]] = {
 
 @dataclass(frozen=True)
 class Measured:
-    """Medians of what is measured, over the runs of a row in one place."""
+    """Medians of what is measured, over those runs of a row that are compared."""
 
     train_seconds: float
     step_seconds: float
@@ -32,14 +32,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a row costs: counts, which are the same everywhere, and what was measured in the place that is compared."""
+    """What a row costs: counts, which are the same everywhere, and what was measured where it can be compared."""
 
     adapter: int
     head: int
     weight_bytes: int
     adapter_bytes: int
     measured: Measured | None
-    """None where the row has no run in that place."""
+    """None where the row has no run there."""
 
     @property
     def trainable(self) -> int:
@@ -60,14 +60,48 @@ def machine_of(record: RunRecord) -> str:
     return f"{record.environment.get('device', 'unknown')}, {count} thread{'' if count == 1 else 's'}"
 
 
-def place_of(record: RunRecord) -> str:
+def place_of(record: RunRecord) -> str | None:
     """Where a run was measured, in words: times and memory of two places cannot be compared.
 
-    On a GPU the threads of its host do not matter.
+    On a GPU the threads of its host do not matter. None: in one batch with others, whose time and memory they are.
     """
     device = str(record.environment.get("device", ""))
-    machine = device if device.startswith("cuda") else machine_of(record)
-    return f"{machine}, in one batch of {record.joint}, of the whole batch" if record.joint else machine
+    return None if record.joint else device if device.startswith("cuda") else machine_of(record)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows and columns all of whose cells have runs in one place: what times and memory can be compared over."""
+
+    place: str
+    columns: frozenset[int]
+    rows: frozenset[str]
+
+    def of(self, row: str, by_column: Records) -> Records:
+        """The runs of a row that are in it."""
+        inside = self.columns if row in self.rows else ()
+        return [
+            [record for record in group if place_of(record) == self.place] if column in inside else []
+            for column, group in enumerate(by_column)
+        ]
+
+
+def largest_block(rows: Mapping[str, Records]) -> Block | None:
+    """The block with the most cells, then the most rows, then the first; None where no run was alone.
+
+    Args:
+        rows: The runs of each row.
+    """
+    places = dict.fromkeys(map(place_of, (record for row in rows.values() for group in row for record in group)))
+    blocks = []
+    for place in filter(None, places):
+        there = {
+            row: frozenset(column for column, group in enumerate(by_column) if place in map(place_of, group))
+            for row, by_column in rows.items()
+        }
+        for columns in dict.fromkeys(filter(None, there.values())):
+            blocks.append(Block(place, columns, frozenset(row for row, has in there.items() if columns <= has)))
+    return max(blocks, key=lambda block: (len(block.columns) * len(block.rows), len(block.rows)), default=None)
 
 
 def measured(by_column: Records, name: str) -> Groups:
@@ -76,17 +110,17 @@ def measured(by_column: Records, name: str) -> Groups:
 
 
 def noise_of(rows: Sequence[Records]) -> Noise:
-    """The noise of the machine in each measured cost, from all rows of a grid in one place."""
+    """The noise of the machine in each measured cost, from the runs of all rows that are compared."""
     found = {name: MachineNoise.of([group for row in rows for group in measured(row, name)]) for name in MEASURED}
     return {name: noise for name, noise in found.items() if noise is not None}
 
 
-def costs_of(by_column: Records, in_place: Records, noise: Noise) -> Costs | None:
+def costs_of(by_column: Records, compared: Records, noise: Noise) -> Costs | None:
     """The costs of a row; None of no run.
 
     Args:
         by_column: Its runs.
-        in_place: Those of them whose times and memory can be compared with those of other rows.
+        compared: Those of them whose times and memory are compared with those of other rows.
         noise: That of the grid.
     """
     records = [record for group in by_column for record in group]
@@ -97,7 +131,7 @@ def costs_of(by_column: Records, in_place: Records, noise: Noise) -> Costs | Non
         int(_middle(records, lambda record: record.parameters["head"])),
         int(_middle(records, lambda record: record.memory_bytes.get("weights", 0))),
         int(_middle(records, lambda record: record.adapter_bytes)),
-        _measured_of(in_place, noise),
+        _measured_of(compared, noise),
     )
 
 

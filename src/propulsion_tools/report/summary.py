@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ from propulsion_tools.methods import get_method
 from propulsion_tools.records import RunRecord
 from propulsion_tools.report.answers import all_alike, are_paired, read_answers
 from propulsion_tools.report.choices import Choice, choice_of
-from propulsion_tools.report.costs import Costs, Noise, Records, costs_of, measured, noise_of, place_of
+from propulsion_tools.report.costs import Block, Costs, Noise, Records, costs_of, largest_block, measured, noise_of
 from propulsion_tools.report.noise import around, half_width
 from propulsion_tools.report.paper_scores import paper_score
 from propulsion_tools.report.statistics import Difference, Mean, Rows, difference, mean_of, resampled
@@ -300,40 +299,40 @@ class Summary:
 
     def costs(self, row: str) -> Costs | None:
         """What a row costs; None where none of its runs finished."""
-        return costs_of(self._by_column(row), self._in_place(row), self.noise)
+        return costs_of(self._by_column(row), self._compared(row), self.noise)
 
     @cached_property
     def noise(self) -> Noise:
         """By how much runs that differ in their seed alone differ in what they cost."""
-        return noise_of(list(map(self._in_place, self.rows)))
+        return noise_of(list(map(self._compared, self.rows)))
 
     @cached_property
-    def place(self) -> str | None:
-        """Where times and memory are compared: where the most rows have runs, then the most runs; None of no run."""
-        places = {row: list(map(place_of, self.records(row))) for row in self.rows}
-        runs = Counter(place for of in places.values() for place in of)
-        return max(runs, key=lambda place: (sum(place in of for of in places.values()), runs[place]), default=None)
+    def block(self) -> Block | None:
+        """The rows and columns that times and memory are compared over."""
+        return largest_block({row: self._by_column(row) for row in self.rows})
 
     @property
     def where_measured(self) -> str:
-        """Which runs times and memory are of, as a sentence after another; empty where all ran alone in one place."""
-        records = [record for row in self.rows for record in self.records(row)]
-        here = sum(place_of(record) == self.place for record in records)
-        if here == len(records) and not any(record.joint for record in records):
-            return ""
-        which = "all runs" if here == len(records) else f"the {here} of {len(records)} runs"
-        return f" Times and memory are those of {which} on {self.place}."
+        """Which runs times and memory are of, as a sentence after another; empty where they are of all."""
+        here = sum(len(group) for row in self.rows for group in self._compared(row))
+        runs = sum(len(self.records(row)) for row in self.rows)
+        if here == runs or self.block is None:
+            return " No run was alone: times and memory are left out." if runs and self.block is None else ""
+        columns = [column.name for place, column in enumerate(self.columns) if place in self.block.columns]
+        on = f"{self.block.place}, for {', '.join(columns)}" if len(columns) < len(self.columns) else self.block.place
+        return f" Times and memory are those of the {here} of {runs} runs that were made on {on}."
 
     def is_cheaper(self, one: str, other: str, name: str) -> bool:
         """Whether a measured cost (one of `MEASURED`) of a row is less than another's beyond the noise."""
-        mine, theirs = (measured(self._in_place(row), name) for row in (one, other))
+        mine, theirs = (measured(self._compared(row), name) for row in (one, other))
         return name in self.noise and self.noise[name].is_less(mine, theirs)
 
     def _by_column(self, row: str) -> Records:
         return [[record for _, record in self.result(row, column).records] for column in self.columns]
 
-    def _in_place(self, row: str) -> Records:
-        return [[record for record in group if place_of(record) == self.place] for group in self._by_column(row)]
+    def _compared(self, row: str) -> Records:
+        by_column = self._by_column(row)
+        return self.block.of(row, by_column) if self.block else [[] for _ in by_column]
 
     @property
     def selection_fraction(self) -> float:

@@ -74,9 +74,8 @@ def facts(summary: Summary) -> list[str]:
     if left:
         sentences.append(f"{' and '.join(left)}.")
     if joint := sum(record.joint > 0 for record in records):
-        sentences.append(
-            f"{joint} of the final runs {'was' if joint == 1 else 'were'} trained in one batch with others."
-        )
+        shared = "shared a batch with others, and with them time and memory, which are left out"
+        sentences.append(f"{joint} of the final runs {shared}.")
     return [*sentences, *grid.notes, *_where(records)]
 
 
