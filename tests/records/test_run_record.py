@@ -131,6 +131,15 @@ def test_the_best_checkpoint_is_of_a_step_that_is_scored() -> None:
         RunSpec(**{**best, **steps, "save_steps": 7, "load_best_model_at_end": False})
 
 
+@pytest.mark.parametrize(
+    ("field", "had"), [("adam_beta1", 0.9), ("dropout", "model"), ("per_device_train_batch_size", 16)]
+)
+def test_a_record_of_before_says_what_its_run_had(field: str, had: object) -> None:
+    values = json.loads(example().to_json())
+    assert values["spec"].pop(field) != had  # what is the default now
+    assert getattr(RunRecord.from_json(json.dumps(values)).spec, field) == had
+
+
 def test_read_accepts_the_folder_and_names_what_is_missing(tmp_path: Path) -> None:
     example().write(tmp_path / "record.json")
     assert RunRecord.read(tmp_path) == RunRecord.read(tmp_path / "record.json") == example()

@@ -73,3 +73,22 @@ def test_whole_numbers_of_a_file_arrive_as_the_floats_that_they_stand_for(make_s
     trainer = make_trainer(build(spec, load_data(spec)))
     assert isinstance(trainer.args.weight_decay, float)
     assert trainer.create_optimizer().defaults["betas"] == (0.0, 0.999)  # an integer is refused here
+
+
+@pytest.mark.parametrize(
+    ("method", "optim", "given", "momentum"),
+    [
+        ("propulsion", "adamw_torch", None, 0.0),
+        ("propulsion-attn", "paged_adamw_8bit", None, 0.0),
+        ("propulsion", "adamw_torch", 0.9, 0.9),
+        ("propulsion", "schedule_free_adamw", None, 0.9),  # where it weighs an average
+        ("propulsion", "sgd", None, 0.9),
+        ("lora", "adamw_torch", None, 0.9),
+        ("lora", "adamw_torch", 0, 0.0),
+    ],
+)
+def test_adamw_has_the_momentum_that_suits_the_method(
+    method: str, optim: str, given: float | None, momentum: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("propulsion_tools.training.resolve.check_packages", lambda spec, task: None)
+    assert resolve(RunSpec(method=method, optim=optim, adam_beta1=given)).adam_beta1 == momentum

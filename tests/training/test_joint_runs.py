@@ -115,7 +115,7 @@ def test_a_run_that_fails_stops_early_or_recovers_leaves_the_others_alone(make_s
             "learning_rate": 1e-9,
             "head_learning_rate": 1e-9,
         },
-        {"learning_rate": 3.0, "head_first": 0.0},
+        {"learning_rate": 1.0, "head_first": 0.0},
     ]
     often = {
         "eval_strategy": "steps",

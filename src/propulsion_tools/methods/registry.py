@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # so that a name that is not there is refused before these ar
     from propulsion_tools.methods.method_callback import MethodCallback
 
 TARGETS = ("target_modules", "exclude_modules", "layers_to_transform")
+MOMENTUM = 0.9
+"""β1 of AdamW as torch and transformers have it, and what the other optimizers make of `adam_beta1`."""
 OF_THE_OPTIMIZER = ("optim", "adam_beta1", "adam_beta2", "adam_epsilon")
 
 
@@ -56,6 +58,7 @@ class Method:
         learning_rate: The step size that suits the method when none is given.
         head_learning_rate: That of a new head beside it; None: the same.
         dropout: That of the network's hidden layers and attention while it trains; None: the model's own.
+        adam_beta1: The momentum of AdamW that suits the method when none is given.
         delta: The reparameterisation of ΔW, as in the paper's table 6 where it has one.
         cost: Its row of the paper's table 4, if there is one.
         config_class: The dataclass whose fields `RunSpec.method_args` may set.
@@ -74,6 +77,7 @@ class Method:
     learning_rate: Callable[[RunSpec], float]
     head_learning_rate: float | None = None
     dropout: float | None = 0.0
+    adam_beta1: float = MOMENTUM
     delta: str = ""
     cost: Cost | None = None
     config_class: type[Any] = NoOptions

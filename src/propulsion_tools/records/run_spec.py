@@ -210,7 +210,13 @@ class RunSpec(Checked):
     )
     max_grad_norm: float = _update(1.0, "clip the norm of the gradient to this", NOT_NEGATIVE, argument=SAME)
     optim: str = _update("adamw_torch", "optimizer, by its name in TrainingArguments", ANY, argument=SAME)
-    adam_beta1: float = _update(0.9, "AdamW's β1, its momentum", SHARE, argument=SAME)
+    adam_beta1: float | None = _update(
+        None,
+        "AdamW's β1, its momentum; None: the method's (propulsion: 0; the others: 0.9)",
+        SHARE,
+        argument=SAME,
+        before=0.9,
+    )
     adam_beta2: float = _update(0.999, "AdamW's β2, the memory of its squared gradients", SHARE, argument=SAME)
     adam_epsilon: float = _update(
         1e-8, "AdamW's ε, added to the root of the squared gradients", ABOVE_ZERO, argument=SAME

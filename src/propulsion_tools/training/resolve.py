@@ -14,6 +14,7 @@ from transformers.training_args import OptimizerNames
 
 from propulsion_tools.errors import OptionError, check_name
 from propulsion_tools.methods import get_method
+from propulsion_tools.methods.registry import MOMENTUM
 from propulsion_tools.records import RunSpec
 from propulsion_tools.tasks import get_task
 from propulsion_tools.training.going_on import default_task, run_folder
@@ -40,8 +41,15 @@ def resolve(spec: RunSpec) -> RunSpec:
     _check_schedule(spec.lr_scheduler_type, spec.lr_scheduler_kwargs, 1.0 if isinstance(rate, str) else rate)
     head_rate = spec.head_learning_rate or method.head_learning_rate
     dropout = spec.dropout if spec.dropout is not None else "model" if method.dropout is None else method.dropout
-    spec = replace(spec, learning_rate=rate, head_learning_rate=head_rate, dropout=dropout)
+    spec = replace(spec, learning_rate=rate, head_learning_rate=head_rate, dropout=dropout, adam_beta1=_momentum(spec))
     return replace(spec, task=task, output_dir=run_folder(spec), **lengths)
+
+
+def _momentum(spec: RunSpec) -> float:
+    """The method's, where the optimizer is AdamW: β1 of Lion or of schedule-free AdamW is something else."""
+    if spec.adam_beta1 is not None:
+        return float(spec.adam_beta1)  # a file may say 0, which torch does not take for one of AdamW's βs
+    return get_method(spec.method).adam_beta1 if spec.optim.removeprefix("paged_").startswith("adamw_") else MOMENTUM
 
 
 def _check_names(spec: RunSpec) -> None:
