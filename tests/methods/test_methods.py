@@ -27,6 +27,7 @@ from propulsion_tools.errors import OptionError, UnknownNameError
 from propulsion_tools.methods import Method, get_method, method_names, register
 from propulsion_tools.methods.layer_names import target_names
 from propulsion_tools.records import RunSpec
+from propulsion_tools.training.resolve import resolve
 from tests.tiny_models import tiny_inputs, tiny_model
 
 
@@ -207,6 +208,14 @@ def test_an_option_that_would_change_nothing_is_refused_before_a_model_is_loaded
         with pytest.raises(OptionError, match=f"{name} .* and has no use for {said}"):
             get_method(name).check(RunSpec(method=name, **changes))
     get_method("lora").check(RunSpec(method="lora", **changes))
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_what_is_resolved_can_be_resolved_again(name: str) -> None:
+    if get_method(name).refusal():
+        pytest.skip(f"{name} cannot run here")
+    resolved = resolve(RunSpec(method=name))
+    assert resolve(resolved) == resolved
 
 
 def test_what_cannot_run_here_says_so_before_anything(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 from propulsion_tools.cli import main
+from propulsion_tools.records import RunSpec
 from propulsion_tools.theory import jacobian_figure, kernel_image
+from propulsion_tools.theory.commands import ntk
 from propulsion_tools.theory.commands.jacobian import describe
 from propulsion_tools.theory.commands.study import evenly_spaced
 from propulsion_tools.theory.kernel_figure import KernelSnapshot
 from propulsion_tools.theory.linearization import Departure
+from propulsion_tools.training.resolve import resolve
 
 pytest.importorskip("plotly", reason="the kernels' HTML needs plotly: pip install 'propulsion-peft[report]'")
 
@@ -49,6 +52,16 @@ def test_ntk_writes_kernels_that_fit_their_numbers(words: list[str], tmp_path: P
     assert numbers["output"] == "difference"
     assert arrays["labels"].tolist() == sorted(arrays["labels"].tolist())
     assert numbers["drift"]["after 2 steps"]["propulsion"]["distance"] > 0
+
+
+def test_each_method_is_trained_as_it_is_by_itself(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: dict[str, Any] = {}
+    monkeypatch.setattr(ntk, "train_steps", lambda job, steps, folder: trained.update({job.spec.method: job.spec}))
+    assert main(["ntk", *words, "--steps", "2"]) == 0
+    for name, spec in trained.items():
+        alone = resolve(RunSpec(method=name, degree=3 if name == "propulsion" else 15))
+        assert (spec.learning_rate, spec.adam_beta1) == (alone.learning_rate, alone.adam_beta1)
+    assert set(trained) == {"propulsion", "full"}
 
 
 def test_the_head_has_the_same_kernel_under_both(words: list[str], tmp_path: Path) -> None:

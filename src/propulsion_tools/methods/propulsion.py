@@ -73,7 +73,7 @@ METHOD = register(
         build=build,
         learning_rate=learning_rate,
         head_learning_rate=HEAD_LEARNING_RATE,
-        adam_beta1=0.0,  # docs/results.md, "Momentum": it gains nothing, and makes a causal model forget
+        adam_beta1=0.0,  # docs/results.md, "Momentum"
         delta="ΔW = W ⊙ Z, W frozen",
         cost=Cost("O(d)", "O(d)", "d"),
         config_class=PropulsionConfig,

@@ -51,8 +51,8 @@ def measure_kernels(options: NtkOptions, notify: Notify = print) -> tuple[dict[s
     study = Study.of(options, "ntk", notify)
     moments: dict[str, Kernels] = {}
     for method in (options.method, "full"):
-        changes = {} if method == options.method else {"method": method, "learning_rate": None, "target_modules": None}
-        job = study.job(**changes)
+        of_the_method = dict.fromkeys(("learning_rate", "adam_beta1", "target_modules"))
+        job = study.job(**({} if method == options.method else {"method": method, **of_the_method}))
         if not trained_names(job)["body"]:
             raise OptionError(f"The method {method!r} trains the head alone: name one that also trains the body.")
         samples = study.samples(job)
