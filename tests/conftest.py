@@ -20,6 +20,7 @@ from typing import IO, Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "240")  # a busy machine takes longer than Ray's 30 s
 
 import pytest
 import torch
