@@ -83,7 +83,9 @@ def test_whole_numbers_of_a_file_arrive_as_the_floats_that_they_stand_for(make_s
         ("propulsion", "adamw_torch", 0.9, 0.9),
         ("propulsion", "schedule_free_adamw", None, 0.9),  # where it weighs an average
         ("propulsion", "sgd", None, 0.9),
-        ("lora", "adamw_torch", None, 0.9),
+        ("lora", "adamw_torch", None, 0.0),
+        ("ia3", "adamw_torch_fused", None, 0.0),
+        ("bitfit", "adamw_torch", None, 0.9),
         ("lora", "adamw_torch", 0, 0.0),
     ],
 )

@@ -34,6 +34,7 @@ METHOD = peft_method(
     description="keys, values and feed-forward activations times trained vectors",
     config_class=IA3Config,
     learning_rate=1e-2,
+    adam_beta1=0.0,  # docs/results.md, "Momentum"
     defaults={},
     derive=targets,
     delta="ΔW = W ⊙ (l − 1), one l for each output (feed-forward: input)",

@@ -22,6 +22,7 @@ def lora(name: str, r: int) -> Method:
         description=f"low-rank updates of the weights, r = {r}",
         config_class=LoraConfig,
         learning_rate=1e-3,
+        adam_beta1=0.0,  # docs/results.md, "Momentum"
         defaults={"r": r},
         derive=with_alpha,
         delta=DELTA,

@@ -212,7 +212,8 @@ class RunSpec(Checked):
     optim: str = _update("adamw_torch", "optimizer, by its name in TrainingArguments", ANY, argument=SAME)
     adam_beta1: float | None = _update(
         None,
-        "AdamW's β1, its momentum; None: the method's (propulsion: 0; the others, and other optimizers: 0.9)",
+        "AdamW's β1, its momentum; None: the method's (propulsion, lora, ia3: 0; the others, and other optimizers: "
+        "0.9)",
         SHARE,
         argument=SAME,
         before=0.9,
