@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from propulsion_tools.errors import OptionError, UnknownNameError, near_misses
 from propulsion_tools.methods.names import METHOD_MODULES, check_method_name
 from propulsion_tools.records import RUN_FACTS, RunSpec
-from propulsion_tools.records.run_spec import BEFORE
 
 if TYPE_CHECKING:  # so that a name that is not there is refused before these are imported
     from torch import nn
@@ -125,9 +124,12 @@ class Method:
         """The options that are given and would change nothing, and why, behind the method's name."""
         idle = dict.fromkeys(TARGETS if self.place else (), self.place)
         idle |= dict.fromkeys(OF_THE_OPTIMIZER if self.optimizer else (), "has an optimizer of its own")
-        # A resolved spec says what every run has, as runs of before did.
-        usual = {name: (getattr(RunSpec, name), BEFORE.get(name)) for name in idle}
-        return [(name, why) for name, why in idle.items() if getattr(spec, name) not in usual[name]]
+        filled = {"adam_beta1": self.adam_beta1}  # where nothing was given, by `resolve`
+        return [
+            (name, why)
+            for name, why in idle.items()
+            if getattr(spec, name) not in (getattr(RunSpec, name), filled.get(name))
+        ]
 
     @property
     def is_propulsion(self) -> bool:

@@ -316,8 +316,10 @@ class Summary:
         """Which runs times and memory are of, as a sentence after another; empty where they are of all."""
         here = sum(len(group) for row in self.rows for group in self._compared(row))
         runs = sum(len(self.records(row)) for row in self.rows)
-        if here == runs or self.block is None:
-            return " No run was alone: times and memory are left out." if runs and self.block is None else ""
+        if here == runs:
+            return ""
+        if self.block is None:
+            return " No run was alone: times and memory are left out."
         columns = [column.name for place, column in enumerate(self.columns) if place in self.block.columns]
         on = f"{self.block.place}, for {', '.join(columns)}" if len(columns) < len(self.columns) else self.block.place
         return f" Times and memory are those of the {here} of {runs} runs that were made on {on}."
